@@ -1,0 +1,2 @@
+//! The `haul` command: arguments in, one exit code out.
+fn main() {}

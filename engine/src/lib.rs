@@ -1,0 +1,16 @@
+//! haul's engine: sessions, transfers and reports as a library.
+//!
+//! Leaves to others: arguments, printing, signals. Invariant: it never prints,
+//! never exits, and installs no signal handler.
+
+pub mod control;
+pub mod data;
+pub mod error;
+pub mod files;
+pub mod kernel;
+pub mod limits;
+pub mod options;
+pub mod protocol;
+pub mod report;
+
+pub use error::{Error, ErrorKind, Result, Side};

@@ -1,0 +1,83 @@
+//! Every limit of the engine, written once, with its reason.
+//!
+//! Leaves to others: enforcing them. Invariant: the assertions at the end hold
+//! at compile time, so no room can be built against contradictory limits.
+
+/// Smallest chunk: below 128 KiB the cost of a chunk doubled on loopback, and
+/// below 64 KiB the table of checks begins to show on the wire.
+pub const CHUNK_BYTES_MIN: u32 = 64 * 1024;
+/// Chunk size unless asked otherwise.
+pub const CHUNK_BYTES_DEFAULT: u32 = 256 * 1024;
+/// Largest chunk: a landing block holds whole chunks, and blocks are memory
+/// that a peer's frames fill.
+pub const CHUNK_BYTES_MAX: u32 = 4 * 1024 * 1024;
+
+/// Data connections of one session, at most (`--connections`).
+pub const CONNECTIONS_MAX: u32 = 128;
+/// Data connections unless asked otherwise.
+pub const CONNECTIONS_DEFAULT: u32 = 4;
+/// Joins that one session accepts in its life: each lost connection is dialled
+/// again under a new number, and a number is never used twice.
+pub const JOINS_MAX: u32 = 4096;
+
+/// Chunks in one run, at most: bounds the table of checks (4 KiB).
+pub const RUN_CHUNKS_MAX: u32 = 256;
+/// Payload bytes in one run, at most.
+pub const RUN_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Runs handed to one connection and not yet sent, at most: one on the wire
+/// and the next, whose pages are fetched meanwhile.
+pub const RUNS_AHEAD_MAX: usize = 2;
+/// A run lasts at most about this long at its connection's rate.
+pub const RUN_TIME_MAX_NANOS: u64 = 100_000_000;
+
+/// Files in one segment, at most.
+pub const SEGMENT_ENTRIES_MAX: usize = 4096;
+/// Byte ranges in one verdict, at most.
+pub const VERDICT_RANGES_MAX: usize = 4096;
+/// Bytes of one path on the wire, at most (Linux' PATH_MAX).
+pub const PATH_BYTES_MAX: usize = 4096;
+/// Bytes of one component of a path (Linux' NAME_MAX).
+pub const NAME_BYTES_MAX: usize = 255;
+/// Body of one control message, at most: a full segment's offer with long
+/// names still fits, and a peer cannot make us allocate more.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a stream that may be sent and not yet acknowledged.
+pub const STREAM_WINDOW_BYTES: u64 = 32 * 1024 * 1024;
+
+/// One landing block: what one receive and one file write move.
+pub const BLOCK_BYTES: usize = 1024 * 1024;
+/// Landing blocks' memory of one receive worker, at most.
+pub const BLOCKS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Sessions that one server holds at once.
+pub const SESSIONS_MAX: usize = 64;
+/// Connections that have not yet proved anything, at most, in one server.
+pub const GREETINGS_MAX: usize = 256;
+
+/// A peer that has not finished its greeting by then is closed.
+pub const GREETING_WAIT_NANOS_MAX: u64 = 10_000_000_000;
+/// A control connection that is idle sends a heartbeat this often.
+pub const HEARTBEAT_NANOS: u64 = 2_000_000_000;
+/// A control connection that was silent this long is lost.
+pub const SILENCE_NANOS_MAX: u64 = 20_000_000_000;
+/// A connect attempt ends by then.
+pub const CONNECT_WAIT_NANOS_MAX: u64 = 10_000_000_000;
+/// Unacknowledged bytes on a TCP connection make it lost after this long.
+pub const TCP_USER_TIMEOUT_MILLIS: u32 = 15_000;
+/// Redials of lost data connections in a row without one landed chunk.
+pub const REDIALS_MAX: u32 = 8;
+/// Times that one damaged chunk is sent again before the transfer fails.
+pub const RESENDS_MAX: u32 = 8;
+
+const _: () = {
+    assert!(CHUNK_BYTES_MIN.is_power_of_two() && CHUNK_BYTES_MAX.is_power_of_two());
+    assert!(CHUNK_BYTES_MIN <= CHUNK_BYTES_DEFAULT && CHUNK_BYTES_DEFAULT <= CHUNK_BYTES_MAX);
+    // A run holds at least one chunk of any size, and the table has room for
+    // a full run of the smallest chunks.
+    assert!(RUN_BYTES_MAX >= CHUNK_BYTES_MAX as u64);
+    assert!(RUN_CHUNKS_MAX as u64 * CHUNK_BYTES_MIN as u64 >= RUN_BYTES_MAX);
+    // A stream's window holds more than one run for some connections.
+    assert!(STREAM_WINDOW_BYTES >= 4 * RUN_BYTES_MAX);
+    assert!(HEARTBEAT_NANOS * 3 < SILENCE_NANOS_MAX);
+    assert!(CONNECTIONS_MAX <= JOINS_MAX);
+};

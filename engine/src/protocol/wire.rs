@@ -1,0 +1,337 @@
+//! The bytes on every connection: preamble, envelopes, data frames.
+//!
+//! Leaves to others: what a message makes a side do. Invariant: decoding never
+//! allocates more than the bytes at hand justify, and what encodes decodes back.
+
+use super::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
+use crate::error::Error;
+use crate::options::{RemoteSource, RemoteTarget};
+use crate::report::{Level, SideReport};
+use serde::{Deserialize, Serialize};
+
+/// Which way a data connection carries frames; fixed when it joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Flow {
+    /// From whoever dialled.
+    FromDialler,
+    /// To whoever dialled.
+    ToDialler,
+}
+
+/// The client's first message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Feature bits that the client speaks.
+    pub features: u64,
+    /// Fresh random bytes.
+    pub nonce: [u8; 32],
+    /// The client has a token to prove.
+    pub has_token: bool,
+    /// Name and version, for people.
+    pub software: String,
+}
+
+/// The server's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Feature bits that both speak.
+    pub features: u64,
+    /// Fresh random bytes.
+    pub nonce: [u8; 32],
+    /// The server will not go on without a proof.
+    pub needs_token: bool,
+    /// The session's number; valid once the proofs are.
+    pub session: u64,
+    /// Name and version, for people.
+    pub software: String,
+}
+
+/// How chunk checks are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckKind {
+    /// XXH3-128, seeded with the chunk's place.
+    Xxh3,
+}
+
+/// Which way the bytes of a transfer go, seen from who begins it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Task {
+    /// The beginner sends.
+    Push {
+        /// Where to.
+        target: RemoteTarget,
+    },
+    /// The beginner receives.
+    Pull {
+        /// What.
+        sources: Vec<RemoteSource>,
+    },
+}
+
+/// Starts a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Its name from now on.
+    pub transfer: TransferId,
+    /// Which way.
+    pub task: Task,
+    /// The chunk size of all its segments.
+    pub chunk_bytes: u32,
+    /// How its chunks are checked.
+    pub check: CheckKind,
+    /// fsync before the rename.
+    pub fsync: bool,
+    /// Read the target back from its disk.
+    pub verify: bool,
+    /// Leave no end's page cache full.
+    pub drop_cache: bool,
+    /// How the sender transmits (matters when the peer sends).
+    pub transmit: crate::options::Transmit,
+    /// Chunks further than this ahead of the landed prefix must not be sent;
+    /// for receivers that hand bytes on in order.
+    pub window_bytes: Option<u64>,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A regular file of known size.
+    File,
+    /// Bytes without an end yet known: alone in its segment.
+    Stream,
+}
+
+/// One file as the sender offers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Components joined by '/': never absolute, empty, "." or "..", no NUL.
+    pub name: Vec<u8>,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Bytes; 0 for a stream.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, whole seconds since 1970.
+    pub mtime_seconds: i64,
+    /// … and nanoseconds.
+    pub mtime_nanos: u32,
+}
+
+/// A segment, offered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// This segment's number, counted from 0 without a gap.
+    pub segment: SegmentId,
+    /// No segment follows.
+    pub last: bool,
+    /// The files.
+    pub entries: Vec<Entry>,
+}
+
+/// Bytes `start..end` of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteRange {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+/// What the receiver wants of one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Nothing: it has it.
+    Skip,
+    /// All of it.
+    Whole,
+    /// These ranges, ascending, not touching.
+    Ranges(Vec<ByteRange>),
+    /// It cannot take it.
+    Refused(Error),
+}
+
+/// A segment, answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The segment.
+    pub segment: SegmentId,
+    /// One for each entry, in order.
+    pub verdicts: Vec<Verdict>,
+    /// The receiver's digest of offer and verdicts; the sender compares it
+    /// with its own, and it seeds every chunk check.
+    pub digest: [u8; 16],
+}
+
+/// Chunks `first..first + count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRange {
+    /// First chunk.
+    pub first: ChunkId,
+    /// How many.
+    pub count: u64,
+}
+
+/// Everything that is said on a control connection.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// Client's greeting.
+    Hello(Hello),
+    /// Server's greeting.
+    Welcome(Welcome),
+    /// Knowledge of the token, over both nonces (32 bytes; zeros without a token).
+    Proof([u8; 32]),
+    /// The server's proof: the session is open.
+    Ready([u8; 32]),
+    /// The session, or a data connection, is not wanted.
+    Refuse(Error),
+    /// I am alive.
+    Heartbeat,
+    /// A data connection is in the session (said by who accepted it).
+    Joined {
+        /// Its number.
+        connection: ConnectionId,
+    },
+    /// Please dial so many more data connections.
+    Dial {
+        /// How many.
+        count: u32,
+    },
+    /// This connection finishes its run and closes; nothing new goes to it.
+    Retire {
+        /// Its number.
+        connection: ConnectionId,
+    },
+    /// Sender to receiver: the connection is gone; reap it.
+    Lost {
+        /// Its number.
+        connection: ConnectionId,
+    },
+    /// Receiver to sender: the connection's last operation was reaped, and
+    /// every `Landed` of it was said before this.
+    Freed {
+        /// Its number.
+        connection: ConnectionId,
+    },
+    /// Start a transfer.
+    Begin(Begin),
+    /// The transfer is taken up.
+    Begun {
+        /// Which.
+        transfer: TransferId,
+        /// The peer's own limit, as in [`Begin::window_bytes`].
+        window_bytes: Option<u64>,
+    },
+    /// A segment's files.
+    Offer(Offer),
+    /// What is wanted of them.
+    Answer(Answer),
+    /// These chunks are written and verified.
+    Landed {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// Which chunks.
+        chunks: Vec<ChunkRange>,
+    },
+    /// This chunk's check failed.
+    Damaged {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// Which.
+        chunk: ChunkId,
+    },
+    /// These chunks were drained, not written: send again what did not land.
+    Drained {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// Which.
+        chunks: ChunkRange,
+    },
+    /// The source came up short there; what was sent is filler.
+    Void {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// Which.
+        chunks: ChunkRange,
+    },
+    /// Looked at again after its last chunk: unchanged. Lets it be sealed.
+    Closed {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+        /// Its size (tells a stream's end).
+        size: u64,
+        /// How many `Damaged` of this file the sender had heard; an older
+        /// count makes this word stale.
+        damages: u32,
+    },
+    /// It changed while it was read: never sealed.
+    Changed {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+        /// What was seen.
+        error: Error,
+    },
+    /// The file reached its level.
+    Settled {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+        /// Which level.
+        level: Level,
+    },
+    /// The file failed at the receiver (at the sender: `Changed`).
+    Failed {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+        /// Why.
+        error: Error,
+    },
+    /// Sender to receiver: every file is settled or failed.
+    Finish {
+        /// The transfer.
+        transfer: TransferId,
+        /// What the sender measured.
+        report: Box<SideReport>,
+    },
+    /// Receiver to sender: and here is mine.
+    Finished {
+        /// The transfer.
+        transfer: TransferId,
+        /// What the receiver measured.
+        report: Box<SideReport>,
+    },
+    /// The transfer ends here.
+    Abort {
+        /// Which.
+        transfer: TransferId,
+        /// Why.
+        error: Error,
+    },
+}

@@ -1,0 +1,279 @@
+//! What is told of a transfer: counters, histograms, and the report that a
+//! person, a harness and the peer read.
+//!
+//! Leaves to others: collecting (the data plane and the control plane) and
+//! printing (the command line). Invariant: a field is null when it was not
+//! measured, never zero in its place; times inside are nanoseconds, exported
+//! latencies microseconds.
+
+use crate::error::{Error, ErrorKind, Side};
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer as HdrDeserializer, Serializer as _, V2DeflateSerializer};
+use serde::{Deserialize, Serialize};
+
+/// Longest latency that is told apart, in nanoseconds: one minute.
+pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
+
+/// A latency histogram in nanoseconds, 1 ns to 60 s at 2 significant digits
+/// (30 KiB; a value is told within 1 %).
+#[derive(Clone, Debug)]
+pub struct Latency(pub Histogram<u64>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        // The bounds are constants that hdrhistogram accepts; see the test.
+        Self(Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 2).expect("constant bounds"))
+    }
+}
+
+impl Latency {
+    /// Counts `count` operations that took `nanos` each.
+    pub fn record(&mut self, nanos: u64, count: u64) {
+        self.0.saturating_record_n(nanos.max(1), count);
+    }
+
+    /// Adds what `other` counted.
+    pub fn merge(&mut self, other: &Self) {
+        // Equal bounds make this infallible.
+        let _ = self.0.add(&other.0);
+    }
+
+    /// True when nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Latency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new()
+            .serialize(&self.0, &mut bytes)
+            .map_err(|error| serde::ser::Error::custom(format!("{error:?}")))?;
+        serializer.serialize_bytes(&bytes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Latency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        let read: Histogram<u64> = HdrDeserializer::new()
+            .deserialize(&mut bytes.as_slice())
+            .map_err(|error| serde::de::Error::custom(format!("{error:?}")))?;
+        // Into our own bounds: a peer's choice of range must not decide our memory.
+        let mut own = Self::default();
+        for value in read.iter_recorded() {
+            own.0.saturating_record_n(value.value_iterated_to(), value.count_at_value());
+        }
+        Ok(own)
+    }
+}
+
+/// The five stages that are timed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Latencies {
+    /// One send operation, submitted → completed.
+    pub send: Latency,
+    /// One zero-copy send, submitted → notification.
+    pub release: Latency,
+    /// One chunk, submitted → acknowledgement received.
+    pub landed: Latency,
+    /// One file write, submitted → completed.
+    pub write: Latency,
+    /// One fsync.
+    pub sync: Latency,
+}
+
+impl Latencies {
+    /// Adds what `other` counted.
+    pub fn merge(&mut self, other: &Self) {
+        self.send.merge(&other.send);
+        self.release.merge(&other.release);
+        self.landed.merge(&other.landed);
+        self.write.merge(&other.write);
+        self.sync.merge(&other.sync);
+    }
+
+    /// The stages by name, with what one value of each stands for.
+    #[must_use]
+    pub fn stages(&self) -> [(&'static str, &'static str, &Latency); 5] {
+        [
+            ("send", "one send operation, submitted to completed", &self.send),
+            ("release", "one zero-copy send, submitted to notification", &self.release),
+            ("landed", "one chunk, submitted to acknowledgement received", &self.landed),
+            ("write", "one file write, submitted to completed", &self.write),
+            ("sync", "one fsync", &self.sync),
+        ]
+    }
+}
+
+/// What TCP_INFO says of one connection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TcpInfo {
+    /// Segments sent again since the connection was made.
+    pub retransmits: u64,
+    /// Smoothed round trip, microseconds.
+    pub rtt_us: u32,
+    /// Smallest round trip seen, microseconds.
+    pub rtt_min_us: u32,
+    /// Congestion window, bytes.
+    pub congestion_window_bytes: u64,
+    /// The kernel's delivery-rate sample, bytes per second.
+    pub delivery_rate_bytes_per_second: u64,
+    /// Time that the peer's receive window held us back, microseconds.
+    pub receive_window_limited_us: u64,
+    /// Time that our send buffer held us back, microseconds.
+    pub send_buffer_limited_us: u64,
+    /// Time with data outstanding, microseconds.
+    pub busy_us: u64,
+}
+
+/// One data connection, as one end sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionReport {
+    /// Its number in the session.
+    pub connection: u32,
+    /// Payload bytes that it carried.
+    pub bytes: u64,
+    /// The sending path in use at the end: "copy", "zerocopy" or "splice".
+    pub path: String,
+    /// The send buffer's limit in force, bytes.
+    pub send_buffer_bytes: u64,
+    /// The receive buffer's limit in force, bytes.
+    pub receive_buffer_bytes: u64,
+    /// The algorithm in force.
+    pub congestion_control: String,
+    /// At the end of the transfer; null where the kernel did not tell.
+    pub tcp: Option<TcpInfo>,
+    /// Why it was lost, where it was.
+    pub lost: Option<String>,
+}
+
+/// What one end measured; each end sends its own to the other.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SideReport {
+    /// All system calls of this end's data plane.
+    pub system_calls: u64,
+    /// CPU time of this end's data-plane threads, nanoseconds.
+    pub cpu_nanos: u64,
+    /// Send-side or receive-side stages; the others are empty.
+    pub latencies: Latencies,
+    /// Bytes that the kernel sent without a copy.
+    pub zero_copy_sent_bytes: u64,
+    /// Bytes of zero-copy sends that the kernel copied all the same.
+    pub zero_copy_copied_bytes: u64,
+    /// This end's view of each data connection.
+    pub connections: Vec<ConnectionReport>,
+    /// How this end read or landed: "mapping", "direct read", "buffered write"…
+    pub method: String,
+    /// What was left to haul and decided, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// How far a file got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Renamed into place, not durable (`--no-fsync`).
+    Placed,
+    /// Streams, devices and null sinks end here.
+    Delivered,
+    /// Durable, metadata set, renamed, directory synced.
+    Sealed,
+}
+
+/// One file's end.
+#[derive(Clone, Debug, Serialize)]
+pub struct FileReport {
+    /// As offered.
+    pub name: String,
+    /// Its size, once known.
+    pub bytes: Option<u64>,
+    /// The level reached; null when it failed.
+    pub level: Option<Level>,
+    /// Why it failed.
+    pub error: Option<ErrorReport>,
+}
+
+/// An error as the JSON tells it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorReport {
+    /// The kind that decides the exit code.
+    pub kind: ErrorKind,
+    /// The side it happened at.
+    pub side: Side,
+    /// The sentence, cure included.
+    pub message: String,
+}
+
+impl From<&Error> for ErrorReport {
+    fn from(error: &Error) -> Self {
+        Self { kind: error.kind, side: error.side, message: error.to_string() }
+    }
+}
+
+/// Byte counts of one transfer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bytes {
+    /// What the plan holds; grows with a stream.
+    pub planned: u64,
+    /// Acknowledged as landed.
+    pub landed: u64,
+    /// Reached the level asked for.
+    pub sealed: u64,
+    /// Sent more than once.
+    pub resent: u64,
+}
+
+/// Times of one transfer, seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Seconds {
+    /// From the call to the end.
+    pub total: f64,
+    /// From the call to the first landed byte.
+    pub first_byte: Option<f64>,
+    /// From the first send to the last landed byte.
+    pub moving: f64,
+    /// From the last landed byte to the end.
+    pub sealing: f64,
+}
+
+/// What one transfer came to: both ends' measurements and the outcome.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The first error, where there was one.
+    pub error: Option<Error>,
+    /// Every file, in the order offered.
+    pub files: Vec<FileReport>,
+    /// Byte counts.
+    pub bytes: Bytes,
+    /// Times.
+    pub seconds: Seconds,
+    /// The chunk size in use.
+    pub chunk_bytes: u32,
+    /// What the sending end measured; `None` when it was lost before it could tell.
+    pub sender: Option<SideReport>,
+    /// What the receiving end measured.
+    pub receiver: Option<SideReport>,
+    /// The level that every file reached, where all did.
+    pub level: Option<Level>,
+    /// The peer proved the token.
+    pub authenticated: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_survives_the_wire() {
+        let mut latency = Latency::default();
+        latency.record(1_000, 3);
+        latency.record(5_000_000_000, 1);
+        let bytes = postcard::to_stdvec(&latency).expect("serializes");
+        let back: Latency = postcard::from_bytes(&bytes).expect("deserializes");
+        assert_eq!(back.0.len(), 4);
+        assert_eq!(back.0.max(), latency.0.max());
+    }
+}
