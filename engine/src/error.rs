@@ -89,7 +89,12 @@ impl Error {
     /// A failure of `kind` told by `sentence`, at the caller's side until
     /// [`Error::at`] says otherwise.
     pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
-        Self { kind, side: Side::Caller, sentence: sentence.into(), cure: None }
+        Self {
+            kind,
+            side: Side::Caller,
+            sentence: sentence.into(),
+            cure: None,
+        }
     }
 
     /// A local fault: `doing` is "cannot open /x/y", `why` is the system's reason.
@@ -147,15 +152,27 @@ mod tests {
     #[test]
     fn display_is_one_sentence_with_its_cure() {
         let error = Error::local("cannot open /a", "permission denied").cure("run chmod");
-        assert_eq!(error.to_string(), "cannot open /a: permission denied; run chmod");
+        assert_eq!(
+            error.to_string(),
+            "cannot open /a: permission denied; run chmod"
+        );
         assert_eq!(error.exit_code(), 1);
     }
 
     #[test]
     fn exit_codes_are_the_contract() {
         use ErrorKind::*;
-        let codes = [Local, Usage, Peer, Incompatible, Integrity, Unauthorised, Partial, Interrupted]
-            .map(ErrorKind::exit_code);
+        let codes = [
+            Local,
+            Usage,
+            Peer,
+            Incompatible,
+            Integrity,
+            Unauthorised,
+            Partial,
+            Interrupted,
+        ]
+        .map(ErrorKind::exit_code);
         assert_eq!(codes, [1, 2, 3, 4, 5, 6, 23, 130]);
     }
 }

@@ -8,7 +8,9 @@
 
 use crate::error::{Error, ErrorKind, Side};
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{Deserializer as HdrDeserializer, Serializer as _, V2DeflateSerializer};
+use hdrhistogram::serialization::{
+    Deserializer as HdrDeserializer, Serializer as _, V2DeflateSerializer,
+};
 use serde::{Deserialize, Serialize};
 
 /// Longest latency that is told apart, in nanoseconds: one minute.
@@ -64,7 +66,8 @@ impl<'de> Deserialize<'de> for Latency {
         // Into our own bounds: a peer's choice of range must not decide our memory.
         let mut own = Self::default();
         for value in read.iter_recorded() {
-            own.0.saturating_record_n(value.value_iterated_to(), value.count_at_value());
+            own.0
+                .saturating_record_n(value.value_iterated_to(), value.count_at_value());
         }
         Ok(own)
     }
@@ -99,10 +102,26 @@ impl Latencies {
     #[must_use]
     pub fn stages(&self) -> [(&'static str, &'static str, &Latency); 5] {
         [
-            ("send", "one send operation, submitted to completed", &self.send),
-            ("release", "one zero-copy send, submitted to notification", &self.release),
-            ("landed", "one chunk, submitted to acknowledgement received", &self.landed),
-            ("write", "one file write, submitted to completed", &self.write),
+            (
+                "send",
+                "one send operation, submitted to completed",
+                &self.send,
+            ),
+            (
+                "release",
+                "one zero-copy send, submitted to notification",
+                &self.release,
+            ),
+            (
+                "landed",
+                "one chunk, submitted to acknowledgement received",
+                &self.landed,
+            ),
+            (
+                "write",
+                "one file write, submitted to completed",
+                &self.write,
+            ),
             ("sync", "one fsync", &self.sync),
         ]
     }
@@ -209,7 +228,11 @@ pub struct ErrorReport {
 
 impl From<&Error> for ErrorReport {
     fn from(error: &Error) -> Self {
-        Self { kind: error.kind, side: error.side, message: error.to_string() }
+        Self {
+            kind: error.kind,
+            side: error.side,
+            message: error.to_string(),
+        }
     }
 }
 

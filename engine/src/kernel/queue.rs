@@ -154,7 +154,8 @@ impl<T> Reader<T> {
             if !self.sleep() {
                 continue;
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(std::time::Instant::now()));
+            let left = deadline
+                .map(|deadline| deadline.saturating_duration_since(std::time::Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 self.awake();
                 return self.try_recv();
@@ -163,7 +164,10 @@ impl<T> Reader<T> {
                 tv_sec: left.as_secs() as i64,
                 tv_nsec: i64::from(left.subsec_nanos()),
             });
-            let mut fds = [rustix::event::PollFd::new(&self.0.event, rustix::event::PollFlags::IN)];
+            let mut fds = [rustix::event::PollFd::new(
+                &self.0.event,
+                rustix::event::PollFlags::IN,
+            )];
             // An interrupted wait is only a reason to look again.
             let _ = rustix::event::poll(&mut fds, left.as_ref());
             self.awake();

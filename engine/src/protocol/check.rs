@@ -69,7 +69,9 @@ impl FileSum {
     /// Adds the piece at `offset`.
     pub fn add(&mut self, offset: u64, piece: &[u8]) {
         let seed = offset ^ (piece.len() as u64).rotate_left(40);
-        self.0 = self.0.wrapping_add(XxHash3_128::oneshot_with_seed(seed, piece));
+        self.0 = self
+            .0
+            .wrapping_add(XxHash3_128::oneshot_with_seed(seed, piece));
     }
 }
 
@@ -85,14 +87,24 @@ mod tests {
         assert_ne!(check, seed.check(6, b"payload"));
         assert_ne!(check, seed.check(5, b"paylord"));
         assert_ne!(check, seed.check(5, b"payload\0"));
-        assert_ne!(check, CheckSeed::new(TransferId([7; 16]), 2, &[3; 16]).check(5, b"payload"));
-        assert_ne!(check, CheckSeed::new(TransferId([8; 16]), 1, &[3; 16]).check(5, b"payload"));
-        assert_ne!(check, CheckSeed::new(TransferId([7; 16]), 1, &[4; 16]).check(5, b"payload"));
+        assert_ne!(
+            check,
+            CheckSeed::new(TransferId([7; 16]), 2, &[3; 16]).check(5, b"payload")
+        );
+        assert_ne!(
+            check,
+            CheckSeed::new(TransferId([8; 16]), 1, &[3; 16]).check(5, b"payload")
+        );
+        assert_ne!(
+            check,
+            CheckSeed::new(TransferId([7; 16]), 1, &[4; 16]).check(5, b"payload")
+        );
     }
 
     #[test]
     fn a_file_sum_finds_swapped_pieces_but_not_their_order() {
-        let (mut a, mut b, mut swapped) = (FileSum::default(), FileSum::default(), FileSum::default());
+        let (mut a, mut b, mut swapped) =
+            (FileSum::default(), FileSum::default(), FileSum::default());
         a.add(0, b"one");
         a.add(3, b"two");
         b.add(3, b"two");

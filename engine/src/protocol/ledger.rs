@@ -37,7 +37,10 @@ impl Ledger {
     /// chunks is the caller's to check.
     pub fn admit(&mut self, connection: ConnectionId, chunks: Range<ChunkId>) -> Admission {
         let taken = self.landed.overlaps(chunks.clone())
-            || self.grants.values().any(|grant| grant.overlaps(chunks.clone()));
+            || self
+                .grants
+                .values()
+                .any(|grant| grant.overlaps(chunks.clone()));
         if taken {
             return Admission::Drain;
         }

@@ -5,6 +5,7 @@
 //! this folder names a descriptor, a clock, a thread or `unsafe`.
 
 pub mod check;
+pub mod frame;
 pub mod handshake;
 pub mod ledger;
 pub mod plan;
@@ -54,6 +55,9 @@ pub struct Violation {
 impl Violation {
     /// A violation told by both halves of its sentence.
     pub fn new(expected: impl Into<String>, got: impl Into<String>) -> Self {
-        Self { expected: expected.into(), got: got.into() }
+        Self {
+            expected: expected.into(),
+            got: got.into(),
+        }
     }
 }

@@ -63,7 +63,10 @@ impl Plan {
     /// A verdict count that differs, or ranges that are unordered, touching or
     /// outside their file.
     pub fn new(offer: &Offer, answer: &Answer, chunk_bytes: u32) -> Result<Self, Violation> {
-        assert!(chunk_bytes.is_power_of_two(), "chunk sizes are checked where they enter");
+        assert!(
+            chunk_bytes.is_power_of_two(),
+            "chunk sizes are checked where they enter"
+        );
         if offer.entries.len() != answer.verdicts.len() {
             return Err(Violation::new(
                 format!("{} verdicts", offer.entries.len()),
@@ -76,15 +79,30 @@ impl Plan {
         {
             return Self::of_stream(&answer.verdicts[0], chunk_bytes, digest);
         }
-        let mut layout = Layout { chunk_bytes, extents: Vec::new(), next: 0, filled: 0, wanted: 0 };
+        let mut layout = Layout {
+            chunk_bytes,
+            extents: Vec::new(),
+            next: 0,
+            filled: 0,
+            wanted: 0,
+        };
         for (file, (entry, verdict)) in offer.entries.iter().zip(&answer.verdicts).enumerate() {
             if entry.kind == EntryKind::Stream {
-                return Err(Violation::new("a stream alone in its segment", "a stream among files"));
+                return Err(Violation::new(
+                    "a stream alone in its segment",
+                    "a stream among files",
+                ));
             }
             let file = file as FileId;
             match verdict {
                 Verdict::Skip | Verdict::Refused(_) => {}
-                Verdict::Whole => layout.lay(file, ByteRange { start: 0, end: entry.size }),
+                Verdict::Whole => layout.lay(
+                    file,
+                    ByteRange {
+                        start: 0,
+                        end: entry.size,
+                    },
+                ),
                 Verdict::Ranges(ranges) => {
                     check_ranges(ranges, entry.size)?;
                     ranges.iter().for_each(|range| layout.lay(file, *range));
@@ -105,11 +123,16 @@ impl Plan {
         let wanted = match verdict {
             Verdict::Whole => true,
             Verdict::Skip | Verdict::Refused(_) => false,
-            Verdict::Ranges(_) => return Err(Violation::new("a whole stream", "ranges of a stream")),
+            Verdict::Ranges(_) => {
+                return Err(Violation::new("a whole stream", "ranges of a stream"));
+            }
         };
         let extent = Extent {
             file: 0,
-            range: ByteRange { start: 0, end: u64::MAX },
+            range: ByteRange {
+                start: 0,
+                end: u64::MAX,
+            },
             first_chunk: 0,
             chunk_offset: 0,
         };
@@ -157,7 +180,9 @@ impl Plan {
     pub fn contains(&self, first: ChunkId, count: u64) -> bool {
         let end = first.checked_add(count);
         // A stream's byte offsets must not wrap either.
-        let limit = self.chunk_count.unwrap_or(u64::MAX / u64::from(self.chunk_bytes));
+        let limit = self
+            .chunk_count
+            .unwrap_or(u64::MAX / u64::from(self.chunk_bytes));
         count > 0 && end.is_some_and(|end| end <= limit)
     }
 
@@ -187,7 +212,12 @@ impl Plan {
         let mut run_offset = 0;
         self.extents_of(chunks.clone()).iter().map(move |extent| {
             let (start, end) = self.cut(extent, chunks.clone());
-            let piece = Piece { file: extent.file, file_offset: start, run_offset, bytes: end - start };
+            let piece = Piece {
+                file: extent.file,
+                file_offset: start,
+                run_offset,
+                bytes: end - start,
+            };
             run_offset += piece.bytes;
             piece
         })
@@ -196,9 +226,16 @@ impl Plan {
     /// The chunks that hold bytes of `file`: one range for each extent.
     pub fn chunks_of(&self, file: FileId) -> impl Iterator<Item = Range<ChunkId>> + '_ {
         let start = self.extents.partition_point(|extent| extent.file < file);
-        self.extents[start..].iter().take_while(move |extent| extent.file == file).map(|extent| {
-            if self.is_stream() { 0..u64::MAX } else { extent.first_chunk..self.end_chunk(extent) }
-        })
+        self.extents[start..]
+            .iter()
+            .take_while(move |extent| extent.file == file)
+            .map(|extent| {
+                if self.is_stream() {
+                    0..u64::MAX
+                } else {
+                    extent.first_chunk..self.end_chunk(extent)
+                }
+            })
     }
 
     /// The files that have bytes in `chunks`, ascending, each once.
@@ -222,8 +259,12 @@ impl Plan {
         if self.is_stream() {
             return &self.extents;
         }
-        let start = self.extents.partition_point(|extent| self.end_chunk(extent) <= chunks.start);
-        let end = self.extents.partition_point(|extent| extent.first_chunk < chunks.end);
+        let start = self
+            .extents
+            .partition_point(|extent| self.end_chunk(extent) <= chunks.start);
+        let end = self
+            .extents
+            .partition_point(|extent| extent.first_chunk < chunks.end);
         &self.extents[start..end.max(start)]
     }
 
@@ -264,7 +305,12 @@ impl Layout {
         if bytes >= chunk_bytes || u64::from(self.filled) + bytes > chunk_bytes {
             self.close_shared();
         }
-        self.extents.push(Extent { file, range, first_chunk: self.next, chunk_offset: self.filled });
+        self.extents.push(Extent {
+            file,
+            range,
+            first_chunk: self.next,
+            chunk_offset: self.filled,
+        });
         if bytes >= chunk_bytes {
             self.next += bytes.div_ceil(chunk_bytes);
         } else {
@@ -283,11 +329,16 @@ impl Layout {
 
 fn check_ranges(ranges: &[ByteRange], size: u64) -> Result<(), Violation> {
     let ordered = ranges.windows(2).all(|pair| pair[0].end < pair[1].start);
-    let inside = ranges.iter().all(|range| range.start < range.end && range.end <= size);
+    let inside = ranges
+        .iter()
+        .all(|range| range.start < range.end && range.end <= size);
     if ordered && inside && ranges.len() <= limits::VERDICT_RANGES_MAX {
         Ok(())
     } else {
-        Err(Violation::new("ascending ranges inside the file", format!("{} ranges", ranges.len())))
+        Err(Violation::new(
+            "ascending ranges inside the file",
+            format!("{} ranges", ranges.len()),
+        ))
     }
 }
 

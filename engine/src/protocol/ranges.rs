@@ -93,7 +93,11 @@ impl RangeSet {
     #[must_use]
     pub fn overlaps(&self, range: Range<u64>) -> bool {
         !range.is_empty()
-            && self.ranges.range(..range.end).next_back().is_some_and(|(_, &end)| end > range.start)
+            && self
+                .ranges
+                .range(..range.end)
+                .next_back()
+                .is_some_and(|(_, &end)| end > range.start)
     }
 
     /// The end of the range that starts at 0, or 0.
@@ -118,7 +122,11 @@ impl RangeSet {
     pub fn missing(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut rest = Self::new();
         rest.insert(range.clone());
-        let from = self.ranges.range(..=range.start).next_back().map_or(range.start, |(&s, _)| s);
+        let from = self
+            .ranges
+            .range(..=range.start)
+            .next_back()
+            .map_or(range.start, |(&s, _)| s);
         for (&start, &end) in self.ranges.range(from..range.end.max(from)) {
             rest.remove(start..end);
         }
