@@ -13,7 +13,7 @@ use crate::files::source::Source;
 use crate::files::target::Target;
 use crate::kernel::queue::Writer;
 use crate::options::Transmit;
-use crate::protocol::check::CheckSeed;
+use crate::protocol::check::{Check, CheckSeed};
 use crate::protocol::ledger::Ledger;
 use crate::protocol::plan::Plan;
 use crate::protocol::wire::ChunkRange;
@@ -128,6 +128,9 @@ pub enum SendEvent {
         bytes: u64,
         /// When its first operation was submitted.
         submitted: Nanos,
+        /// The checks that went with it, one for each chunk: a chunk that is
+        /// reported damaged is computed again and compared with these.
+        checks: Vec<Check>,
     },
     /// The source was short there: zeros went instead (see `Message::Void`).
     Void {
