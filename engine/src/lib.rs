@@ -13,4 +13,7 @@ pub mod options;
 pub mod protocol;
 pub mod report;
 
+pub use control::pool::{PeerAddress, Pool};
+pub use control::server::{Server, ServerEvent, ServerStopHandle};
+pub use control::transfer::{Event, Progress, StopHandle, Transfer};
 pub use error::{Error, ErrorKind, Result, Side};

@@ -285,6 +285,24 @@ pub struct Report {
     pub authenticated: bool,
 }
 
+impl Report {
+    /// A transfer that failed before anything moved.
+    #[must_use]
+    pub fn failed(error: Error) -> Self {
+        Self {
+            error: Some(error),
+            files: Vec::new(),
+            bytes: Bytes::default(),
+            seconds: Seconds::default(),
+            chunk_bytes: 0,
+            sender: None,
+            receiver: None,
+            level: None,
+            authenticated: false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

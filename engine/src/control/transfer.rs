@@ -1,0 +1,163 @@
+//! One transfer as its caller sees it: events while it runs, a report at the end.
+//!
+//! Leaves to others: making it happen. Invariant: a transfer gives exactly one
+//! report, after which no event follows, and dropping it stops it.
+
+use crate::error::{Error, ErrorKind};
+use crate::report::{ConnectionReport, FileReport, Report};
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What happens while a transfer runs.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// What the plan holds so far; said again when it grows.
+    Planned {
+        /// Files offered.
+        files: u64,
+        /// Their bytes; `None` while a stream has no known end.
+        bytes: Option<u64>,
+    },
+    /// About every 100 ms.
+    Progress(Progress),
+    /// A file is sealed, placed, delivered or failed.
+    FileEnded(FileReport),
+    /// A data connection is gone; its unacknowledged chunks will go elsewhere.
+    ConnectionLost {
+        /// Its number.
+        connection: u32,
+        /// What was seen.
+        why: String,
+    },
+    /// A data connection is in use.
+    ConnectionJoined {
+        /// Its number.
+        connection: u32,
+    },
+    /// Something that was left to haul, and what it decided.
+    Note(String),
+}
+
+/// How far a transfer is: acknowledged bytes, never queued ones.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Landed at the receiver.
+    pub landed_bytes: u64,
+    /// `None` while a stream has no known end.
+    pub planned_bytes: Option<u64>,
+    /// Since the transfer was asked for.
+    pub seconds: f64,
+    /// This end's view of each data connection.
+    pub connections: Vec<ConnectionReport>,
+}
+
+/// What the control thread sends to the caller.
+pub(super) enum Update {
+    Event(Event),
+    Report(Box<Report>),
+}
+
+/// What a [`StopHandle`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    Interrupt,
+    Finish,
+}
+
+/// Stops a transfer from any thread.
+#[derive(Clone)]
+pub struct StopHandle(UnboundedSender<Stop>);
+
+impl StopHandle {
+    /// Interrupts the transfer: it ends with [`ErrorKind::Interrupted`].
+    pub fn stop(&self) {
+        // A transfer that is over needs no stop.
+        let _ = self.0.send(Stop::Interrupt);
+    }
+
+    /// Ends an endless generated source where it is; the transfer completes.
+    pub fn finish(&self) {
+        let _ = self.0.send(Stop::Finish);
+    }
+}
+
+/// A running transfer.
+pub struct Transfer {
+    updates: mpsc::Receiver<Update>,
+    stop: StopHandle,
+    report: Option<Box<Report>>,
+}
+
+impl Transfer {
+    pub(super) fn new(updates: mpsc::Receiver<Update>, stop: UnboundedSender<Stop>) -> Self {
+        Self {
+            updates,
+            stop: StopHandle(stop),
+            report: None,
+        }
+    }
+
+    /// The next event; `None` after `timeout`, or when the transfer is over
+    /// (then [`Transfer::is_over`] is true).
+    pub fn next_event(&mut self, timeout: Option<Duration>) -> Option<Event> {
+        if self.report.is_some() {
+            return None;
+        }
+        let update = match timeout {
+            Some(timeout) => match self.updates.recv_timeout(timeout) {
+                Ok(update) => update,
+                Err(mpsc::RecvTimeoutError::Timeout) => return None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => Update::Report(Box::new(abandoned())),
+            },
+            None => self
+                .updates
+                .recv()
+                .unwrap_or_else(|_| Update::Report(Box::new(abandoned()))),
+        };
+        match update {
+            Update::Event(event) => Some(event),
+            Update::Report(report) => {
+                self.report = Some(report);
+                None
+            }
+        }
+    }
+
+    /// True exactly when the report is there.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// A handle that stops it from another thread or a signal's thread.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    /// Waits for the end; the report holds the error, if there is one.
+    #[must_use]
+    pub fn wait(mut self) -> Report {
+        loop {
+            if let Some(report) = self.report.take() {
+                return *report;
+            }
+            let _ = self.next_event(None);
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}
+
+/// The report when the control thread is gone without one.
+fn abandoned() -> Report {
+    Report::failed(Error::new(
+        ErrorKind::Local,
+        "cannot go on: the control thread ended",
+    ))
+}
