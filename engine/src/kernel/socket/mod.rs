@@ -21,7 +21,7 @@ pub use connect::{dial, listen};
 pub use info::{silence, tcp_info};
 
 use crate::error::{Error, Result};
-use crate::kernel::probe::sysctl;
+use crate::kernel::probe::{autotuning, sysctl};
 use crate::limits;
 use crate::options::Congestion;
 use rustix::io::Errno;
@@ -228,9 +228,8 @@ fn set_buffer_auto(socket: BorrowedFd<'_>, direction: Direction) -> Option<Strin
         let _ = direction.set(socket, BUFFER_BYTES_MIN.min(cap));
     }
     let got = direction.get(socket).max(maximum);
-    let base = sysctl(direction.autotuning())?;
-    let mut numbers = base.split_whitespace();
-    let (low, start) = (numbers.next()?, numbers.next()?);
+    let now = autotuning(direction.autotuning())?;
+    let (low, start) = (now.min_bytes, now.start_bytes);
     Some(format!(
         "the {} buffers are limited to {got} bytes: `sysctl -w {}=\"{low} {start} {BUFFER_BYTES_MIN}\"` lets them grow",
         direction.name(),
@@ -239,11 +238,7 @@ fn set_buffer_auto(socket: BorrowedFd<'_>, direction: Direction) -> Option<Strin
 }
 
 fn autotuning_max(direction: Direction) -> Option<u64> {
-    sysctl(direction.autotuning())?
-        .split_whitespace()
-        .nth(2)?
-        .parse()
-        .ok()
+    Some(autotuning(direction.autotuning())?.max_bytes)
 }
 
 fn set_congestion(
