@@ -1,0 +1,328 @@
+//! What an operation lends to the kernel: descriptors, bytes to read, blocks
+//! to fill, and the message headers that name them.
+//!
+//! Leaves to others: when it is given back (the ring). Invariant: an address
+//! is taken from its owner at submission, and the owner is inside the loan.
+
+use super::super::memory::{Block, Window};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// A descriptor that stays open while an operation may use it, because the
+/// operation holds whoever owns it.
+#[derive(Clone)]
+pub struct Handle {
+    raw: RawFd,
+    owner: Arc<dyn Send + Sync>,
+}
+
+impl Handle {
+    /// The descriptor that `choose` finds in `owner`.
+    pub fn of<T, F>(owner: &Arc<T>, choose: F) -> Self
+    where
+        T: Send + Sync + 'static,
+        F: FnOnce(&T) -> BorrowedFd<'_>,
+    {
+        let raw = choose(owner).as_raw_fd();
+        let owner = owner.clone();
+        Self { raw, owner }
+    }
+
+    /// The number, valid while this handle lives.
+    #[must_use]
+    pub fn raw(&self) -> RawFd {
+        self.raw
+    }
+}
+
+impl From<OwnedFd> for Handle {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self::of(&Arc::new(descriptor), |descriptor| descriptor.as_fd())
+    }
+}
+
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the owner is held by `self` and keeps the descriptor open.
+        unsafe { BorrowedFd::borrow_raw(self.raw) }
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Handle({}, {} owners)",
+            self.raw,
+            Arc::strong_count(&self.owner)
+        )
+    }
+}
+
+/// Who owns bytes that the kernel reads.
+#[derive(Clone, Debug)]
+pub enum Owner {
+    /// A block of an arena.
+    Block(Arc<Block>),
+    /// A mapped part of a file.
+    Window(Arc<Window>),
+    /// Bytes of their own.
+    Bytes(Arc<[u8]>),
+    /// Bytes of their own, as a vector.
+    Vector(Arc<Vec<u8>>),
+}
+
+impl Owner {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Block(block) => block.len(),
+            Self::Window(window) => window.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Vector(vector) => vector.len(),
+        }
+    }
+}
+
+/// A range of bytes that the kernel reads, with their owner.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    owner: Owner,
+    range: Range<usize>,
+}
+
+impl Slice {
+    /// The bytes `range` of `owner`.
+    ///
+    /// # Panics
+    /// If the range is not inside its owner (own invariant).
+    #[must_use]
+    pub fn new(owner: Owner, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= owner.bytes(),
+            "a slice lies inside its owner"
+        );
+        Self { owner, range }
+    }
+
+    /// How long it is.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// True when it holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Gives the owner back.
+    #[must_use]
+    pub fn into_owner(self) -> Owner {
+        self.owner
+    }
+
+    pub(super) fn pointer(&self) -> *const u8 {
+        match &self.owner {
+            Owner::Block(block) => block.pointer().wrapping_add(self.range.start),
+            Owner::Window(window) => window.pointer(&self.range),
+            Owner::Bytes(bytes) => bytes.as_ptr().wrapping_add(self.range.start),
+            Owner::Vector(vector) => vector.as_ptr().wrapping_add(self.range.start),
+        }
+    }
+
+    pub(super) fn as_block(&self) -> Option<&Arc<Block>> {
+        match &self.owner {
+            Owner::Block(block) => Some(block),
+            _ => None,
+        }
+    }
+}
+
+/// What one send takes: bytes of its own in front, then slices, in order.
+/// Box it once and use it again: sending allocates nothing then.
+#[derive(Default)]
+pub struct Message {
+    /// The bytes in front, such as a frame's header and table.
+    pub head: Vec<u8>,
+    /// What follows.
+    pub slices: Vec<Slice>,
+    /// Bytes at the front that went already.
+    skip: usize,
+    iovecs: Vec<libc::iovec>,
+    header: Option<libc::msghdr>,
+}
+
+impl Message {
+    /// Bytes that are still to go.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let all = self.head.len() + self.slices.iter().map(Slice::len).sum::<usize>();
+        all - self.skip
+    }
+
+    /// Forgets the first `bytes` of what is still to go: they went.
+    ///
+    /// # Panics
+    /// If fewer are left (own invariant).
+    pub fn advance(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes(), "no more is sent than there was");
+        self.skip += bytes;
+    }
+
+    /// Empties it, keeping its allocations.
+    pub fn clear(&mut self) {
+        self.head.clear();
+        self.slices.clear();
+        self.iovecs.clear();
+        self.skip = 0;
+        self.header = None;
+    }
+
+    /// A second message of what is left after `bytes` more went; it shares the
+    /// slices' owners, so it can go while the kernel still holds this one.
+    #[must_use]
+    pub fn rest(&self, bytes: usize) -> Self {
+        let mut rest = Self {
+            head: self.head.clone(),
+            slices: self.slices.clone(),
+            skip: self.skip,
+            ..Self::default()
+        };
+        rest.advance(bytes);
+        rest
+    }
+
+    /// Writes the kernel's view of it and returns that view's address, good
+    /// until the message is touched or dropped.
+    pub(super) fn prepare(&mut self) -> *const libc::msghdr {
+        let mut skip = self.skip;
+        let parts = std::iter::once((self.head.as_ptr(), self.head.len())).chain(
+            self.slices
+                .iter()
+                .map(|slice| (slice.pointer(), slice.len())),
+        );
+        self.iovecs.clear();
+        for (pointer, bytes) in parts {
+            let skipped = skip.min(bytes);
+            skip -= skipped;
+            if bytes > skipped {
+                self.iovecs.push(libc::iovec {
+                    iov_base: pointer.wrapping_add(skipped).cast_mut().cast(),
+                    iov_len: bytes - skipped,
+                });
+            }
+        }
+        let header = self.header.insert(empty_header());
+        header.msg_iov = self.iovecs.as_mut_ptr();
+        header.msg_iovlen = self.iovecs.len() as _;
+        header
+    }
+}
+
+/// What one receive fills: ranges of blocks, in order. Each block must have
+/// no other holder.
+#[derive(Default)]
+pub struct Scatter {
+    /// The blocks and the part of each that is filled.
+    pub parts: Vec<(Arc<Block>, Range<usize>)>,
+    iovecs: Vec<libc::iovec>,
+    header: Option<libc::msghdr>,
+}
+
+impl Scatter {
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|(_, range)| range.len()).sum()
+    }
+
+    /// As [`Message::prepare`].
+    pub(super) fn prepare(&mut self) -> *mut libc::msghdr {
+        self.iovecs.clear();
+        for (block, range) in &mut self.parts {
+            let pointer = writable(block, range);
+            self.iovecs.push(libc::iovec {
+                iov_base: pointer.cast(),
+                iov_len: range.len(),
+            });
+        }
+        let header = self.header.insert(empty_header());
+        header.msg_iov = self.iovecs.as_mut_ptr();
+        header.msg_iovlen = self.iovecs.len() as _;
+        header
+    }
+}
+
+/// The address of `range` of a block that nobody else holds.
+///
+/// # Panics
+/// If the block is shared or the range is not inside it (own invariants): the
+/// kernel would write where others read.
+pub(super) fn writable(block: &mut Arc<Block>, range: &Range<usize>) -> *mut u8 {
+    let block = Arc::get_mut(block).expect("a block that the kernel fills has one holder");
+    block.as_mut_slice()[range.clone()].as_mut_ptr()
+}
+
+/// A message header that names nothing.
+fn empty_header() -> libc::msghdr {
+    // SAFETY: msghdr is plain data for which all zeros mean "nothing".
+    unsafe { std::mem::zeroed() }
+}
+
+/// What an operation borrowed, on its way back to the caller.
+#[derive(Default)]
+pub enum Loan {
+    /// Nothing, or not yet.
+    #[default]
+    None,
+    /// Of a send.
+    Message(Box<Message>),
+    /// Of a receive into several blocks.
+    Scatter(Box<Scatter>),
+    /// Of a receive or read into one block.
+    Block(Arc<Block>),
+    /// Of a write.
+    Slice(Slice),
+    /// Of populating a window.
+    Window(Arc<Window>),
+}
+
+impl Loan {
+    /// The message, where it was one.
+    #[must_use]
+    pub fn into_message(self) -> Option<Box<Message>> {
+        match self {
+            Self::Message(message) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The block, where it was one.
+    #[must_use]
+    pub fn into_block(self) -> Option<Arc<Block>> {
+        match self {
+            Self::Block(block) => Some(block),
+            _ => None,
+        }
+    }
+
+    /// The receive's blocks, where it was one.
+    #[must_use]
+    pub fn into_scatter(self) -> Option<Box<Scatter>> {
+        match self {
+            Self::Scatter(scatter) => Some(scatter),
+            _ => None,
+        }
+    }
+
+    /// The written slice, where it was one.
+    #[must_use]
+    pub fn into_slice(self) -> Option<Slice> {
+        match self {
+            Self::Slice(slice) => Some(slice),
+            _ => None,
+        }
+    }
+}
