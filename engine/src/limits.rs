@@ -41,6 +41,23 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Body of one control message, at most: a full segment's offer with long
 /// names still fits, and a peer cannot make us allocate more.
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Body of one message of a peer that has not proved anything yet, at most.
+pub const GREETING_MESSAGE_BYTES_MAX: usize = 8 * 1024;
+/// Segments of one transfer that are offered and not yet done, at most: a
+/// peer's offers must not fill our memory.
+pub const SEGMENTS_OPEN_MAX: usize = 8;
+/// Bytes of all names in one segment, at most: with the other fields of a full
+/// segment they still fit into one message.
+pub const SEGMENT_NAMES_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Byte ranges in all verdicts of one answer, at most: bounds message and plan.
+pub const ANSWER_RANGES_MAX: usize = 65_536;
+/// Bytes of all files of one segment, at most: what an offset can say.
+pub const SEGMENT_BYTES_MAX: u64 = i64::MAX as u64;
+/// Chunk ranges in one `Landed`, at most.
+pub const LANDED_RANGES_MAX: usize = 4096;
+/// Bytes of one error's sentence, or of any other text that a peer sends for
+/// people to read, at most; longer ones are cut.
+pub const TEXT_BYTES_MAX: usize = 1024;
 /// Bytes of a stream that may be sent and not yet acknowledged.
 pub const STREAM_WINDOW_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -66,8 +83,14 @@ pub const CONNECT_WAIT_NANOS_MAX: u64 = 10_000_000_000;
 pub const TCP_USER_TIMEOUT_MILLIS: u32 = 15_000;
 /// Redials of lost data connections in a row without one landed chunk.
 pub const REDIALS_MAX: u32 = 8;
-/// Times that one damaged chunk is sent again before the transfer fails.
+/// Times that one damaged chunk is sent again before its files fail.
 pub const RESENDS_MAX: u32 = 8;
+/// Chunks of one segment that were damaged or drained and have not landed
+/// since, at most: more is a path that carries nothing whole.
+pub const RECALLED_CHUNKS_MAX: usize = 16_384;
+/// Runs of one connection that are sent and not all landed, at most: bounds
+/// what is remembered of them where a peer reads and never acknowledges.
+pub const RUNS_UNLANDED_MAX: usize = 1024;
 
 const _: () = {
     assert!(CHUNK_BYTES_MIN.is_power_of_two() && CHUNK_BYTES_MAX.is_power_of_two());
@@ -80,4 +103,9 @@ const _: () = {
     assert!(STREAM_WINDOW_BYTES >= 4 * RUN_BYTES_MAX);
     assert!(HEARTBEAT_NANOS * 3 < SILENCE_NANOS_MAX);
     assert!(CONNECTIONS_MAX <= JOINS_MAX);
+    assert!(GREETING_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);
+    // Names, and for each entry less than 64 bytes of everything else.
+    assert!(SEGMENT_NAMES_BYTES_MAX + SEGMENT_ENTRIES_MAX * 64 < MESSAGE_BYTES_MAX);
+    // Ranges of two offsets, and a text for each refused entry.
+    assert!(ANSWER_RANGES_MAX * 20 < MESSAGE_BYTES_MAX / 2);
 };

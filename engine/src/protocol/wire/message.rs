@@ -1,11 +1,12 @@
-//! The bytes on every connection: preamble, envelopes, data frames.
+//! The messages of a control connection, as values.
 //!
-//! Leaves to others: what a message makes a side do. Invariant: decoding never
-//! allocates more than the bytes at hand justify, and what encodes decodes back.
+//! Leaves to others: their bytes (the codec) and what each makes a side do.
+//! Invariant: a message names transfer, segment and file where it concerns
+//! one, so that it means the same whenever it arrives.
 
-use super::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use crate::error::Error;
 use crate::options::{RemoteSource, RemoteTarget};
+use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::{Level, SideReport};
 use serde::{Deserialize, Serialize};
 
@@ -257,14 +258,19 @@ pub enum Message {
         /// Which.
         chunks: ChunkRange,
     },
-    /// The source came up short there; what was sent is filler.
+    /// The file's source came up short or unreadable in the middle of a run;
+    /// what was sent of it there is filler, and the file is never sealed.
     Void {
         /// The transfer.
         transfer: TransferId,
         /// The segment.
         segment: SegmentId,
-        /// Which.
+        /// The file.
+        file: FileId,
+        /// The chunks that hold filler.
         chunks: ChunkRange,
+        /// What was seen.
+        error: Error,
     },
     /// Looked at again after its last chunk: unchanged. Lets it be sealed.
     Closed {
@@ -276,9 +282,10 @@ pub enum Message {
         file: FileId,
         /// Its size (tells a stream's end).
         size: u64,
-        /// How many `Damaged` of this file the sender had heard; an older
-        /// count makes this word stale.
-        damages: u32,
+        /// How many words that may make the sender read this file again it
+        /// had heard: `Damaged` and `Drained` of the file's chunks, and every
+        /// `Freed` since the segment's `Answer`. An older count is stale.
+        recalls: u32,
     },
     /// It changed while it was read: never sealed.
     Changed {

@@ -1,0 +1,192 @@
+//! What a message may say before anybody looks at its meaning.
+//!
+//! Leaves to others: whether it makes sense now (the state machines).
+//! Invariant: every decoded message passed here, so nothing behind it has to
+//! fear a count, a name, a size or a text that a peer made up.
+
+use super::{Answer, Begin, Entry, EntryKind, Message, Offer, Task, Verdict};
+use crate::error::Error;
+use crate::limits;
+use crate::options::{RemoteSource, RemoteTarget};
+use crate::protocol::Violation;
+use crate::report::SideReport;
+
+/// The message, with its texts made harmless.
+///
+/// # Errors
+/// A count, name or size beyond its limit.
+pub(super) fn check_bounds(mut message: Message) -> Result<Message, Violation> {
+    match &mut message {
+        Message::Hello(hello) => clean(&mut hello.software),
+        Message::Welcome(welcome) => clean(&mut welcome.software),
+        Message::Begin(begin) => check_begin(begin)?,
+        Message::Offer(offer) => check_offer(offer)?,
+        Message::Answer(answer) => check_answer(answer)?,
+        Message::Landed { chunks, .. } => {
+            at_most(chunks.len(), limits::LANDED_RANGES_MAX, "ranges")?;
+        }
+        Message::Refuse(error)
+        | Message::Void { error, .. }
+        | Message::Changed { error, .. }
+        | Message::Failed { error, .. }
+        | Message::Abort { error, .. } => clean_error(error),
+        Message::Finish { report, .. } | Message::Finished { report, .. } => clean_report(report),
+        _ => {}
+    }
+    Ok(message)
+}
+
+fn check_begin(begin: &Begin) -> Result<(), Violation> {
+    let sizes = limits::CHUNK_BYTES_MIN..=limits::CHUNK_BYTES_MAX;
+    if !begin.chunk_bytes.is_power_of_two() || !sizes.contains(&begin.chunk_bytes) {
+        return Err(Violation::new(
+            "a chunk size that is a power of two within the limits",
+            format!("{} bytes", begin.chunk_bytes),
+        ));
+    }
+    let path = |path: &[u8]| at_most(path.len(), limits::PATH_BYTES_MAX, "bytes of a path");
+    match &begin.task {
+        Task::Push {
+            target: RemoteTarget::Path { path: bytes, .. },
+        } => path(bytes),
+        Task::Push {
+            target: RemoteTarget::Null,
+        } => Ok(()),
+        Task::Pull { sources } => {
+            at_most(sources.len(), limits::SEGMENT_ENTRIES_MAX, "sources")?;
+            sources.iter().try_for_each(|source| match source {
+                RemoteSource::Path(bytes) => path(bytes),
+                RemoteSource::Generated { .. } => Ok(()),
+            })
+        }
+    }
+}
+
+fn check_offer(offer: &Offer) -> Result<(), Violation> {
+    let entries = &offer.entries;
+    at_most(entries.len(), limits::SEGMENT_ENTRIES_MAX, "entries")?;
+    let names_bytes = entries.iter().map(|entry| entry.name.len()).sum();
+    at_most(
+        names_bytes,
+        limits::SEGMENT_NAMES_BYTES_MAX,
+        "bytes of names",
+    )?;
+    let mut bytes: u64 = 0;
+    for entry in entries {
+        check_entry(entry)?;
+        bytes = bytes.saturating_add(entry.size);
+        if entry.kind == EntryKind::Stream && entries.len() > 1 {
+            return Err(Violation::new(
+                "a stream alone in its segment",
+                format!("a stream among {} entries", entries.len()),
+            ));
+        }
+    }
+    if bytes > limits::SEGMENT_BYTES_MAX {
+        return Err(Violation::new(
+            format!("at most {} bytes in a segment", limits::SEGMENT_BYTES_MAX),
+            "more",
+        ));
+    }
+    Ok(())
+}
+
+fn check_entry(entry: &Entry) -> Result<(), Violation> {
+    let name = &entry.name;
+    let named = !name.is_empty()
+        && name.len() <= limits::PATH_BYTES_MAX
+        && name.split(|&byte| byte == b'/').all(|part| {
+            !matches!(part, b"" | b"." | b"..")
+                && part.len() <= limits::NAME_BYTES_MAX
+                && !part.contains(&0)
+        });
+    if !named {
+        return Err(Violation::new(
+            "a relative name of plain components",
+            format!("\"{}\"", name.escape_ascii()),
+        ));
+    }
+    if entry.kind == EntryKind::Stream && entry.size != 0 {
+        return Err(Violation::new(
+            "a stream of unknown size",
+            format!("a stream of {} bytes", entry.size),
+        ));
+    }
+    if entry.mtime_nanos >= 1_000_000_000 {
+        return Err(Violation::new(
+            "nanoseconds below a second",
+            format!("{}", entry.mtime_nanos),
+        ));
+    }
+    Ok(())
+}
+
+fn check_answer(answer: &mut Answer) -> Result<(), Violation> {
+    at_most(
+        answer.verdicts.len(),
+        limits::SEGMENT_ENTRIES_MAX,
+        "verdicts",
+    )?;
+    let mut ranges_total = 0;
+    for verdict in &mut answer.verdicts {
+        match verdict {
+            Verdict::Ranges(ranges) => {
+                at_most(ranges.len(), limits::VERDICT_RANGES_MAX, "ranges of a file")?;
+                ranges_total += ranges.len();
+            }
+            Verdict::Refused(error) => clean_error(error),
+            Verdict::Skip | Verdict::Whole => {}
+        }
+    }
+    at_most(
+        ranges_total,
+        limits::ANSWER_RANGES_MAX,
+        "ranges of a segment",
+    )
+}
+
+fn at_most(count: usize, max: usize, what: &str) -> Result<(), Violation> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(Violation::new(
+        format!("at most {max} {what}"),
+        format!("{count}"),
+    ))
+}
+
+fn clean_error(error: &mut Error) {
+    clean(&mut error.sentence);
+    if let Some(cure) = &mut error.cure {
+        clean(cure);
+    }
+}
+
+fn clean_report(report: &mut SideReport) {
+    report.connections.truncate(limits::JOINS_MAX as usize);
+    report.notes.truncate(limits::CONNECTIONS_MAX as usize);
+    clean(&mut report.method);
+    report.notes.iter_mut().for_each(clean);
+    for connection in &mut report.connections {
+        clean(&mut connection.path);
+        clean(&mut connection.congestion_control);
+        if let Some(lost) = &mut connection.lost {
+            clean(lost);
+        }
+    }
+}
+
+/// Cuts a text that people will read, and takes out what would steer their
+/// terminal.
+pub(super) fn clean(text: &mut String) {
+    if text.len() > limits::TEXT_BYTES_MAX {
+        let mut end = limits::TEXT_BYTES_MAX;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+    }
+    if text.chars().any(char::is_control) {
+        *text = text.replace(char::is_control, "\u{fffd}");
+    }
+}
