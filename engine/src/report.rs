@@ -8,9 +8,6 @@
 
 use crate::error::{Error, ErrorKind, Side};
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::{
-    Deserializer as HdrDeserializer, Serializer as _, V2DeflateSerializer,
-};
 use serde::{Deserialize, Serialize};
 
 /// Longest latency that is told apart, in nanoseconds: one minute.
@@ -47,27 +44,24 @@ impl Latency {
     }
 }
 
+/// As pairs of value and count. The histogram crate's own format is not used
+/// between peers: its reader allocates what the bytes announce.
 impl Serialize for Latency {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut bytes = Vec::new();
-        V2DeflateSerializer::new()
-            .serialize(&self.0, &mut bytes)
-            .map_err(|error| serde::ser::Error::custom(format!("{error:?}")))?;
-        serializer.serialize_bytes(&bytes)
+        let pairs: Vec<(u64, u64)> = self
+            .0
+            .iter_recorded()
+            .map(|value| (value.value_iterated_to(), value.count_at_value()))
+            .collect();
+        pairs.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Latency {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = Vec::<u8>::deserialize(deserializer)?;
-        let read: Histogram<u64> = HdrDeserializer::new()
-            .deserialize(&mut bytes.as_slice())
-            .map_err(|error| serde::de::Error::custom(format!("{error:?}")))?;
-        // Into our own bounds: a peer's choice of range must not decide our memory.
         let mut own = Self::default();
-        for value in read.iter_recorded() {
-            own.0
-                .saturating_record_n(value.value_iterated_to(), value.count_at_value());
+        for (nanos, count) in Vec::<(u64, u64)>::deserialize(deserializer)? {
+            own.record(nanos, count);
         }
         Ok(own)
     }
