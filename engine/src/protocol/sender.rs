@@ -155,6 +155,10 @@ impl Sender {
         end_bytes: Option<u64>,
     ) {
     }
+    /// Ends a stream whose bytes are made on the fly behind the last chunk
+    /// that was handed to a connection (its size is then whole chunks); the
+    /// driver calls it when the user or the peer (`EndStreams`) has enough.
+    pub fn end_stream(&mut self, segment: SegmentId) {}
     pub fn file_failed(&mut self, segment: SegmentId, file: FileId, error: Error) {}
     pub fn finish(&mut self, report: SideReport) {}
     pub fn handle_message(&mut self, now: Nanos, message: Message) -> Result<(), Violation> {

@@ -73,6 +73,7 @@ tag_table! {
     44 => Finish { transfer, report };
     45 => Finished { transfer, report };
     46 => Abort { transfer, error };
+    47 => EndStreams { transfer };
 }
 
 /// The message as it goes over the wire, envelope included.

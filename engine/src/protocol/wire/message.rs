@@ -91,6 +91,8 @@ pub struct Begin {
     /// Chunks further than this ahead of the landed prefix must not be sent;
     /// for receivers that hand bytes on in order.
     pub window_bytes: Option<u64>,
+    /// Payload bytes per second over all connections (matters when the peer sends).
+    pub rate_limit_bytes_per_second: Option<u64>,
 }
 
 /// What an entry is.
@@ -340,5 +342,10 @@ pub enum Message {
         transfer: TransferId,
         /// Why.
         error: Error,
+    },
+    /// Receiver to sender: end generated streams where they are.
+    EndStreams {
+        /// Which.
+        transfer: TransferId,
     },
 }
