@@ -73,6 +73,11 @@ impl FileSum {
             .0
             .wrapping_add(XxHash3_128::oneshot_with_seed(seed, piece));
     }
+
+    /// Adds what `other` summed.
+    pub fn merge(&mut self, other: Self) {
+        self.0 = self.0.wrapping_add(other.0);
+    }
 }
 
 #[cfg(test)]
