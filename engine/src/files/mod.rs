@@ -9,3 +9,146 @@ pub mod place;
 pub mod source;
 pub mod stream;
 pub mod target;
+
+mod verify;
+
+use rustix::fs::{FsWord, Stat};
+use rustix::io::Errno;
+use std::os::fd::BorrowedFd;
+
+/// What O_DIRECT wants of offsets, lengths and memory on every disk that haul
+/// uses it on; a file that asks for more gets no direct descriptor.
+pub const DIRECT_ALIGN_BYTES: usize = 4096;
+/// Files below this get no direct descriptor: their pages are cheaper cached
+/// than the second open and the waiting for the device.
+pub const DIRECT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+
+/// A file's identity on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    #[allow(clippy::unnecessary_cast)] // The fields differ in type between architectures.
+    fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+        }
+    }
+}
+
+/// The file systems that are treated differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// ext2, ext3 or ext4.
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// tmpfs or ramfs: memory, no disk below.
+    Memory,
+    /// procfs, sysfs and the like: files whose size is not told.
+    Kernel,
+    /// Anything else.
+    Other,
+}
+
+impl FileSystem {
+    /// What `file` lies on; [`FileSystem::Other`] where the kernel does not tell.
+    #[must_use]
+    pub fn of(file: BorrowedFd<'_>) -> Self {
+        rustix::fs::fstatfs(file).map_or(Self::Other, |facts| Self::from_magic(facts.f_type))
+    }
+
+    /// By the magic numbers of linux/magic.h.
+    #[allow(clippy::unnecessary_cast)] // FsWord differs between architectures.
+    fn from_magic(magic: FsWord) -> Self {
+        match magic as u32 {
+            0xEF53 => Self::Ext4,
+            0x5846_5342 => Self::Xfs,
+            0x0102_1994 | 0x8584_58F6 | 0x9584_58F6 => Self::Memory,
+            // proc, sysfs, debugfs, tracefs, cgroup, cgroup2.
+            0x9FA0 | 0x6265_6572 | 0x6462_6720 | 0x7472_6163 | 0x0027_E0EB | 0x6367_7270 => {
+                Self::Kernel
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The system's reason as a clause: "no such file or directory".
+fn why(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
+}
+
+/// A name as a sentence shows it: what is not text is replaced, and control
+/// characters are escaped, so that a peer's names cannot drive a terminal.
+fn shown(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for letter in String::from_utf8_lossy(name).chars() {
+        if letter.is_control() {
+            text.extend(letter.escape_default());
+        } else {
+            text.push(letter);
+        }
+    }
+    text
+}
+
+/// The path by which this process opens its own descriptor again, with other
+/// flags and without walking the name a second time.
+fn reopening(file: BorrowedFd<'_>) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// The time of day as seconds and nanoseconds, for sources that have no mtime.
+fn now() -> (i64, u32) {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    // Below a thousand million.
+    (time.tv_sec, time.tv_nsec as u32)
+}
+
+/// False where the file system says that O_DIRECT is not possible on `file` or
+/// asks for more than [`DIRECT_ALIGN_BYTES`].
+fn direct_is_possible(file: BorrowedFd<'_>) -> bool {
+    use rustix::fs::{AtFlags, StatxFlags};
+    match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
+        Ok(facts) if facts.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => {
+            let (memory, offset) = (facts.stx_dio_mem_align, facts.stx_dio_offset_align);
+            let fits = |align: u32| align != 0 && DIRECT_ALIGN_BYTES % align as usize == 0;
+            fits(memory) && fits(offset)
+        }
+        // Before Linux 6.1, and on file systems that do not say: opening tries.
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_a_clause_and_a_name_is_harmless() {
+        assert_eq!(why(Errno::NOENT), "no such file or directory");
+        assert_eq!(shown(b"a\x1b[2Jb\n\xff"), "a\\u{1b}[2Jb\\n\u{fffd}");
+    }
+
+    #[test]
+    fn file_systems_are_told_apart() {
+        let proc = std::fs::File::open("/proc/self/status").expect("procfs");
+        assert_eq!(
+            FileSystem::of(std::os::fd::AsFd::as_fd(&proc)),
+            FileSystem::Kernel
+        );
+        assert_eq!(FileSystem::from_magic(0xEF53), FileSystem::Ext4);
+        assert_eq!(FileSystem::from_magic(0x0102_1994), FileSystem::Memory);
+    }
+}

@@ -1,3 +1,427 @@
-//! Stub.
-/// Stub.
-pub struct Target;
+//! What is written: a temporary file beside its final name, standard output,
+//! or nothing.
+//!
+//! Leaves to others: writing the bytes, and knowing that all of them landed.
+//! Invariant (guarantee 1): the final name shows the old file or the whole new
+//! one; a target that is dropped before it was settled leaves nothing behind.
+
+use super::place::{Place, require_space};
+use super::verify::ReadBack;
+use super::{DIRECT_ALIGN_BYTES, DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, why};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::protocol::FileId;
+use crate::protocol::check::FileSum;
+use crate::protocol::plan::Plan;
+use crate::protocol::wire::{Entry, EntryKind};
+use crate::report::{Latency, Level};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Files below this are not preallocated: they are one extent anyway.
+const ALLOCATE_BYTES_MIN: u64 = 1024 * 1024;
+/// Random names that are tried before giving up; one is enough.
+const NAMES_TRIED_MAX: u32 = 16;
+
+/// Where verified bytes go.
+#[derive(Debug)]
+pub enum Sink {
+    /// The temporary file.
+    File {
+        /// Through the page cache; readable as well.
+        fd: OwnedFd,
+        /// The same file with O_DIRECT, where that was measured to win:
+        /// offsets, lengths and memory aligned to
+        /// [`super::DIRECT_ALIGN_BYTES`]. The last block may be written padded
+        /// (settling cuts it) or through `fd`.
+        direct: Option<OwnedFd>,
+    },
+    /// In order.
+    Stdout(OwnedFd),
+    /// Counted and forgotten.
+    Null,
+}
+
+/// How a target is made and settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetOptions {
+    /// fsync before the rename, and the directory after it.
+    pub fsync: bool,
+    /// Read it back from its disk before the rename.
+    pub verify: bool,
+    /// Leave none of its pages in the page cache.
+    pub drop_cache: bool,
+    /// Keep setuid, setgid and sticky bits: never from a peer without proof.
+    pub special_bits: bool,
+}
+
+/// One file while it is received.
+#[derive(Debug)]
+pub struct Target {
+    sink: Sink,
+    options: TargetOptions,
+    /// `None` where nothing is renamed.
+    held: Option<Held>,
+    mode: u32,
+    mtime: Timespec,
+    /// What was received, piece by piece, for the verification.
+    sum: Mutex<FileSum>,
+    display: String,
+}
+
+/// The temporary file's place.
+#[derive(Debug)]
+struct Held {
+    place: Place,
+    temporary: String,
+    /// True exactly when the temporary name is ours to remove.
+    present: AtomicBool,
+}
+
+impl Target {
+    /// Creates the temporary file for `entry` in its final directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] when there is no room or the directory cannot be
+    /// written; [`ErrorKind::Usage`] when verification is asked for where
+    /// there is no disk. Nothing is left behind.
+    pub fn create(place: Place, entry: &Entry, options: TargetOptions) -> Result<Self> {
+        let display = place.display().to_owned();
+        let file_system = FileSystem::of(place.directory());
+        if options.verify && file_system == FileSystem::Memory {
+            return Err(no_disk(&display, "its file system is memory"));
+        }
+        require_space(place.directory(), &display, entry.size)?;
+        let (fd, temporary) = create_temporary(&place)?;
+        // From here on the drop removes the temporary file.
+        let mut target = Self {
+            sink: Sink::File { fd, direct: None },
+            options,
+            held: Some(Held {
+                place,
+                temporary,
+                present: AtomicBool::new(true),
+            }),
+            mode: if options.special_bits {
+                entry.mode & 0o7777
+            } else {
+                entry.mode & 0o777
+            },
+            mtime: Timespec {
+                tv_sec: entry.mtime_seconds,
+                tv_nsec: i64::from(entry.mtime_nanos.min(999_999_999)) as _,
+            },
+            sum: Mutex::default(),
+            display,
+        };
+        if entry.kind == EntryKind::File {
+            target.allocate(file_system, entry.size)?;
+            target.open_direct(file_system, entry.size);
+        }
+        Ok(target)
+    }
+
+    /// This process's standard output.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] with verification, which needs a disk.
+    pub fn stdout(options: TargetOptions) -> Result<Self> {
+        let fd = std::io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| {
+                Error::local("cannot write standard output", error).at(Side::Receiver)
+            })?;
+        Self::diskless(Sink::Stdout(fd), options, "standard output")
+    }
+
+    /// A sink that forgets.
+    ///
+    /// # Errors
+    /// As [`Target::stdout`].
+    pub fn null(options: TargetOptions) -> Result<Self> {
+        Self::diskless(Sink::Null, options, "the null sink")
+    }
+
+    fn diskless(sink: Sink, options: TargetOptions, display: &str) -> Result<Self> {
+        if options.verify {
+            return Err(no_disk(display, "it has no disk"));
+        }
+        Ok(Self {
+            sink,
+            options,
+            held: None,
+            mode: 0,
+            mtime: Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            },
+            sum: Mutex::default(),
+            display: display.to_owned(),
+        })
+    }
+
+    /// Where the bytes go.
+    #[must_use]
+    pub fn sink(&self) -> &Sink {
+        &self.sink
+    }
+
+    /// What sentences call it.
+    #[must_use]
+    pub fn display(&self) -> &str {
+        &self.display
+    }
+
+    /// The piece at `offset` landed. With verification, call it exactly once
+    /// for the part of each landed chunk that belongs to this file, with the
+    /// bytes that were checked; without, it costs nothing.
+    pub fn note_piece(&self, offset: u64, bytes: &[u8]) {
+        if !self.options.verify {
+            return;
+        }
+        let mut sum = FileSum::default();
+        sum.add(offset, bytes);
+        // Hashed outside the lock: several workers may land one file.
+        let mut all = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        all.merge(sum);
+    }
+
+    /// Makes it what was promised: exact size, mode and mtime, fsync,
+    /// verification, the rename over the final name, and the directory's
+    /// fsync. `size` is the source's, `plan` and `file` tell its pieces. Each
+    /// fsync is counted in `sync`. No operation on the sink may be outstanding.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Integrity`] when the disk gives back other bytes than
+    /// arrived, [`ErrorKind::Local`] for everything else. The temporary file
+    /// is removed; the final name is untouched, unless only the directory's
+    /// fsync failed.
+    pub fn settle(
+        &self,
+        size: u64,
+        plan: &Plan,
+        file: FileId,
+        sync: &mut Latency,
+    ) -> Result<Level> {
+        let (Sink::File { fd, .. }, Some(held)) = (&self.sink, &self.held) else {
+            return Ok(Level::Delivered);
+        };
+        let result = self.settle_file(fd, held, size, plan, file, sync);
+        if result.is_err() {
+            self.discard();
+        }
+        result
+    }
+
+    fn settle_file(
+        &self,
+        fd: &OwnedFd,
+        held: &Held,
+        size: u64,
+        plan: &Plan,
+        file: FileId,
+        sync: &mut Latency,
+    ) -> Result<Level> {
+        let read_back = self.finish_contents(fd, size)?;
+        let options = &self.options;
+        if options.fsync || options.verify || options.drop_cache {
+            // Pages that are still dirty cannot be dropped, nor read from the disk.
+            timed_sync(fd.as_fd(), sync)
+                .map_err(|errno| self.failed("write the last of", errno))?;
+        }
+        if let Some(read_back) = read_back {
+            self.verify(read_back, plan, file, size)?;
+        }
+        if options.drop_cache {
+            // Advice only: a file system without a page cache may refuse it.
+            let _ = rustix::fs::fadvise(fd, 0, None, Advice::DontNeed);
+        }
+        let (directory, place) = (held.place.directory(), &held.place);
+        rustix::fs::renameat(directory, &held.temporary, directory, place.name())
+            .map_err(|errno| self.failed("rename a temporary file to", errno))?;
+        held.present.store(false, Ordering::Release);
+        if !options.fsync {
+            return Ok(Level::Placed);
+        }
+        timed_sync(directory, sync).map_err(|errno| self.failed("sync the directory of", errno))?;
+        Ok(Level::Sealed)
+    }
+
+    /// Size and metadata, and the way to read it back, which is opened while
+    /// the temporary file's own mode still allows it.
+    fn finish_contents(&self, fd: &OwnedFd, size: u64) -> Result<Option<ReadBack>> {
+        let stat = rustix::fs::fstat(fd).map_err(|errno| self.failed("look at", errno))?;
+        // Regular files have no negative size.
+        let written = stat.st_size as u64;
+        if written < size {
+            let display = &self.display;
+            return Err(Error::new(
+                ErrorKind::Integrity,
+                format!("cannot seal {display}: {written} of {size} bytes were written"),
+            )
+            .at(Side::Receiver));
+        }
+        if written > size {
+            rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("cut", errno))?;
+        }
+        let read_back = if self.options.verify {
+            let opened = ReadBack::open(fd.as_fd());
+            Some(opened.map_err(|errno| self.failed("read back", errno))?)
+        } else {
+            None
+        };
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))
+            .map_err(|errno| self.failed("set the mode of", errno))?;
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_OMIT,
+            },
+            last_modification: self.mtime,
+        };
+        rustix::fs::futimens(fd, &times)
+            .map_err(|errno| self.failed("set the modification time of", errno))?;
+        Ok(read_back)
+    }
+
+    fn verify(&self, mut back: ReadBack, plan: &Plan, file: FileId, size: u64) -> Result<()> {
+        let found = back.sum(plan, file, size).map_err(|errno| match errno {
+            Some(errno) => self.failed("read back", errno),
+            None => self.differs("it ends too early there"),
+        })?;
+        let received = *self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        if found == received {
+            Ok(())
+        } else {
+            Err(self.differs("its bytes are not those that arrived"))
+        }
+    }
+
+    fn differs(&self, how: &str) -> Error {
+        let sentence = format!(
+            "cannot seal {}: read back from its disk, {how}",
+            self.display
+        );
+        Error::new(ErrorKind::Integrity, sentence)
+            .cure("check the disk, then copy it again")
+            .at(Side::Receiver)
+    }
+
+    /// Removes the temporary file; what is settled stays. No operation on the
+    /// sink may be outstanding.
+    pub fn discard(&self) {
+        if let Some(held) = &self.held
+            && held.present.swap(false, Ordering::AcqRel)
+        {
+            // Whoever removed it already did what is wanted here.
+            let directory = held.place.directory();
+            let _ = rustix::fs::unlinkat(directory, &held.temporary, AtFlags::empty());
+        }
+    }
+
+    /// Reserves the extents where that costs nothing and keeps them in one
+    /// piece; the size is set as well, so that direct writes do not extend the
+    /// file. Never in memory, where it would touch every page.
+    fn allocate(&self, file_system: FileSystem, size: u64) -> Result<()> {
+        let disk = matches!(file_system, FileSystem::Ext4 | FileSystem::Xfs);
+        let Sink::File { fd, .. } = &self.sink else {
+            return Ok(());
+        };
+        if !disk || size < ALLOCATE_BYTES_MIN {
+            return Ok(());
+        }
+        // Room for a padded last block, which settling cuts.
+        let bytes = size.next_multiple_of(DIRECT_ALIGN_BYTES as u64);
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(self.failed("reserve space for", errno)),
+        }
+    }
+
+    /// Opens the direct descriptor where an fsync at the end makes it win.
+    fn open_direct(&mut self, file_system: FileSystem, size: u64) {
+        let disk = matches!(file_system, FileSystem::Ext4 | FileSystem::Xfs);
+        let (Sink::File { fd, direct }, Some(held)) = (&mut self.sink, &self.held) else {
+            return;
+        };
+        if !disk
+            || !self.options.fsync
+            || size < DIRECT_BYTES_MIN
+            || !direct_is_possible(fd.as_fd())
+        {
+            return;
+        }
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = held.place.directory();
+        let opened = rustix::fs::openat(directory, &held.temporary, flags, Mode::empty());
+        // Where it is refused, or the name is another file's by now, the page
+        // cache serves.
+        *direct = opened
+            .ok()
+            .filter(|direct| is_same(fd.as_fd(), direct.as_fd()));
+    }
+
+    fn failed(&self, doing: &str, errno: Errno) -> Error {
+        Error::local(format!("cannot {doing} {}", self.display), why(errno)).at(Side::Receiver)
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}
+
+fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let identity = |fd| rustix::fs::fstat(fd).map(|stat| Identity::of(&stat));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// A new file under a name that nobody has.
+fn create_temporary(place: &Place) -> Result<(OwnedFd, String)> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut errno = Errno::EXIST;
+    for _ in 0..NAMES_TRIED_MAX {
+        let mut random = [0; 8];
+        // Eight bytes come whole once the kernel's generator is seeded.
+        if let Err(failed) =
+            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        {
+            errno = failed;
+            continue;
+        }
+        let name = format!(".haul-{:016x}", u64::from_ne_bytes(random));
+        match rustix::fs::openat(place.directory(), &name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => return Ok((fd, name)),
+            Err(Errno::EXIST) => {}
+            Err(failed) => {
+                errno = failed;
+                break;
+            }
+        }
+    }
+    let display = place.display();
+    let error = Error::local(
+        format!("cannot write {display}: no file can be created in its directory"),
+        why(errno),
+    );
+    Err(error.at(Side::Receiver))
+}
+
+fn timed_sync(fd: BorrowedFd<'_>, sync: &mut Latency) -> rustix::io::Result<()> {
+    let start = Instant::now();
+    rustix::fs::fsync(fd)?;
+    // 584 years fit.
+    sync.record(start.elapsed().as_nanos() as u64, 1);
+    Ok(())
+}
+
+fn no_disk(display: &str, why: &str) -> Error {
+    Error::usage(format!("cannot verify {display}: {why}"))
+        .cure("leave --verify out, or write to a disk")
+        .at(Side::Receiver)
+}

@@ -1,0 +1,127 @@
+//! `--verify`: the target read back from its disk, past the page cache.
+//!
+//! Leaves to others: what was received, and what a difference means.
+//! Invariant: a byte that is summed here came from the device at that time,
+//! either by O_DIRECT or after its page was dropped.
+
+use super::{DIRECT_ALIGN_BYTES, direct_is_possible, reopening};
+use crate::limits;
+use crate::protocol::FileId;
+use crate::protocol::check::FileSum;
+use crate::protocol::plan::Plan;
+use rustix::fs::{Advice, Mode, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// One read from the disk: several small chunks, or one of the largest with
+/// room to align both of its ends.
+const WINDOW_BYTES: usize = limits::CHUNK_BYTES_MAX as usize + 2 * DIRECT_ALIGN_BYTES;
+
+/// A way to read a target's disk.
+pub(super) struct ReadBack {
+    file: OwnedFd,
+    direct: bool,
+    buffer: Vec<u8>,
+    /// Where in `buffer` the aligned window starts.
+    base: usize,
+    /// The file's bytes that are in the window.
+    start: u64,
+    filled: usize,
+}
+
+impl ReadBack {
+    /// Opens `target` once more: to be called while its mode still allows it.
+    ///
+    /// # Errors
+    /// The errno of the opening, where neither way is possible.
+    pub(super) fn open(target: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let path = reopening(target);
+        let direct = if direct_is_possible(target) {
+            rustix::fs::open(&path, flags | OFlags::DIRECT, Mode::empty()).ok()
+        } else {
+            None
+        };
+        let (file, direct) = match direct {
+            Some(file) => (file, true),
+            None => (
+                target.try_clone_to_owned().map_err(|_| Errno::MFILE)?,
+                false,
+            ),
+        };
+        let buffer = vec![0; WINDOW_BYTES + DIRECT_ALIGN_BYTES];
+        let base = buffer.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
+        Ok(Self {
+            file,
+            direct,
+            base: base.min(DIRECT_ALIGN_BYTES),
+            buffer,
+            start: 0,
+            filled: 0,
+        })
+    }
+
+    /// The sum of the pieces of `file` that `plan` holds, up to `size`; call
+    /// after the fsync.
+    ///
+    /// # Errors
+    /// The errno of a read; `None` when the file ends before `size`.
+    pub(super) fn sum(
+        &mut self,
+        plan: &Plan,
+        file: FileId,
+        size: u64,
+    ) -> Result<FileSum, Option<Errno>> {
+        if !self.direct {
+            // The fsync cleaned the pages, so that all of them can go.
+            rustix::fs::fadvise(self.file.as_fd(), 0, None, Advice::DontNeed)?;
+        }
+        let mut sum = FileSum::default();
+        for chunk in plan.chunks_of(file).flatten() {
+            let Some(piece) = plan.pieces(chunk, 1).find(|piece| piece.file == file) else {
+                continue;
+            };
+            if piece.file_offset >= size {
+                // A stream's plan has no end of its own.
+                break;
+            }
+            let bytes = piece.bytes.min(size - piece.file_offset);
+            // At most one chunk.
+            sum.add(
+                piece.file_offset,
+                self.read(piece.file_offset, bytes as usize)?,
+            );
+        }
+        Ok(sum)
+    }
+
+    /// The `bytes` at `offset`, from the window or by one more read.
+    fn read(&mut self, offset: u64, bytes: usize) -> Result<&[u8], Option<Errno>> {
+        let end = offset + bytes as u64;
+        if offset < self.start || end > self.start + self.filled as u64 {
+            let align = DIRECT_ALIGN_BYTES as u64;
+            self.start = offset / align * align;
+            self.filled = 0;
+            while end > self.start + self.filled as u64 {
+                self.fill_more()?;
+            }
+        }
+        // Inside the window, whose length is a usize.
+        let from = self.base + (offset - self.start) as usize;
+        Ok(&self.buffer[from..from + bytes])
+    }
+
+    fn fill_more(&mut self) -> Result<(), Option<Errno>> {
+        let from = self.base + self.filled;
+        let window = &mut self.buffer[from..self.base + WINDOW_BYTES];
+        match rustix::io::pread(&self.file, window, self.start + self.filled as u64) {
+            Ok(0) => Err(None),
+            Ok(bytes) => {
+                self.filled += bytes;
+                Ok(())
+            }
+            Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(Some(errno)),
+        }
+    }
+}
