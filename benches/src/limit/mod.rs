@@ -1,0 +1,324 @@
+//! The limit reference: bare movers without framing, checks or protocol, whose
+//! best is what haul is held against.
+//!
+//! Leaves to others: the rounds and the printing (bin/limit.rs), the loops
+//! (`send`, `receive`, `ring`). Invariant: every mover carries all bytes of the
+//! source over real sockets on loopback, to their own offsets, in one process.
+//!
+//! With N connections, stripe S of the file goes over connection S mod N: both
+//! ends know that beforehand, so not a byte is spent on saying what comes.
+
+mod receive;
+mod ring;
+mod send;
+
+use rustix::fs::Advice;
+use rustix::time::{ClockId, clock_gettime};
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+/// What neighbouring connections take in turn: as long as one of haul's runs.
+const STRIPE_BYTES: u64 = 4 * 1024 * 1024;
+/// What one call moves: receive and write calls of 1 MiB cost half of those of
+/// 64 KiB, and larger ones gained nothing more.
+const BLOCK_BYTES: usize = 1024 * 1024;
+
+/// How bytes leave the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// sendfile(2): page-cache pages by reference.
+    Sendfile,
+    /// sendmsg(2) of a buffer that pread(2) filled.
+    Buffer,
+    /// SENDMSG on a ring, from the source's mapping.
+    Mapping,
+}
+
+/// How bytes reach the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landing {
+    /// splice(2) from the socket into a pipe and from there into the file.
+    Splice,
+    /// RECV and WRITE_FIXED on one ring for all connections.
+    RingWrite,
+    /// recv(2) and pwrite(2).
+    Pwrite,
+    /// As [`Landing::RingWrite`], past the page cache into allocated extents:
+    /// the best where the target must be durable.
+    RingDirect,
+}
+
+/// One row of the matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// The sending end.
+    pub sending: Sending,
+    /// The receiving end.
+    pub landing: Landing,
+    /// TCP connections.
+    pub connections: usize,
+}
+
+impl Method {
+    /// The row's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let sending = match self.sending {
+            Sending::Sendfile => "sendfile",
+            Sending::Buffer => "pread + sendmsg",
+            Sending::Mapping => "mapping, ring sendmsg",
+        };
+        let landing = match self.landing {
+            Landing::Splice => "splice",
+            Landing::RingWrite => "ring write",
+            Landing::Pwrite => "recv + pwrite",
+            Landing::RingDirect => "ring direct write",
+        };
+        format!("{sending} > {landing}, {}", self.connections)
+    }
+
+    /// All rows: every pair of ends on 1, 2 and 4 connections. Direct writes
+    /// are rows only where the target must be `durable`.
+    #[must_use]
+    pub fn matrix(durable: bool) -> Vec<Self> {
+        let mut rows = Vec::new();
+        for sending in [Sending::Sendfile, Sending::Buffer, Sending::Mapping] {
+            for landing in [
+                Landing::Splice,
+                Landing::RingWrite,
+                Landing::Pwrite,
+                Landing::RingDirect,
+            ] {
+                if landing == Landing::RingDirect && !durable {
+                    continue;
+                }
+                for connections in [1, 2, 4] {
+                    rows.push(Self {
+                        sending,
+                        landing,
+                        connections,
+                    });
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// What all rows of one measurement share.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The file that is read.
+    pub source: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// A path that does not exist yet; `None` discards what arrives.
+    pub target: Option<PathBuf>,
+    /// fdatasync at the end, inside the measured time.
+    pub durable: bool,
+    /// The source leaves the page cache first.
+    pub cold: bool,
+    /// The algorithm of every connection.
+    pub congestion: String,
+}
+
+/// What one run took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// From before the first connection until the target is closed.
+    pub seconds: f64,
+    /// CPU time of the whole process meanwhile, ring workers included.
+    pub cpu_seconds: f64,
+    /// The sending threads' part of it, without ring workers.
+    pub sender_cpu_seconds: f64,
+}
+
+/// The stripes of connection `index` of `count`, as offset and length.
+fn stripes(bytes: u64, index: usize, count: usize) -> impl Iterator<Item = (u64, u64)> {
+    let step = STRIPE_BYTES * count as u64;
+    (STRIPE_BYTES * index as u64..bytes)
+        .step_by(step as usize)
+        .map(move |offset| (offset, STRIPE_BYTES.min(bytes - offset)))
+}
+
+fn clock_seconds(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Both ends of `count` connections over loopback, pair by pair.
+fn connect(count: usize, congestion: &str) -> io::Result<(Vec<TcpStream>, Vec<TcpStream>)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let sender = TcpStream::connect(address)?;
+        rustix::net::sockopt::set_tcp_congestion(&sender, congestion)?;
+        senders.push(sender);
+        receivers.push(listener.accept()?.0);
+    }
+    Ok((senders, receivers))
+}
+
+/// Runs one row once. The target is left behind, for the caller to look at.
+///
+/// # Errors
+/// Whatever a call of either end says, or a connection that ends early.
+pub fn run(job: &Job, method: Method) -> io::Result<Outcome> {
+    let source = File::open(&job.source)?;
+    if job.cold {
+        source.sync_all()?;
+        rustix::fs::fadvise(&source, 0, None, Advice::DontNeed)?;
+    }
+    let target = job
+        .target
+        .as_ref()
+        .map(|path| {
+            File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path)
+        })
+        .transpose()?;
+
+    let cpu_before = clock_seconds(ClockId::ProcessCPUTime);
+    let started = Instant::now();
+    let (senders, receivers) = connect(method.connections, &job.congestion)?;
+    let sender_cpu_seconds = thread::scope(|scope| {
+        let receiver = scope
+            .spawn(|| receive::run(method.landing, &receivers, target.as_ref(), job.bytes));
+        let sender = scope.spawn(|| {
+            let sent = send::run(method.sending, &senders, &source, job.bytes);
+            // The receiving end then sees the end rather than waiting for more.
+            for socket in &senders {
+                let _ = socket.shutdown(std::net::Shutdown::Both);
+            }
+            sent
+        });
+        let received = receiver.join().unwrap_or_else(|_| Err(died("receiving")));
+        for socket in &receivers {
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+        let sent = sender.join().unwrap_or_else(|_| Err(died("sending")));
+        received.and(sent)
+    })?;
+    if let Some(target) = target {
+        if job.durable {
+            target.sync_data()?;
+        }
+    }
+    Ok(Outcome {
+        seconds: started.elapsed().as_secs_f64(),
+        cpu_seconds: clock_seconds(ClockId::ProcessCPUTime) - cpu_before,
+        sender_cpu_seconds,
+    })
+}
+
+fn died(what: &str) -> io::Error {
+    io::Error::other(format!("a {what} thread panicked"))
+}
+
+fn ended_early(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("{what} ended early"))
+}
+
+/// Runs `work` for every connection on a thread of its own and adds up what
+/// each returns.
+fn on_threads<T: Sync>(
+    connections: &[T],
+    work: impl Fn(usize, &T) -> io::Result<f64> + Sync,
+) -> io::Result<f64> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = connections
+            .iter()
+            .enumerate()
+            .map(|(index, connection)| scope.spawn(move || work(index, connection)))
+            .collect();
+        threads.into_iter().try_fold(0.0, |sum, thread| {
+            Ok(sum + thread.join().unwrap_or_else(|_| Err(died("moving")))?)
+        })
+    })
+}
+
+/// Checks that the landed file is the source, byte for byte.
+///
+/// # Errors
+/// A read error, or what differs.
+pub fn verify(source: &Path, target: &Path) -> io::Result<()> {
+    let (source, target) = (File::open(source)?, File::open(target)?);
+    let bytes = source.metadata()?.len();
+    let landed = target.metadata()?.len();
+    if landed != bytes {
+        return Err(io::Error::other(format!(
+            "the target has {landed} bytes, the source {bytes}"
+        )));
+    }
+    let (mut left, mut right) = (vec![0; BLOCK_BYTES], vec![0; BLOCK_BYTES]);
+    let mut offset = 0;
+    while offset < bytes {
+        let count = (bytes - offset).min(BLOCK_BYTES as u64) as usize;
+        source.read_exact_at(&mut left[..count], offset)?;
+        target.read_exact_at(&mut right[..count], offset)?;
+        if left[..count] != right[..count] {
+            return Err(io::Error::other(format!(
+                "the target differs from the source at or after byte {offset}"
+            )));
+        }
+        offset += count as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stripes_cover_every_byte_once() {
+        for bytes in [0, 1, STRIPE_BYTES - 1, STRIPE_BYTES, 9 * STRIPE_BYTES + 5] {
+            for count in [1, 2, 4] {
+                let mut all: Vec<_> = (0..count)
+                    .flat_map(|index| stripes(bytes, index, count))
+                    .collect();
+                all.sort_unstable();
+                let mut end = 0;
+                for (offset, length) in all {
+                    assert_eq!(offset, end);
+                    end += length;
+                }
+                assert_eq!(end, bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn every_row_lands_the_file_as_it_is() {
+        let directory = tempfile::tempdir().expect("a fresh directory");
+        let source = directory.path().join("source");
+        let bytes = 2 * STRIPE_BYTES + 12_345;
+        let pattern: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+        std::fs::write(&source, pattern).expect("written");
+        for (number, method) in Method::matrix(true).into_iter().enumerate() {
+            let target = directory.path().join(format!("target-{number}"));
+            let job = Job {
+                source: source.clone(),
+                bytes,
+                target: Some(target.clone()),
+                durable: false,
+                cold: false,
+                congestion: "cubic".into(),
+            };
+            let name = method.name();
+            run(&job, method).unwrap_or_else(|error| panic!("{name}: {error}"));
+            verify(&source, &target).unwrap_or_else(|error| panic!("{name}: {error}"));
+            std::fs::remove_file(&target).expect("removed");
+        }
+    }
+}
