@@ -5,6 +5,11 @@
 //! does what the data plane or the control plane does per frame, message, run
 //! or chunk, so that its time can be set against a chunk's.
 
+#![expect(
+    missing_docs,
+    reason = "criterion_group! makes an undocumented function"
+)]
+
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use haul_engine::limits;
 use haul_engine::protocol::TransferId;
@@ -118,7 +123,11 @@ fn plan(criterion: &mut Criterion) {
             .expect("an answer to its own offer");
         let count = plan.chunk_count().unwrap_or(1).min(RUN) as u32;
         group.bench_function(BenchmarkId::new("pieces of a run", name), |b| {
-            b.iter(|| plan.pieces(black_box(0), count).map(|p| p.bytes).sum::<u64>());
+            b.iter(|| {
+                plan.pieces(black_box(0), count)
+                    .map(|p| p.bytes)
+                    .sum::<u64>()
+            });
         });
     }
     group.finish();

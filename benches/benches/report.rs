@@ -3,6 +3,11 @@
 //! Leaves to others: reading the clock. Invariant: values spread as latencies
 //! do, over several orders of magnitude.
 
+#![expect(
+    missing_docs,
+    reason = "criterion_group! makes an undocumented function"
+)]
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use haul_engine::report::{Latencies, Latency};
 use std::hint::black_box;

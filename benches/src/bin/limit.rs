@@ -150,7 +150,11 @@ fn measure_round(job: &Job, rows: &mut [Row], round: u32) -> Result<(), Box<dyn 
     let count = rows.len();
     for step in 0..count {
         let place = (step + round as usize * 7) % count;
-        let place = if round % 2 == 0 { place } else { count - 1 - place };
+        let place = if round % 2 == 0 {
+            place
+        } else {
+            count - 1 - place
+        };
         let row = &mut rows[place];
         if row.error.is_some() {
             continue;
@@ -206,14 +210,24 @@ fn print_table(output: &mut impl Write, job: &Job, rows: &[Row]) -> io::Result<(
         bytes / f64::from(1 << 20),
         job.source.display(),
         if job.cold { ", cold" } else { ", warm" },
-        if job.target.is_some() { ", landed" } else { ", discarded" },
+        if job.target.is_some() {
+            ", landed"
+        } else {
+            ", discarded"
+        },
         if job.durable { " and synced" } else { "" },
         job.congestion,
     )?;
     writeln!(
         output,
         "  {:<46} {:>8} {:>15} {:>8} {:>10} {:>7} {:>9}",
-        "sending > landing, connections", "wall s", "min-max", "GiB/s", "CPU s/GiB", "sender", "receiver"
+        "sending > landing, connections",
+        "wall s",
+        "min-max",
+        "GiB/s",
+        "CPU s/GiB",
+        "sender",
+        "receiver"
     )?;
     for (place, row) in rows.iter().enumerate() {
         let name = row.method.name();
@@ -222,7 +236,11 @@ fn print_table(output: &mut impl Write, job: &Job, rows: &[Row]) -> io::Result<(
             continue;
         }
         let wall = row.seconds();
-        let least = row.runs.iter().map(|r| r.seconds).fold(f64::INFINITY, f64::min);
+        let least = row
+            .runs
+            .iter()
+            .map(|r| r.seconds)
+            .fold(f64::INFINITY, f64::min);
         let most = row.runs.iter().map(|r| r.seconds).fold(0.0, f64::max);
         let cpu = row.median(|run| run.cpu_seconds) * GIB / bytes;
         let sender = row.median(|run| run.sender_cpu_seconds) * GIB / bytes;

@@ -191,8 +191,8 @@ pub fn run(job: &Job, method: Method) -> io::Result<Outcome> {
     let started = Instant::now();
     let (senders, receivers) = connect(method.connections, &job.congestion)?;
     let sender_cpu_seconds = thread::scope(|scope| {
-        let receiver = scope
-            .spawn(|| receive::run(method.landing, &receivers, target.as_ref(), job.bytes));
+        let receiver =
+            scope.spawn(|| receive::run(method.landing, &receivers, target.as_ref(), job.bytes));
         let sender = scope.spawn(|| {
             let sent = send::run(method.sending, &senders, &source, job.bytes);
             // The receiving end then sees the end rather than waiting for more.
@@ -303,7 +303,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a fresh directory");
         let source = directory.path().join("source");
         let bytes = 2 * STRIPE_BYTES + 12_345;
-        let pattern: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+        let pattern: Vec<u8> = (0..bytes)
+            .map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8)
+            .collect();
         std::fs::write(&source, pattern).expect("written");
         for (number, method) in Method::matrix(true).into_iter().enumerate() {
             let target = directory.path().join(format!("target-{number}"));

@@ -6,7 +6,9 @@
 
 use super::{BLOCK_BYTES, STRIPE_BYTES, ended_early, stripes};
 use haul_engine::kernel::memory::{Arena, Block, Window};
-use haul_engine::kernel::ring::{Completion, Handle, Message, Outcome, Owner, Ring, SendMode, Slice};
+use haul_engine::kernel::ring::{
+    Completion, Handle, Message, Outcome, Owner, Ring, SendMode, Slice,
+};
 use rustix::fs::{FallocateFlags, OFlags};
 use std::collections::VecDeque;
 use std::fs::File;
