@@ -165,12 +165,11 @@ class GridFtp(Rival):
         s = self.setting
         port = free_port()
         self.url = f"ftp://127.0.0.1:{port}{s.target}"
-        # Anonymous logins work for a user of this machine's choice.
         self.daemon = Daemon(
             ["globus-gridftp-server", "-control-interface", "127.0.0.1", "-p", str(port),
-             "-data-interface", "127.0.0.1", "-anonymous", "-anonymous-user", getpass.getuser(),
+             "-data-interface", "127.0.0.1", "-aa", "-anonymous-user", getpass.getuser(),
              "-anonymous-names-allowed", "*", "-home-dir", s.target_dir,
-             "-allow-root", "-log-level", "ERROR", "-log-single", f"{s.scratch}/gridftp.log"], port)
+             "-log-level", "ERROR", "-l", f"{s.scratch}/gridftp.log"], port)
 
     def run(self):
         s = self.setting

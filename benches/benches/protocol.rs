@@ -137,7 +137,7 @@ fn check(criterion: &mut Criterion) {
     let seed = CheckSeed::new(TRANSFER, 3, &[5; 16]);
     let mut group = criterion.benchmark_group("check");
     for kib in [64, 256, 1024] {
-        let payload: Vec<u8> = (0..kib * 1024u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let payload: Vec<u8> = (0..kib * 1024u32).map(|i| ((i * 31) >> 3) as u8).collect();
         group.throughput(Throughput::Bytes(payload.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(format!("{kib} KiB")), |b| {
             b.iter(|| seed.check(black_box(9), black_box(&payload)));

@@ -16,7 +16,7 @@ use std::time::Duration;
 fn histogram(criterion: &mut Criterion) {
     // A multiplicative walk from 1 µs to some ms, the same in each run.
     let values: Vec<u64> = (0..1024u64)
-        .map(|i| 1_000 << (i.wrapping_mul(0x9E37_79B9) >> 7 & 0xF) | i)
+        .map(|i| (1_000 << ((i.wrapping_mul(0x9E37_79B9) >> 7) & 0xF)) | i)
         .collect();
     let mut group = criterion.benchmark_group("histogram");
     group.bench_function("record", |b| {

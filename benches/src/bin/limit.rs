@@ -150,7 +150,7 @@ fn measure_round(job: &Job, rows: &mut [Row], round: u32) -> Result<(), Box<dyn 
     let count = rows.len();
     for step in 0..count {
         let place = (step + round as usize * 7) % count;
-        let place = if round % 2 == 0 {
+        let place = if round.is_multiple_of(2) {
             place
         } else {
             count - 1 - place

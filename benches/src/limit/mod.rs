@@ -208,10 +208,8 @@ pub fn run(job: &Job, method: Method) -> io::Result<Outcome> {
         let sent = sender.join().unwrap_or_else(|_| Err(died("sending")));
         received.and(sent)
     })?;
-    if let Some(target) = target {
-        if job.durable {
-            target.sync_data()?;
-        }
+    if let Some(target) = target.filter(|_| job.durable) {
+        target.sync_data()?;
     }
     Ok(Outcome {
         seconds: started.elapsed().as_secs_f64(),
@@ -318,8 +316,16 @@ mod tests {
                 congestion: "cubic".into(),
             };
             let name = method.name();
-            run(&job, method).unwrap_or_else(|error| panic!("{name}: {error}"));
-            verify(&source, &target).unwrap_or_else(|error| panic!("{name}: {error}"));
+            match run(&job, method) {
+                // Not every file system has direct writes.
+                Err(error)
+                    if method.landing == Landing::RingDirect
+                        && error.kind() == io::ErrorKind::InvalidInput => {}
+                done => {
+                    done.unwrap_or_else(|error| panic!("{name}: {error}"));
+                    verify(&source, &target).unwrap_or_else(|error| panic!("{name}: {error}"));
+                }
+            }
             std::fs::remove_file(&target).expect("removed");
         }
     }
