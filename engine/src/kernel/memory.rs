@@ -168,6 +168,47 @@ impl Block {
         unsafe { std::slice::from_raw_parts_mut(self.pointer(), self.bytes) }
     }
 
+    /// Where it begins in its arena: neighbours are told apart and joined by it.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.start
+    }
+
+    /// Cuts the block in two, so that each can be lent on its own.
+    ///
+    /// # Panics
+    /// If the block has another holder, or a half would be empty (own
+    /// invariants).
+    #[must_use]
+    pub fn split(block: Arc<Self>, at: usize) -> (Arc<Self>, Arc<Self>) {
+        let mut first = Arc::into_inner(block).expect("a block that is cut has one holder");
+        assert!(0 < at && at < first.bytes, "neither half is empty");
+        let second = Self {
+            region: first.region.clone(),
+            start: first.start + at,
+            bytes: first.bytes - at,
+        };
+        first.bytes = at;
+        (Arc::new(first), Arc::new(second))
+    }
+
+    /// Undoes [`Block::split`].
+    ///
+    /// # Panics
+    /// If a half has another holder, or `second` does not begin where `first`
+    /// ends (own invariants).
+    #[must_use]
+    pub fn join(first: Arc<Self>, second: Arc<Self>) -> Arc<Self> {
+        let mut first = Arc::into_inner(first).expect("a block that is joined has one holder");
+        let second = Arc::into_inner(second).expect("a block that is joined has one holder");
+        assert!(
+            Arc::ptr_eq(&first.region, &second.region) && first.start + first.bytes == second.start,
+            "joined blocks are neighbours"
+        );
+        first.bytes += second.bytes;
+        Arc::new(first)
+    }
+
     pub(super) fn pointer(&self) -> *mut u8 {
         // SAFETY: `start` is inside the region by construction.
         unsafe { self.region.base.as_ptr().add(self.start) }
@@ -252,6 +293,21 @@ mod tests {
                 assert!(block.as_slice().iter().all(|byte| *byte == index as u8 + 1));
             }
         }
+    }
+
+    #[test]
+    fn a_cut_block_joins_again() {
+        let (_arena, mut blocks) = Arena::new(PAGE_BYTES, 2, false).expect("mapped");
+        let (mut first, second) = Block::split(blocks.remove(1), 10);
+        assert_eq!((first.len(), second.len()), (10, PAGE_BYTES - 10));
+        Arc::get_mut(&mut first)
+            .expect("unshared")
+            .as_mut_slice()
+            .fill(1);
+        assert_eq!(second.as_slice()[0], 0);
+        let whole = Block::join(first, second);
+        assert_eq!((whole.position(), whole.len()), (PAGE_BYTES, PAGE_BYTES));
+        assert_eq!(whole.as_slice()[9..11], [1, 0]);
     }
 
     #[test]

@@ -140,6 +140,14 @@ impl<T> Reader<T> {
         }
     }
 
+    /// As [`Reader::awake`], when the descriptor was seen to be readable: a
+    /// writer's late signal is cleared, too, which otherwise would end every
+    /// later wait at once.
+    pub fn woken(&self) {
+        self.0.asleep.store(false, Ordering::SeqCst);
+        let _ = rustix::io::read(&self.0.event, &mut [0u8; 8]);
+    }
+
     /// Waits for a value; `None` when all writers are gone and it is empty, or
     /// after `timeout`.
     pub fn recv_timeout(&self, timeout: Option<Duration>) -> Option<T> {

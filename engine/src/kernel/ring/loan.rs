@@ -117,6 +117,18 @@ impl Slice {
         self.range.is_empty()
     }
 
+    /// Its bytes; `None` for a mapped file's, which only the kernel reads.
+    #[must_use]
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        let bytes = match &self.owner {
+            Owner::Block(block) => block.as_slice(),
+            Owner::Window(_) => return None,
+            Owner::Bytes(bytes) => bytes,
+            Owner::Vector(vector) => vector.as_slice(),
+        };
+        Some(&bytes[self.range.clone()])
+    }
+
     /// Gives the owner back.
     #[must_use]
     pub fn into_owner(self) -> Owner {

@@ -1,0 +1,98 @@
+//! The sending worker's read buffers: a fixed number of blocks.
+//!
+//! Leaves to others: what is read into them. Invariant: a block is either here
+//! or in exactly one load, and a block that was cut comes back only whole.
+
+use crate::kernel::memory::{Arena, Block, PAGE_BYTES};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Bytes of one block. One read fills one block, and one default chunk fills
+/// one: 256 KiB × 32 in flight read a cold disk at 1.5 times the best `dd`,
+/// 2 MiB × 8 at 1.57 (4 GiB of ext4, O_DIRECT, huge pages), and the smaller
+/// block wastes less on short runs.
+pub const BLOCK_BYTES: usize = 256 * 1024;
+/// Blocks of one worker: 24 MiB. It holds a full run on each of the default
+/// connections and eight more blocks to read ahead into.
+pub const BLOCKS: usize = 96;
+
+const _: () = {
+    assert!(BLOCK_BYTES.is_multiple_of(PAGE_BYTES));
+    // Even a run whose every piece starts a page of its own fits several times.
+    assert!(BLOCKS * BLOCK_BYTES >= 4 * crate::limits::RUN_BYTES_MAX as usize);
+};
+
+/// The free blocks.
+pub struct Pool {
+    free: Vec<Arc<Block>>,
+    /// Parts of blocks that were cut, by the block's position.
+    parts: HashMap<usize, Vec<Arc<Block>>>,
+}
+
+impl Pool {
+    /// Maps the blocks; huge pages, because direct reads into them took 0.6 of
+    /// the time.
+    ///
+    /// # Errors
+    /// The errno of mmap(2).
+    pub fn new() -> Result<(Arena, Self), Errno> {
+        let (arena, mut free) = Arena::new(BLOCK_BYTES, BLOCKS, true)?;
+        // The block given back last is taken first (its bytes are in the
+        // cache), so the arena's end stays untouched while little is needed.
+        free.reverse();
+        Ok((
+            arena,
+            Self {
+                free,
+                parts: HashMap::new(),
+            },
+        ))
+    }
+
+    /// How many can be taken.
+    pub fn len(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Takes one.
+    pub fn take(&mut self) -> Option<Arc<Block>> {
+        self.free.pop()
+    }
+
+    /// Gives a block, or a part of one, back.
+    pub fn put(&mut self, block: Arc<Block>) {
+        if block.len() == BLOCK_BYTES {
+            self.free.push(block);
+            return;
+        }
+        let whole = block.position() / BLOCK_BYTES;
+        let parts = self.parts.entry(whole).or_default();
+        parts.push(block);
+        if parts.iter().map(|part| part.len()).sum::<usize>() < BLOCK_BYTES {
+            return;
+        }
+        let mut parts = self.parts.remove(&whole).unwrap_or_default();
+        parts.sort_unstable_by_key(|part| part.position());
+        self.free.extend(parts.into_iter().reduce(Block::join));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_block_comes_back_whole() {
+        let (_arena, mut pool) = Pool::new().expect("mapped");
+        assert_eq!(pool.len(), BLOCKS);
+        let (first, rest) = Block::split(pool.take().expect("free"), 10);
+        let (second, third) = Block::split(rest, 20);
+        pool.put(second);
+        pool.put(third);
+        assert_eq!(pool.len(), BLOCKS - 1);
+        pool.put(first);
+        assert_eq!(pool.len(), BLOCKS);
+        assert_eq!(pool.take().expect("free").len(), BLOCK_BYTES);
+    }
+}
