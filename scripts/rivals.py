@@ -165,11 +165,16 @@ class GridFtp(Rival):
         s = self.setting
         port = free_port()
         self.url = f"ftp://127.0.0.1:{port}{s.target}"
+        user = getpass.getuser()
+        if os.getuid() == 0:
+            # Anybody on this machine can log in: never as root.
+            user = "nobody"
+            shutil.chown(s.target_dir, user)
         self.daemon = Daemon(
             ["globus-gridftp-server", "-control-interface", "127.0.0.1", "-p", str(port),
-             "-data-interface", "127.0.0.1", "-aa", "-anonymous-user", getpass.getuser(),
+             "-data-interface", "127.0.0.1", "-aa", "-anonymous-user", user,
              "-anonymous-names-allowed", "*", "-home-dir", s.target_dir,
-             "-log-level", "ERROR", "-l", f"{s.scratch}/gridftp.log"], port)
+             "-log-level", "ERROR"], port)
 
     def run(self):
         s = self.setting
