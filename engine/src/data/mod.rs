@@ -21,6 +21,7 @@ use crate::protocol::wire::ChunkRange;
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId, TransferId};
 use crate::report::SideReport;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -77,6 +78,9 @@ pub struct ReceiveSegment {
     pub targets: Vec<Option<Arc<Target>>>,
     /// Keep a sum of each file's pieces for `--verify`.
     pub verify: bool,
+    /// Where the sink takes bytes only in order (standard output): the first
+    /// chunk that was not written yet, over all workers. Starts at 0.
+    pub in_order: AtomicU64,
 }
 
 /// To a sending worker.
@@ -171,6 +175,15 @@ pub enum ReceiveCommand {
     },
     /// Frames of this segment may come from now on.
     Open(Arc<ReceiveSegment>),
+    /// Every file of the segment ended: its targets are let go, and its frames
+    /// are read and forgotten from now on. Not answered; [`Self::Forget`] does
+    /// this for a whole transfer, but a long one would keep all targets open.
+    Close {
+        /// The transfer.
+        transfer: TransferId,
+        /// The segment.
+        segment: SegmentId,
+    },
     /// Frames of this transfer are drained from now on; answered by
     /// [`ReceiveEvent::Forgotten`] when no operation on its targets is left.
     Forget(TransferId),
