@@ -12,6 +12,9 @@ pub mod target;
 
 mod verify;
 
+#[cfg(test)]
+mod scratch;
+
 use rustix::fs::{FsWord, Stat};
 use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
@@ -123,7 +126,7 @@ fn direct_is_possible(file: BorrowedFd<'_>) -> bool {
     match rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
         Ok(facts) if facts.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => {
             let (memory, offset) = (facts.stx_dio_mem_align, facts.stx_dio_offset_align);
-            let fits = |align: u32| align != 0 && DIRECT_ALIGN_BYTES % align as usize == 0;
+            let fits = |align: u32| align != 0 && DIRECT_ALIGN_BYTES.is_multiple_of(align as usize);
             fits(memory) && fits(offset)
         }
         // Before Linux 6.1, and on file systems that do not say: opening tries.

@@ -388,3 +388,6 @@ fn refusal(display: &str, errno: Errno) -> Error {
 fn cannot_write(display: &str, why: impl std::fmt::Display) -> Error {
     Error::local(format!("cannot write {display}"), why).at(Side::Receiver)
 }
+
+#[cfg(test)]
+mod tests;

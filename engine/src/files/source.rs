@@ -186,16 +186,9 @@ impl FileSource {
             .at(Side::Sender));
         }
         let cold = file_system != FileSystem::Memory && is_cold(fd.as_fd(), stamp.size);
-        let direct = if cold && stamp.size >= DIRECT_BYTES_MIN && direct_is_possible(fd.as_fd()) {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT;
-            // Without /proc, or where the file system refuses, the page cache serves.
-            rustix::fs::open(reopening(fd.as_fd()), flags, Mode::empty()).ok()
-        } else {
-            None
-        };
-        Ok(Self {
+        let mut source = Self {
             fd,
-            direct,
+            direct: None,
             cold,
             file_system,
             stamp,
@@ -203,7 +196,11 @@ impl FileSource {
             identity: Identity::of(stat),
             name,
             display,
-        })
+        };
+        if cold {
+            source.prefer_direct();
+        }
+        Ok(source)
     }
 
     /// The held descriptor, for reading and mapping.
@@ -212,8 +209,25 @@ impl FileSource {
         self.fd.as_fd()
     }
 
+    /// Opens the direct descriptor even where the file is warm, as
+    /// `--drop-cache` wants; nothing where the file is small, in memory, or its
+    /// file system refuses.
+    pub fn prefer_direct(&mut self) {
+        if self.direct.is_some()
+            || self.stamp.size < DIRECT_BYTES_MIN
+            || self.file_system == FileSystem::Memory
+            || !direct_is_possible(self.fd.as_fd())
+        {
+            return;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECT;
+        // Without /proc, or where the file system refuses, the page cache serves.
+        let path = reopening(self.fd.as_fd());
+        self.direct = rustix::fs::open(path, flags, Mode::empty()).ok();
+    }
+
     /// The same file opened with O_DIRECT, where it was found cold and large
-    /// and its file system can: offsets, lengths and memory aligned to
+    /// (or [`FileSource::prefer_direct`] asked) and its file system can: offsets, lengths and memory aligned to
     /// [`super::DIRECT_ALIGN_BYTES`]; the read that reaches the end is short.
     #[must_use]
     pub fn direct(&self) -> Option<BorrowedFd<'_>> {
@@ -333,8 +347,8 @@ impl FileSource {
 }
 
 /// The check of a chunk, computed again from the sources, to tell damage on
-/// the way from a source that changed. `bytes` is what the chunk held when it
-/// was sent: the plan's length, or less for a stream's tail.
+/// the way from a source that changed. A stream's chunk is checked at the
+/// length that was read, which is shorter than the plan's for its last one.
 ///
 /// # Errors
 /// [`ErrorKind::Integrity`] when a source is now too short,
@@ -479,3 +493,6 @@ fn is_cold(file: BorrowedFd<'_>, size: u64) -> bool {
     }
     cached * 2 < asked
 }
+
+#[cfg(test)]
+mod tests;

@@ -296,3 +296,6 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

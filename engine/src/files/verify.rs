@@ -35,9 +35,14 @@ impl ReadBack {
     /// # Errors
     /// The errno of the opening, where neither way is possible.
     pub(super) fn open(target: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        Self::open_with(target, direct_is_possible(target))
+    }
+
+    /// As [`ReadBack::open`], by O_DIRECT or by dropped pages.
+    fn open_with(target: BorrowedFd<'_>, direct: bool) -> rustix::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = reopening(target);
-        let direct = if direct_is_possible(target) {
+        let direct = if direct {
             rustix::fs::open(&path, flags | OFlags::DIRECT, Mode::empty()).ok()
         } else {
             None
@@ -125,3 +130,6 @@ impl ReadBack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
