@@ -1,0 +1,495 @@
+//! From a full block to landed chunks: the writes, and what becomes of them.
+//!
+//! Leaves to others: receiving and checking. Invariants: only chunks whose
+//! check held are written; a chunk lands when all writes of its block were
+//! reaped and the part of it that belongs to files that still count was
+//! written; a grant is given back without landing only when nothing of the
+//! block is in flight.
+
+use super::frame::{Filling, Good, Purpose};
+use super::tally::Method;
+use super::why;
+use super::worker::{Call, Worker, token};
+use crate::data::{ReceiveEvent, ReceiveSegment};
+use crate::error::{Error, Side};
+use crate::files::DIRECT_ALIGN_BYTES;
+use crate::files::target::{Sink, Target};
+use crate::kernel::memory::Block;
+use crate::kernel::ring::{Handle, Owner, Slice};
+use crate::protocol::ledger::Ledger;
+use crate::protocol::wire::ChunkRange;
+use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos};
+use rustix::io::Errno;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+/// A piece below this is written in this thread: handing it to a kernel
+/// worker would cost more than the copy into the page cache.
+const RING_WRITE_BYTES_MIN: usize = 64 * 1024;
+/// Room that writes leave in the ring for receives and cancellations.
+const RING_ROOM_MIN: usize = 160;
+
+/// A block whose writes are being made.
+pub struct Landing {
+    /// The connection that it came in on.
+    pub slot: usize,
+    /// The same, by number.
+    number: ConnectionId,
+    /// Where it belongs.
+    pub segment: Arc<ReceiveSegment>,
+    block: Arc<Block>,
+    good: Vec<Good>,
+    /// Writes that were not reaped, and one while they are being queued.
+    outstanding: u32,
+}
+
+/// One piece of a block on its way to its file.
+pub struct Write {
+    landing: usize,
+    file: FileId,
+    offset: u64,
+    /// Where in the block.
+    range: Range<usize>,
+    submitted: Nanos,
+    direct: bool,
+}
+
+/// The ledger; a thread that panicked while it held the lock left it whole,
+/// because each of its methods changes it in one step.
+pub fn ledger(segment: &ReceiveSegment) -> MutexGuard<'_, Ledger> {
+    segment
+        .ledger
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As messages say it.
+pub fn chunk_range(chunks: &Range<ChunkId>) -> ChunkRange {
+    ChunkRange {
+        first: chunks.start,
+        count: chunks.end - chunks.start,
+    }
+}
+
+impl Worker {
+    /// The connection's block is full: reject what is damaged, write the rest.
+    pub(super) fn land(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let Some(mut filling) = connection.filling.take() else {
+            return;
+        };
+        let Some(block) = filling.block.take() else {
+            return;
+        };
+        connection.bytes += filling.bytes as u64;
+        let segment = match connection.frame.as_ref().map(|frame| &frame.purpose) {
+            Some(Purpose::Land(segment)) => segment.clone(),
+            _ => return self.pool.give(block),
+        };
+        let number = connection.number;
+        self.reject_damaged(number, &segment, &filling);
+        let good = filling.good(&segment);
+        if self.is_forgotten(segment.transfer) {
+            let mut ledger = ledger(&segment);
+            for good in &good {
+                let _ = ledger.reject(number, good.chunks.clone());
+            }
+            drop(ledger);
+            return self.pool.give(block);
+        }
+        if let Some(stream) = self.ordered_of(&segment) {
+            self.hold(slot, stream, &block, &good);
+            return self.pool.give(block);
+        }
+        connection_landings(self, slot, 1);
+        let landing = self.landings.insert(Landing {
+            slot,
+            number,
+            segment: segment.clone(),
+            block,
+            good: good.clone(),
+            outstanding: 1,
+        });
+        for good in &good {
+            self.write_pieces(landing, &segment, good);
+        }
+        self.write_ended(landing);
+    }
+
+    fn reject_damaged(
+        &mut self,
+        number: ConnectionId,
+        segment: &Arc<ReceiveSegment>,
+        filling: &Filling,
+    ) {
+        for &chunk in &filling.damaged {
+            // Nothing of it was written, so nothing of it is outstanding.
+            let _ = ledger(segment).reject(number, chunk..chunk + 1);
+            if self.counts(segment, chunk) && !self.is_forgotten(segment.transfer) {
+                self.tell(ReceiveEvent::Damaged {
+                    transfer: segment.transfer,
+                    segment: segment.segment,
+                    chunk,
+                });
+            }
+        }
+    }
+
+    /// True when some file with bytes in `chunk` has not failed.
+    fn counts(&self, segment: &ReceiveSegment, chunk: ChunkId) -> bool {
+        segment
+            .plan
+            .files_of(chunk..chunk + 1)
+            .any(|file| self.is_wanted(segment, file))
+    }
+
+    fn is_wanted(&self, segment: &ReceiveSegment, file: FileId) -> bool {
+        target(segment, file).is_some()
+            && (self.failed.is_empty()
+                || !self
+                    .failed
+                    .contains(&(segment.transfer, segment.segment, file)))
+    }
+
+    fn write_pieces(&mut self, landing: usize, segment: &Arc<ReceiveSegment>, good: &Good) {
+        // A block holds at most RUN_CHUNKS_MAX chunks.
+        let count = (good.chunks.end - good.chunks.start) as u32;
+        for piece in segment.plan.pieces(good.chunks.start, count) {
+            let from = good.bytes.start + piece.run_offset as usize;
+            // A stream's last chunk is shorter than the plan says.
+            let to = (from as u64 + piece.bytes).min(good.bytes.end as u64) as usize;
+            self.write_piece(landing, segment, piece.file, piece.file_offset, from..to);
+        }
+    }
+
+    /// Writes `range` of the landing's block at `offset` of `file`, by
+    /// whichever call suits both.
+    fn write_piece(
+        &mut self,
+        landing: usize,
+        segment: &Arc<ReceiveSegment>,
+        file: FileId,
+        offset: u64,
+        mut range: Range<usize>,
+    ) {
+        if range.is_empty() || !self.is_wanted(segment, file) {
+            return;
+        }
+        let Some(target) = target(segment, file) else {
+            return;
+        };
+        let Sink::File { direct, .. } = target.sink() else {
+            return self.tally.used(Method::Null);
+        };
+        let mut offset = offset;
+        if direct.is_some()
+            && !self.direct_refused
+            && self.ring.room() > RING_ROOM_MIN
+            && is_aligned(offset, range.start)
+        {
+            // The page of the unaligned tail goes through the page cache; no
+            // direct write touches that page.
+            let bytes = range.len() / DIRECT_ALIGN_BYTES * DIRECT_ALIGN_BYTES;
+            if bytes > 0 {
+                let handle = Handle::of(target, direct_descriptor);
+                let part = range.start..range.start + bytes;
+                self.queue_write(landing, &handle, file, offset, part, true);
+                range.start += bytes;
+                offset += bytes as u64;
+            }
+        }
+        if range.is_empty() {
+            return;
+        }
+        let by_ring = self.call_of(segment) == Call::Ring
+            && range.len() >= RING_WRITE_BYTES_MIN
+            && self.ring.room() > RING_ROOM_MIN;
+        if by_ring {
+            let handle = Handle::of(target, descriptor);
+            self.queue_write(landing, &handle, file, offset, range, false);
+        } else {
+            self.write_here(landing, target, file, offset, range);
+        }
+    }
+
+    fn queue_write(
+        &mut self,
+        landing: usize,
+        handle: &Handle,
+        file: FileId,
+        offset: u64,
+        range: Range<usize>,
+        direct: bool,
+    ) {
+        let Some(of) = self.landings.get_mut(landing) else {
+            return;
+        };
+        of.outstanding += 1;
+        let slice = Slice::new(Owner::Block(of.block.clone()), range.clone());
+        let write = self.writes.insert(Write {
+            landing,
+            file,
+            offset,
+            range,
+            submitted: self.clock.now(),
+            direct,
+        });
+        self.ring.write(handle, slice, offset, token::write(write));
+    }
+
+    fn write_here(
+        &mut self,
+        landing: usize,
+        target: &Target,
+        file: FileId,
+        offset: u64,
+        range: Range<usize>,
+    ) {
+        let Sink::File { fd, .. } = target.sink() else {
+            return;
+        };
+        let Some(of) = self.landings.get(landing) else {
+            return;
+        };
+        let (segment, block) = (of.segment.clone(), of.block.clone());
+        let (mut offset, mut bytes) = (offset, &block.as_slice()[range]);
+        while !bytes.is_empty() {
+            let started = self.clock.now();
+            self.tally.system_calls += 1;
+            match rustix::io::pwrite(fd, bytes, offset) {
+                Ok(0) => return self.fail(&segment, file, write_failed(target, None)),
+                Ok(count) => {
+                    self.tally
+                        .wrote(Method::Here, self.clock.now().saturating_sub(started));
+                    bytes = &bytes[count..];
+                    offset += count as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return self.fail(&segment, file, write_failed(target, Some(errno))),
+            }
+        }
+    }
+
+    /// A queued write completed.
+    pub(super) fn wrote(&mut self, number: usize, result: Result<u32, Errno>) {
+        let Some(write) = self.writes.remove(number) else {
+            return;
+        };
+        let Some(landing) = self.landings.get(write.landing) else {
+            return;
+        };
+        let segment = landing.segment.clone();
+        let rest = match result {
+            Ok(count) if count > 0 => {
+                let nanos = self.clock.now().saturating_sub(write.submitted);
+                let method = if write.direct {
+                    Method::Direct
+                } else {
+                    Method::Ring
+                };
+                self.tally.wrote(method, nanos);
+                write.range.start + count as usize..write.range.end
+            }
+            Err(Errno::INTR | Errno::AGAIN) => write.range.clone(),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) if write.direct => {
+                self.direct_refused = true;
+                self.tally.note(
+                    "direct writes were refused by the file system, so the page cache was used"
+                        .to_owned(),
+                );
+                write.range.clone()
+            }
+            failed => {
+                let errno = failed.err();
+                if let Some(target) = target(&segment, write.file) {
+                    self.fail(&segment, write.file, write_failed(target, errno));
+                }
+                write.range.end..write.range.end
+            }
+        };
+        // A short write goes on where it ended.
+        let offset = write.offset + (rest.start - write.range.start) as u64;
+        self.write_piece(write.landing, &segment, write.file, offset, rest);
+        self.write_ended(write.landing);
+    }
+
+    /// One thing less is outstanding; the last one lands the block.
+    fn write_ended(&mut self, landing: usize) {
+        let Some(of) = self.landings.get_mut(landing) else {
+            return;
+        };
+        of.outstanding -= 1;
+        if of.outstanding > 0 {
+            return;
+        }
+        let Some(of) = self.landings.remove(landing) else {
+            return;
+        };
+        let forgotten = self.is_forgotten(of.segment.transfer);
+        for good in &of.good {
+            self.settle_chunks(&of, good, forgotten);
+        }
+        let (slot, transfer) = (of.slot, of.segment.transfer);
+        self.pool.give(of.block);
+        connection_landings(self, slot, -1);
+        if forgotten {
+            self.answer_forget(transfer);
+        }
+        self.go_if_idle(slot);
+    }
+
+    /// Lands the chunks that count and gives back the grants of the others.
+    fn settle_chunks(&mut self, landing: &Landing, good: &Good, forgotten: bool) {
+        let segment = &landing.segment;
+        let failed = |worker: &Self, chunk: ChunkId| !worker.counts(segment, chunk);
+        let mut start = good.chunks.start;
+        while start < good.chunks.end {
+            let lost = !self.failed.is_empty() && failed(self, start);
+            let mut end = if self.failed.is_empty() {
+                good.chunks.end
+            } else {
+                start + 1
+            };
+            while end < good.chunks.end && failed(self, end) == lost {
+                end += 1;
+            }
+            if lost {
+                let _ = ledger(segment).reject(landing.number, start..end);
+            } else {
+                self.land_chunks(landing, good, start..end, forgotten);
+            }
+            start = end;
+        }
+    }
+
+    fn land_chunks(
+        &mut self,
+        landing: &Landing,
+        good: &Good,
+        chunks: Range<ChunkId>,
+        forgotten: bool,
+    ) {
+        let segment = &landing.segment;
+        let ahead = payload_bytes(segment, good, good.chunks.start..chunks.start);
+        let bytes = payload_bytes(segment, good, chunks.clone());
+        if segment.verify {
+            // Before the event, which may be followed by the verification.
+            let from = good.bytes.start + ahead;
+            note_pieces(
+                segment,
+                chunks.clone(),
+                &landing.block.as_slice()[from..from + bytes],
+            );
+        }
+        let landed = ledger(segment).land(landing.number, chunks.clone());
+        debug_assert!(landed, "a grant lasts until its block is reaped");
+        if landed && !forgotten {
+            self.tell(ReceiveEvent::Landed {
+                transfer: segment.transfer,
+                segment: segment.segment,
+                connection: landing.number,
+                chunks: chunk_range(&chunks),
+                bytes: bytes as u64,
+            });
+        }
+    }
+
+    /// The file cannot be completed: said once, later pieces are skipped.
+    pub(super) fn fail(&mut self, segment: &ReceiveSegment, file: FileId, error: Error) {
+        let key = (segment.transfer, segment.segment, file);
+        if self.failed.insert(key) && !self.is_forgotten(segment.transfer) {
+            self.tell(ReceiveEvent::Failed {
+                transfer: segment.transfer,
+                segment: segment.segment,
+                file,
+                error: error.at(Side::Receiver),
+            });
+        }
+    }
+}
+
+/// Counts the connection's blocks that are being written.
+fn connection_landings(worker: &mut Worker, slot: usize, change: i32) {
+    if let Some(connection) = worker.connections.get_mut(slot) {
+        connection.landings = connection.landings.saturating_add_signed(change);
+    }
+}
+
+/// The target of a wanted file.
+pub fn target(segment: &ReceiveSegment, file: FileId) -> Option<&Arc<Target>> {
+    segment.targets.get(file as usize)?.as_ref()
+}
+
+/// The descriptor that buffered writes go to.
+///
+/// # Panics
+/// If the sink has none: callers looked.
+pub fn descriptor(target: &Target) -> BorrowedFd<'_> {
+    match target.sink() {
+        Sink::File { fd, .. } | Sink::Stdout(fd) => fd.as_fd(),
+        Sink::Null => unreachable!("nothing is written to a null sink"),
+    }
+}
+
+/// The descriptor that direct writes go to.
+fn direct_descriptor(target: &Target) -> BorrowedFd<'_> {
+    match target.sink() {
+        Sink::File {
+            direct: Some(fd), ..
+        } => fd.as_fd(),
+        _ => descriptor(target),
+    }
+}
+
+fn is_aligned(offset: u64, start: usize) -> bool {
+    offset.is_multiple_of(DIRECT_ALIGN_BYTES as u64) && start.is_multiple_of(DIRECT_ALIGN_BYTES)
+}
+
+/// Payload bytes of `chunks`, a part of `good`.
+pub fn payload_bytes(segment: &ReceiveSegment, good: &Good, chunks: Range<ChunkId>) -> usize {
+    if chunks == good.chunks {
+        return good.bytes.len();
+    }
+    // At most RUN_CHUNKS_MAX chunks, RUN_BYTES_MAX bytes.
+    let count = (chunks.end - chunks.start) as u32;
+    let planned = segment.plan.run_bytes(chunks.start, count) as usize;
+    planned.min(good.bytes.len())
+}
+
+/// Adds each chunk's pieces to their files' sums, as reading back will.
+fn note_pieces(segment: &ReceiveSegment, chunks: Range<ChunkId>, bytes: &[u8]) {
+    let mut start = 0;
+    for chunk in chunks {
+        let chunk_start = start;
+        for piece in segment.plan.pieces(chunk, 1) {
+            let from = chunk_start + piece.run_offset as usize;
+            let to = (from as u64 + piece.bytes).min(bytes.len() as u64) as usize;
+            if let Some(target) = target(segment, piece.file) {
+                target.note_piece(piece.file_offset, &bytes[from..to]);
+            }
+            start = to;
+        }
+    }
+}
+
+/// The sentence for a write that failed; `None`: the system wrote nothing and
+/// gave no reason.
+pub fn write_failed(target: &Target, errno: Option<Errno>) -> Error {
+    let doing = format!("cannot write {}", target.display());
+    let Some(errno) = errno else {
+        return Error::local(doing, "the system wrote nothing");
+    };
+    let error = Error::local(doing, why(errno));
+    match errno {
+        Errno::NOSPC => error.cure("free space there and run the same command again"),
+        Errno::DQUOT => error.cure("raise the quota and run the same command again"),
+        Errno::FBIG => {
+            error.cure("use a file system or a limit (`ulimit -f`) that allows its size")
+        }
+        Errno::IO => error.cure("check the disk (`dmesg`)"),
+        _ => error,
+    }
+}

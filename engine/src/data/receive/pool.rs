@@ -1,0 +1,92 @@
+//! The blocks that payload is received into.
+//!
+//! Leaves to others: lending them to the ring. Invariant: never more than
+//! [`BLOCKS_BYTES_MAX`] exist, and a block that was given back is the next to
+//! be taken, because it is still in the cache.
+
+use crate::kernel::memory::{Arena, Block};
+use crate::limits::BLOCKS_BYTES_MAX;
+use rustix::io::Errno;
+use std::sync::Arc;
+
+/// Blocks come from arenas of one huge page, so that a worker that needs one
+/// block has one huge page resident.
+const ARENA_BYTES: usize = 2 * 1024 * 1024;
+
+/// A worker's blocks, made as they are needed.
+#[derive(Default)]
+pub struct Pool {
+    idle: Vec<Arc<Block>>,
+    /// Bytes of all arenas that have a block left.
+    bytes: usize,
+}
+
+impl Pool {
+    /// A block of `block_bytes`, a power of two; `None` while as many as may
+    /// exist are in use, at least one of which is then given back later.
+    ///
+    /// # Errors
+    /// The errno of mmap(2) when memory is short and no block is in use.
+    pub fn take(&mut self, block_bytes: usize) -> Result<Option<Arc<Block>>, Errno> {
+        let fitting = |block: &Arc<Block>| block.len() == block_bytes;
+        if let Some(place) = self.idle.iter().rposition(fitting) {
+            return Ok(Some(self.idle.remove(place)));
+        }
+        let arena_bytes = ARENA_BYTES.max(block_bytes);
+        if self.bytes + arena_bytes > BLOCKS_BYTES_MAX {
+            // Idle blocks here are of another size: a transfer with other
+            // chunks went before.
+            self.bytes -= self.idle.drain(..).map(|block| block.len()).sum::<usize>();
+            if self.bytes + arena_bytes > BLOCKS_BYTES_MAX {
+                return Ok(None);
+            }
+        }
+        match Arena::new(block_bytes, arena_bytes / block_bytes, true) {
+            Ok((_, blocks)) => {
+                self.bytes += arena_bytes;
+                self.idle.extend(blocks);
+                Ok(self.idle.pop())
+            }
+            Err(_) if self.bytes > 0 => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes a block back.
+    pub fn give(&mut self, block: Arc<Block>) {
+        self.idle.push(block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[test]
+    fn blocks_are_bounded_and_reused() {
+        let mut pool = Pool::default();
+        let mut taken = Vec::new();
+        while let Some(block) = pool.take(MIB).expect("memory") {
+            taken.push(block);
+        }
+        assert_eq!(taken.len() * MIB, BLOCKS_BYTES_MAX);
+        pool.give(taken.remove(3));
+        assert!(pool.take(MIB).expect("memory").is_some());
+        assert!(pool.take(MIB).expect("memory").is_none());
+    }
+
+    #[test]
+    fn blocks_of_another_size_make_room() {
+        let mut pool = Pool::default();
+        let mut taken = Vec::new();
+        while let Some(block) = pool.take(MIB).expect("memory") {
+            taken.push(block);
+        }
+        taken.into_iter().for_each(|block| pool.give(block));
+        let large = pool.take(4 * MIB).expect("memory").expect("room");
+        assert_eq!(large.len(), 4 * MIB);
+        assert!(pool.bytes <= BLOCKS_BYTES_MAX);
+    }
+}

@@ -1,0 +1,111 @@
+//! What a receiving worker counts between two reports.
+//!
+//! Leaves to others: asking. Invariant: each report holds what happened since
+//! the one before, so their sum is the whole.
+
+use super::connection::Connection;
+use super::slab::Slab;
+use crate::protocol::Nanos;
+use crate::report::{ConnectionReport, Latencies, SideReport};
+use rustix::time::{ClockId, clock_gettime};
+
+/// System calls of one connection's report: three socket options and TCP_INFO,
+/// and the two sysctls, each opened, read to its end and closed.
+const CALLS_OF_A_REPORT: u64 = 12;
+
+/// Ways that bytes landed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// pwrite in the worker's thread.
+    Here,
+    /// A ring write through the page cache.
+    Ring,
+    /// A ring write past the page cache.
+    Direct,
+    /// Counted and forgotten.
+    Null,
+    /// Standard output.
+    Ordered,
+}
+
+const METHODS: [(Method, &str); 5] = [
+    (Method::Direct, "direct write"),
+    (Method::Here, "buffered write"),
+    (Method::Ring, "buffered ring write"),
+    (Method::Null, "discarded"),
+    (Method::Ordered, "in order"),
+];
+
+/// Counts since the last report.
+#[derive(Default)]
+pub struct Tally {
+    /// System calls beside the ring's own.
+    pub system_calls: u64,
+    latencies: Latencies,
+    used: [bool; METHODS.len()],
+    notes: Vec<String>,
+    /// Connections that went since the last report.
+    gone: Vec<ConnectionReport>,
+    /// The thread's CPU time at the last report.
+    cpu_nanos: u64,
+}
+
+impl Tally {
+    /// One file write took `nanos`.
+    pub fn wrote(&mut self, method: Method, nanos: Nanos) {
+        self.used(method);
+        self.latencies.write.record(nanos, 1);
+    }
+
+    /// Bytes landed that way.
+    pub fn used(&mut self, method: Method) {
+        self.used[method as usize] = true;
+    }
+
+    /// Something that haul decided; said once for each report.
+    pub fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// A connection goes.
+    pub fn gone(&mut self, connection: &mut Connection) {
+        self.system_calls += CALLS_OF_A_REPORT;
+        self.gone.push(connection.report());
+    }
+
+    /// The report; counts start again.
+    pub fn take(&mut self, ring_calls: u64, connections: &mut Slab<Connection>) -> Box<SideReport> {
+        let cpu_nanos = thread_cpu_nanos();
+        let mut reports = std::mem::take(&mut self.gone);
+        for connection in connections.values_mut() {
+            self.system_calls += CALLS_OF_A_REPORT;
+            reports.push(connection.report());
+        }
+        let used = std::mem::take(&mut self.used);
+        let names: Vec<_> = METHODS
+            .iter()
+            .filter(|(method, _)| used[*method as usize])
+            .map(|(_, name)| *name)
+            .collect();
+        let report = SideReport {
+            system_calls: std::mem::take(&mut self.system_calls) + ring_calls + 1,
+            cpu_nanos: cpu_nanos - self.cpu_nanos,
+            latencies: std::mem::take(&mut self.latencies),
+            connections: reports,
+            method: names.join(", "),
+            notes: std::mem::take(&mut self.notes),
+            ..SideReport::default()
+        };
+        self.cpu_nanos = cpu_nanos;
+        Box::new(report)
+    }
+}
+
+/// CPU time of this thread, nanoseconds.
+fn thread_cpu_nanos() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // 584 years fit, and it is never negative.
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

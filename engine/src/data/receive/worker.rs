@@ -1,0 +1,433 @@
+//! The worker's loop: commands in, completions in, the next operations out.
+//!
+//! Leaves to others: connections (intake), blocks (landing) and standard output
+//! (ordered).
+//! Invariants: the worker waits for nothing but its ring (and, on file systems
+//! in memory, a write); `Detached` is a connection's last event, after its
+//! last operation was reaped and its grants were released.
+
+use super::connection::Connection;
+use super::landing::{Landing, Write, ledger};
+use super::ordered::Ordered;
+use super::pool::Pool;
+use super::slab::Slab;
+use super::tally::Tally;
+use super::why;
+use crate::data::{Clock, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
+use crate::error::{Error, Result};
+use crate::files::FileSystem;
+use crate::files::target::Sink;
+use crate::kernel::queue::Reader;
+use crate::kernel::ring::{Completion, Handle, Outcome, Ring};
+use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
+use rustix::io::Errno;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Operations in flight, at most: a receive and a cancellation for each
+/// connection, and the writes of all blocks.
+const IN_FLIGHT_MAX: u32 = 1024;
+/// Transfers that are remembered as forgotten: frames of them may still be on
+/// their way, those of older ones are not.
+const FORGOTTEN_MAX: usize = 1024;
+/// How often something that waits for another worker, or for a non-blocking
+/// standard output, is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// Names of operations: the kind above, the place's number below.
+pub mod token {
+    const KIND: u32 = 56;
+    /// The command queue became readable.
+    pub const COMMANDS: u64 = 0;
+
+    /// What an operation was.
+    pub enum Of {
+        /// [`COMMANDS`].
+        Commands,
+        /// A receive of the connection in that place.
+        Receive(usize),
+        /// That write of a block.
+        Write(usize),
+        /// A write of that stream.
+        Ordered(usize),
+    }
+
+    /// A receive.
+    pub fn receive(slot: usize) -> u64 {
+        1 << KIND | slot as u64
+    }
+    /// A write of a block.
+    pub fn write(number: usize) -> u64 {
+        2 << KIND | number as u64
+    }
+    /// A write of a stream.
+    pub fn ordered(number: usize) -> u64 {
+        3 << KIND | number as u64
+    }
+    /// What it names.
+    pub fn of(token: u64) -> Of {
+        let number = (token & ((1 << KIND) - 1)) as usize;
+        match token >> KIND {
+            1 => Of::Receive(number),
+            2 => Of::Write(number),
+            3 => Of::Ordered(number),
+            _ => Of::Commands,
+        }
+    }
+}
+
+/// Who makes a segment's buffered writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// pwrite in this thread: the file system never waits for a device.
+    Here,
+    /// The ring.
+    Ring,
+}
+
+/// A segment that frames may come for.
+pub struct Open {
+    /// The segment.
+    pub segment: Arc<ReceiveSegment>,
+    /// Who makes its buffered writes.
+    call: Call,
+    /// Its place in `streams`, where its sink takes bytes only in order.
+    stream: Option<usize>,
+}
+
+/// One receiving worker.
+pub struct Worker {
+    pub(super) ring: Ring,
+    commands: Arc<Reader<ReceiveCommand>>,
+    commands_handle: Handle,
+    /// True while a poll of the command queue is in flight.
+    polling: bool,
+    events: ReceiveEvents,
+    pub(super) clock: Clock,
+    pub(super) connections: Slab<Connection>,
+    pub(super) segments: HashMap<(TransferId, SegmentId), Open>,
+    /// The highest segment that was opened, by transfer.
+    pub(super) opened: HashMap<TransferId, SegmentId>,
+    forgotten: VecDeque<TransferId>,
+    /// Forgotten, and not yet answered.
+    forgetting: Vec<TransferId>,
+    pub(super) pool: Pool,
+    /// Connections that wait for a block, first come first served.
+    pub(super) queue: VecDeque<usize>,
+    pub(super) landings: Slab<Landing>,
+    pub(super) writes: Slab<Write>,
+    pub(super) streams: Slab<Ordered>,
+    /// Streams whose sink said "not now".
+    pub(super) retries: Vec<usize>,
+    /// Files whose write failed.
+    pub(super) failed: HashSet<(TransferId, SegmentId, FileId)>,
+    /// A file system refused a direct write that should have been possible.
+    pub(super) direct_refused: bool,
+    pub(super) tally: Tally,
+    pub(super) stopping: bool,
+}
+
+impl Worker {
+    /// A worker for the calling thread.
+    ///
+    /// # Errors
+    /// No ring on this machine.
+    pub fn new(
+        commands: Reader<ReceiveCommand>,
+        events: ReceiveEvents,
+        clock: Clock,
+    ) -> Result<Self> {
+        let commands = Arc::new(commands);
+        Ok(Self {
+            ring: Ring::new(IN_FLIGHT_MAX)?,
+            commands_handle: Handle::of(&commands, |commands| commands.as_fd()),
+            commands,
+            polling: false,
+            events,
+            clock,
+            connections: Slab::default(),
+            segments: HashMap::new(),
+            opened: HashMap::new(),
+            forgotten: VecDeque::new(),
+            forgetting: Vec::new(),
+            pool: Pool::default(),
+            queue: VecDeque::new(),
+            landings: Slab::default(),
+            writes: Slab::default(),
+            streams: Slab::default(),
+            retries: Vec::new(),
+            failed: HashSet::new(),
+            direct_refused: false,
+            tally: Tally::default(),
+            stopping: false,
+        })
+    }
+
+    /// Works until it is stopped and everything was reaped.
+    pub fn run(mut self) {
+        let mut completions = Vec::new();
+        loop {
+            self.obey_all();
+            if self.stopping && self.connections.is_empty() && self.streams.is_empty() {
+                return;
+            }
+            if let Err(errno) = self.wait() {
+                let error = Error::local("cannot wait for the ring", why(errno));
+                return self.give_up(&error);
+            }
+            self.ring.reap(&mut completions);
+            for completion in completions.drain(..) {
+                self.complete(completion);
+            }
+            self.retry_ordered();
+            self.serve_queue();
+        }
+    }
+
+    /// Submits, and sleeps unless a command came.
+    fn wait(&mut self) -> Result<(), Errno> {
+        if !self.polling {
+            self.polling = true;
+            self.ring
+                .poll_readable(&self.commands_handle, token::COMMANDS);
+        }
+        let held_back = |(_, stream): (usize, &Ordered)| stream.is_held_back();
+        let soon = !self.retries.is_empty() || self.streams.iter().any(held_back);
+        let timeout = soon.then_some(LOOK_AGAIN);
+        let asleep = !self.stopping && self.commands.sleep();
+        let wanted = usize::from(asleep || self.stopping);
+        let waited = self.ring.submit_and_wait(wanted, timeout);
+        if asleep {
+            self.commands.awake();
+        }
+        if soon {
+            for stream in 0..self.streams.places() {
+                self.write_next(stream);
+            }
+        }
+        waited
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let Completion {
+            token,
+            outcome,
+            loan,
+        } = completion;
+        let Outcome::Done(result) = outcome else {
+            // Only zero-copy sends complete otherwise.
+            return;
+        };
+        match token::of(token) {
+            token::Of::Commands => {
+                self.polling = false;
+                self.tally.system_calls += 1;
+                self.commands.woken();
+            }
+            token::Of::Receive(slot) => {
+                if let Some(block) = loan.into_block() {
+                    self.received(slot, block, result);
+                }
+            }
+            // A written block may be filled again at once: the loan goes first.
+            token::Of::Write(number) => {
+                drop(loan);
+                self.wrote(number, result);
+            }
+            token::Of::Ordered(stream) => {
+                drop(loan);
+                self.wrote_ordered(stream, result);
+            }
+        }
+    }
+
+    pub(super) fn obey_all(&mut self) {
+        while let Some(command) = self.commands.try_recv() {
+            self.obey(command);
+        }
+        if self.commands.is_closed() && !self.stopping {
+            self.stop();
+        }
+    }
+
+    fn obey(&mut self, command: ReceiveCommand) {
+        match command {
+            ReceiveCommand::Attach { connection, socket } => self.attach(connection, socket),
+            ReceiveCommand::Open(segment) => self.open(segment),
+            ReceiveCommand::Close { transfer, segment } => self.close((transfer, segment)),
+            ReceiveCommand::Forget(transfer) => self.forget(transfer),
+            ReceiveCommand::Detach {
+                connection,
+                graceful,
+            } => {
+                let found = self
+                    .connections
+                    .iter()
+                    .find_map(|(slot, candidate)| (candidate.number == connection).then_some(slot));
+                // Graceful is what happens anyway once the peer closes.
+                if let (Some(slot), false) = (found, graceful) {
+                    self.leave(slot, None);
+                }
+            }
+            ReceiveCommand::Report => {
+                let calls = self.ring.take_system_calls();
+                let report = self.tally.take(calls, &mut self.connections);
+                self.tell(ReceiveEvent::Report(report));
+            }
+            ReceiveCommand::Stop => self.stop(),
+        }
+    }
+
+    fn attach(&mut self, number: ConnectionId, socket: OwnedFd) {
+        // O_NONBLOCK would turn the ring's waits into EAGAIN.
+        self.tally.system_calls += 1;
+        let blocking = rustix::io::ioctl_fionbio(&socket, false);
+        match blocking.and_then(|()| Connection::new(number, Handle::from(socket))) {
+            Ok(connection) => {
+                let slot = self.connections.insert(connection);
+                self.advance(slot);
+                if self.stopping {
+                    self.leave(slot, None);
+                }
+            }
+            Err(errno) => {
+                let doing = format!("cannot receive on data connection {number}");
+                self.tell(ReceiveEvent::Detached {
+                    connection: number,
+                    cause: Some(Error::local(doing, why(errno))),
+                });
+            }
+        }
+    }
+
+    fn open(&mut self, segment: Arc<ReceiveSegment>) {
+        let file = segment
+            .targets
+            .iter()
+            .flatten()
+            .find_map(|target| match target.sink() {
+                Sink::File { fd, .. } => Some(fd),
+                Sink::Stdout(_) | Sink::Null => None,
+            });
+        // One look for all: files of one segment lie on one file system but
+        // for mounts in between, and there only speed is lost.
+        let call = match file.map(|fd| FileSystem::of(fd.as_fd())) {
+            Some(FileSystem::Memory) | None => Call::Here,
+            Some(_) => Call::Ring,
+        };
+        self.tally.system_calls += u64::from(file.is_some());
+        let stream = Ordered::of(&segment).map(|ordered| self.streams.insert(ordered));
+        let highest = self.opened.entry(segment.transfer).or_default();
+        *highest = segment.segment.max(*highest);
+        let key = (segment.transfer, segment.segment);
+        self.segments.insert(
+            key,
+            Open {
+                segment,
+                call,
+                stream,
+            },
+        );
+    }
+
+    fn close(&mut self, key: (TransferId, SegmentId)) {
+        if let Some(open) = self.segments.remove(&key)
+            && let Some(stream) = open.stream
+        {
+            self.close_ordered(stream);
+        }
+        self.failed
+            .retain(|(transfer, segment, _)| (*transfer, *segment) != key);
+    }
+
+    fn forget(&mut self, transfer: TransferId) {
+        let keys: Vec<_> = self
+            .segments
+            .keys()
+            .filter(|key| key.0 == transfer)
+            .copied()
+            .collect();
+        keys.into_iter().for_each(|key| self.close(key));
+        self.opened.remove(&transfer);
+        self.forgotten.push_back(transfer);
+        if self.forgotten.len() > FORGOTTEN_MAX {
+            self.forgotten.pop_front();
+        }
+        self.forgetting.push(transfer);
+        self.answer_forget(transfer);
+    }
+
+    /// Answers a forgotten transfer once nothing writes for it any more.
+    pub(super) fn answer_forget(&mut self, transfer: TransferId) {
+        let of_it = |segment: &ReceiveSegment| segment.transfer == transfer;
+        let busy = self
+            .landings
+            .iter()
+            .any(|(_, landing)| of_it(&landing.segment))
+            || self
+                .streams
+                .iter()
+                .any(|(_, stream)| of_it(&stream.segment));
+        if busy {
+            return;
+        }
+        if let Some(place) = self.forgetting.iter().position(|asked| *asked == transfer) {
+            self.forgetting.swap_remove(place);
+            self.tell(ReceiveEvent::Forgotten(transfer));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        let slots: Vec<_> = self.connections.iter().map(|(slot, _)| slot).collect();
+        slots.into_iter().for_each(|slot| self.leave(slot, None));
+        let streams: Vec<_> = self.streams.iter().map(|(stream, _)| stream).collect();
+        streams
+            .into_iter()
+            .for_each(|stream| self.close_ordered(stream));
+    }
+
+    /// The ring is broken: every connection ends with the reason, after the
+    /// ring's drop reaped what was in flight.
+    fn give_up(self, error: &Error) {
+        let Self {
+            ring,
+            connections,
+            segments,
+            events,
+            ..
+        } = self;
+        drop(ring);
+        for (_, connection) in connections.iter() {
+            for open in segments.values() {
+                ledger(&open.segment).release(connection.number);
+            }
+            let _ = events.send(ReceiveEvent::Detached {
+                connection: connection.number,
+                cause: Some(error.clone()),
+            });
+        }
+    }
+
+    pub(super) fn tell(&mut self, event: ReceiveEvent) {
+        // Nobody listens any more: the command queue is closed as well, or
+        // will be, and that stops the worker.
+        let _ = self.events.send(event);
+    }
+
+    pub(super) fn is_forgotten(&self, transfer: TransferId) -> bool {
+        self.forgotten.contains(&transfer)
+    }
+
+    pub(super) fn call_of(&self, segment: &ReceiveSegment) -> Call {
+        let key = (segment.transfer, segment.segment);
+        self.segments.get(&key).map_or(Call::Ring, |open| open.call)
+    }
+
+    pub(super) fn ordered_of(&self, segment: &ReceiveSegment) -> Option<usize> {
+        let key = (segment.transfer, segment.segment);
+        self.segments.get(&key)?.stream
+    }
+}
