@@ -120,14 +120,16 @@ class HaulServe(Haul):
         s = self.setting
         port = free_port()
         self.address = f"haul://127.0.0.1:{port}/target.bin"
+        self.token = os.path.join(s.scratch, "token")
         self.daemon = Daemon([s.haul, "serve", "--root", s.target_dir,
-                              "--listen", f"127.0.0.1:{port}"], port)
+                              "--listen", f"127.0.0.1:{port}", "--token-file", self.token], port)
 
     def run(self):
         s = self.setting
         options = [] if s.durable or s.in_memory else ["--no-fsync"]
         return self.daemon.measure(
-            lambda: processes([[s.haul, "copy", "-q", *options, s.source, self.address]]))
+            lambda: processes([[s.haul, "copy", "-q", "--token-file", self.token, *options,
+                                s.source, self.address]]))
 
 
 class Rsync(Rival):
