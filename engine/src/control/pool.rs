@@ -2,13 +2,31 @@
 //! peer, reused from transfer to transfer.
 //!
 //! Leaves to others: what happens inside a session. Invariant: calls block the
-//! caller, never the control thread.
+//! caller, never the control thread, and a dropped pool leaves no thread.
 
-use super::transfer::Transfer;
+use super::channel::{Channel, Incoming};
+use super::client::{Client, random};
+use super::core::{Core, Inner};
+use super::links::Links;
+use super::role::Role;
+use super::session::Session;
+use super::transfer::{Transfer, Update};
+use super::{dial, greet};
+use crate::data::Clock;
 use crate::error::{Error, Result};
+use crate::kernel::socket::SocketOptions;
+use crate::limits;
 use crate::options::{
     CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget,
 };
+use crate::protocol::handshake::ClientHandshake;
+use crate::protocol::wire::Message;
+use crate::protocol::{Nanos, TransferId};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,19 +37,92 @@ pub struct PeerAddress {
     pub port: u16,
 }
 
-/// Connections to one peer.
+impl std::fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A transfer that a caller asks for.
+pub(super) struct Start {
+    pub(super) transfer: TransferId,
+    pub(super) task: StartTask,
+    pub(super) options: CopyOptions,
+    pub(super) updates: mpsc::Sender<Update>,
+    pub(super) asked: Nanos,
+}
+
+/// Which way it goes.
+pub(super) enum StartTask {
+    Push {
+        sources: Vec<LocalSource>,
+        target: RemoteTarget,
+    },
+    Pull {
+        sources: Vec<RemoteSource>,
+        target: LocalTarget,
+    },
+}
+
+/// Connections to one peer. One transfer runs at a time; the next uses the
+/// same connections.
 pub struct Pool {
     peer: PeerAddress,
+    clock: Clock,
+    inner: UnboundedSender<Inner>,
+    thread: Option<JoinHandle<()>>,
+    /// Why the session ended.
+    ended: Arc<Mutex<Option<Error>>>,
 }
 
 impl Pool {
     /// Connects and greets.
     ///
     /// # Errors
-    /// The name does not resolve, nobody answers, or the peer is not haul's.
+    /// The name does not resolve, nobody answers, the peer is not haul's or of
+    /// another version, or io_uring cannot be used here. A token that the peer
+    /// does not know ends the first transfer, as its proof is still under way.
     pub fn connect(peer: &PeerAddress, options: PoolOptions) -> Result<Self> {
-        let _ = options;
-        Ok(Self { peer: peer.clone() })
+        if !(1..=limits::CONNECTIONS_MAX).contains(&options.connections) {
+            return Err(Error::usage(format!(
+                "cannot open {} data connections: 1 to {} are possible",
+                options.connections,
+                limits::CONNECTIONS_MAX
+            )));
+        }
+        let clock = Clock::start();
+        let (connected, result) = mpsc::channel();
+        let address = peer.clone();
+        let ended = Arc::new(Mutex::new(None));
+        let end = ended.clone();
+        let thread = std::thread::Builder::new()
+            .name("haul-control".to_owned())
+            .spawn(move || control(&address, options, clock, &connected, &end))
+            .map_err(|error| Error::local("cannot start the control thread", error))?;
+        let gone = || {
+            Error::local(
+                format!("cannot connect to {peer}"),
+                "the control thread ended",
+            )
+        };
+        match result.recv().unwrap_or_else(|_| Err(gone())) {
+            Ok(inner) => Ok(Self {
+                peer: peer.clone(),
+                clock,
+                inner,
+                thread: Some(thread),
+                ended,
+            }),
+            Err(error) => {
+                // It has said all it had to say.
+                let _ = thread.join();
+                Err(error)
+            }
+        }
     }
 
     /// Sends local sources to the peer.
@@ -44,11 +135,7 @@ impl Pool {
         target: RemoteTarget,
         options: &CopyOptions,
     ) -> Result<Transfer> {
-        let _ = (sources, target, options);
-        Err(Error::peer(
-            format!("cannot use the pool to {}", self.peer.host),
-            "not connected",
-        ))
+        self.start(StartTask::Push { sources, target }, options)
     }
 
     /// Fetches the peer's sources.
@@ -61,13 +148,156 @@ impl Pool {
         target: LocalTarget,
         options: &CopyOptions,
     ) -> Result<Transfer> {
-        let _ = (sources, target, options);
-        Err(Error::peer(
-            format!("cannot use the pool to {}", self.peer.host),
-            "not connected",
+        self.start(StartTask::Pull { sources, target }, options)
+    }
+
+    fn start(&mut self, task: StartTask, options: &CopyOptions) -> Result<Transfer> {
+        check(options)?;
+        let (updates, follow) = mpsc::channel();
+        let transfer = TransferId(random());
+        let asked = self.clock.now();
+        let start = Start {
+            transfer,
+            task,
+            options: options.clone(),
+            updates,
+            asked,
+        };
+        if self.inner.send(Inner::Start(Box::new(start))).is_err() {
+            let ended = self
+                .ended
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            return Err(ended.unwrap_or_else(|| {
+                let doing = format!("cannot use the connections to {}", self.peer);
+                Error::peer(doing, "the session has ended")
+            }));
+        }
+        Ok(Transfer::new(
+            follow,
+            transfer,
+            self.inner.clone(),
+            self.ended.clone(),
         ))
     }
 
     /// Closes the connections and waits for the control thread.
     pub fn close(self) {}
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = self.inner.send(Inner::Close);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+fn check(options: &CopyOptions) -> Result<()> {
+    let sizes = limits::CHUNK_BYTES_MIN..=limits::CHUNK_BYTES_MAX;
+    if !options.chunk_bytes.is_power_of_two() || !sizes.contains(&options.chunk_bytes) {
+        return Err(Error::usage(format!(
+            "a chunk of {} bytes is not possible: it is a power of two from {} KiB to {} KiB",
+            options.chunk_bytes,
+            limits::CHUNK_BYTES_MIN / 1024,
+            limits::CHUNK_BYTES_MAX / 1024
+        )));
+    }
+    Ok(())
+}
+
+/// The control thread's life.
+fn control(
+    peer: &PeerAddress,
+    options: PoolOptions,
+    clock: Clock,
+    connected: &mpsc::Sender<Result<UnboundedSender<Inner>>>,
+    ended: &Mutex<Option<Error>>,
+) {
+    let started = super::start_runtime(async {
+        match open(peer, options, clock).await {
+            Ok(session) => {
+                let _ = connected.send(Ok(session.core.inner.clone()));
+                session
+                    .run(|error| *ended.lock().unwrap_or_else(PoisonError::into_inner) = error)
+                    .await;
+            }
+            Err(error) => drop(connected.send(Err(error))),
+        }
+    });
+    if let Err(error) = started {
+        let _ = connected.send(Err(error));
+    }
+}
+
+/// Connects, says hello, and proves: the session goes on from the welcome.
+async fn open(peer: &PeerAddress, options: PoolOptions, clock: Clock) -> Result<Session> {
+    let sockets = SocketOptions {
+        send_buffer_bytes: options.socket_buffer_bytes,
+        receive_buffer_bytes: options.socket_buffer_bytes,
+        congestion: options.congestion.clone(),
+        pacing_bytes_per_second: options
+            .rate_limit_bytes_per_second
+            .map(|rate| (rate / u64::from(options.connections)).max(1)),
+    };
+    let addresses = dial::resolve(peer).await?;
+    let plain = SocketOptions::default();
+    let (socket, address) = dial::connect(addresses, options.bind, plain).await?;
+    crate::kernel::socket::prepare_control(socket.as_fd())?;
+    let (inner_out, inner) = unbounded_channel();
+    let links = Links::new(clock, options.workers, sockets);
+
+    let stream = Rc::new(tokio_uring::net::TcpStream::from_std(socket.into()));
+    let deadline = greet::Deadline::start(stream.clone());
+    let name = peer.to_string();
+    greet::say_hello(&stream, &name)
+        .await
+        .map_err(|error| deadline.explain(error, &name))?;
+    let (channel, mut messages) = Channel::start(stream, &name);
+    let token = options.token.as_ref().map(|token| token.0);
+    let (mut handshake, hello) = ClientHandshake::new(token, random(), super::software());
+    channel.send(&Message::Hello(hello));
+    let core = Core::new(clock, name.clone(), channel, links, inner_out);
+    // The data connections' handshakes pass the time until the welcome is here.
+    let (count, bind) = (options.connections as usize, options.bind);
+    for _ in 0..count {
+        let (sockets, inner) = (core.links.sockets().clone(), core.inner.clone());
+        tokio_uring::spawn(async move {
+            let dialled = dial::connect(vec![address], bind, sockets).await;
+            let _ = inner.send(Inner::Dialled(dialled.map(|(socket, _)| socket)));
+        });
+    }
+    let welcome = match messages.recv().await {
+        Some(Incoming::Message(message)) => match *message {
+            Message::Welcome(welcome) => welcome,
+            Message::Refuse(error) => return Err(error),
+            _ => {
+                return Err(Error::peer(
+                    format!("cannot greet {name}"),
+                    "it does not speak haul's protocol",
+                ));
+            }
+        },
+        Some(Incoming::Closed(Some(error))) => return Err(deadline.explain(error, &name)),
+        Some(Incoming::Closed(None)) | None => {
+            let error = Error::peer(format!("cannot greet {name}"), "it closed the connection");
+            return Err(deadline.explain(error, &name));
+        }
+    };
+    deadline.met();
+    let proof = handshake.welcomed(welcome)?;
+    core.channel.send(&Message::Proof(proof));
+    let Some(session) = handshake.session().cloned() else {
+        return Err(Error::peer(
+            format!("cannot greet {name}"),
+            "it gave no session",
+        ));
+    };
+    let mut client = Client::new(handshake, session, address, options);
+    client.expect_dials(count);
+    Ok(Session::new(core, Role::Client(client), messages, inner))
 }

@@ -1,12 +1,43 @@
 //! The server: accepts sessions below one root.
 //!
 //! Leaves to others: what happens inside a session. Invariant: what has proved
-//! nothing holds one descriptor and a few hundred bytes, until its deadline.
+//! nothing holds one descriptor and a little memory, until its deadline, and
+//! an accept is never dropped while the kernel works on it.
 
+use super::channel::{Channel, Incoming};
+use super::client::random;
+use super::core::{Core, Inner};
+use super::greet::{self, Wish};
+use super::links::Links;
+use super::role::Role;
+use super::serving::Serving;
+use super::session::Session;
+use crate::data::Clock;
 use crate::error::{Error, Result};
-use crate::options::ServeOptions;
-use std::net::SocketAddr;
+use crate::files::place;
+use crate::kernel::queue::{Reader, Writer, bounded};
+use crate::kernel::socket::{self, SocketOptions};
+use crate::limits;
+use crate::options::{ServeOptions, Token};
+use crate::protocol::handshake::ServerHandshake;
+use crate::protocol::wire::Message;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio_uring::net::TcpStream;
+
+/// Events that wait for the caller; further ones are dropped, since a caller
+/// who does not look must not cost memory.
+const EVENTS_MAX: usize = 1024;
+/// The wait after an accept that failed for want of descriptors or memory.
+const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
 /// What a server tells of.
 #[derive(Clone, Debug)]
@@ -43,18 +74,23 @@ pub enum ServerEvent {
     },
 }
 
-/// A running server.
+/// A running server. Dropping it stops it.
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    events: Reader<ServerEvent>,
+    stop: ServerStopHandle,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Stops a server from any thread.
 #[derive(Clone)]
-pub struct ServerStopHandle;
+pub struct ServerStopHandle(Arc<watch::Sender<bool>>);
 
 impl ServerStopHandle {
     /// Ends all sessions and the server.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 impl Server {
@@ -64,9 +100,47 @@ impl Server {
     /// The root cannot be opened, an address cannot be listened on, or
     /// io_uring cannot be used.
     pub fn bind(options: ServeOptions) -> Result<Self> {
-        Ok(Self {
-            addresses: options.listen,
-        })
+        if options.token.is_none() && !options.allow_unauthenticated {
+            return Err(Error::usage(
+                "cannot serve: there is neither a token nor leave to go without one",
+            ));
+        }
+        let root = Arc::new(place::open_root(&options.root)?);
+        let sockets = SocketOptions {
+            send_buffer_bytes: options.socket_buffer_bytes,
+            receive_buffer_bytes: options.socket_buffer_bytes,
+            congestion: options.congestion.clone(),
+            pacing_bytes_per_second: None,
+        };
+        let listeners = socket::listen(&options.listen, &sockets)?;
+        let failed = |error: std::io::Error| Error::local("cannot start the server", error);
+        let addresses = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
+        let (tell, events) = bounded(EVENTS_MAX).map_err(failed)?;
+        let (stop, stopped) = watch::channel(false);
+        let (ready, result) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("haul-control".to_owned())
+            .spawn(move || {
+                let told = ready.clone();
+                let serve = serve(options, root, sockets, listeners, tell, stopped, ready);
+                if let Err(error) = super::start_runtime(serve) {
+                    let _ = told.send(Err(error));
+                }
+            })
+            .map_err(failed)?;
+        let ended = || Err(Error::local("cannot start the server", "its thread ended"));
+        let server = Self {
+            addresses,
+            events,
+            stop: ServerStopHandle(Arc::new(stop)),
+            thread: Some(thread),
+        };
+        result.recv().unwrap_or_else(|_| ended())?;
+        Ok(server)
     }
 
     /// Where it listens; the port the kernel chose in place of 0.
@@ -78,15 +152,313 @@ impl Server {
     /// A handle that stops it.
     #[must_use]
     pub fn stop_handle(&self) -> ServerStopHandle {
-        ServerStopHandle
+        self.stop.clone()
     }
 
     /// The next event; `None` after `timeout` or when the server ended.
     pub fn next_event(&self, timeout: Option<Duration>) -> Option<ServerEvent> {
-        let _ = timeout;
-        None
+        self.events.recv_timeout(timeout)
     }
 
-    /// Waits until the server was stopped.
-    pub fn wait(self) {}
+    /// True once the server ended and all its events were read.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.events.is_closed()
+    }
+
+    /// Waits until the server was stopped and its sessions have ended.
+    pub fn wait(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control thread panicked");
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.stop();
+        self.join();
+    }
+}
+
+/// What all sessions of a server share, on its one thread.
+pub(super) struct Shared {
+    pub(super) root: Arc<OwnedFd>,
+    pub(super) allow_null: bool,
+    token: Option<Token>,
+    allow_unauthenticated: bool,
+    workers: Option<usize>,
+    sockets: SocketOptions,
+    events: Writer<ServerEvent>,
+    sessions: RefCell<BTreeMap<u64, UnboundedSender<Inner>>>,
+    greetings: Cell<usize>,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Tells the caller, unless the caller does not look.
+    pub(super) fn tell(&self, event: ServerEvent) {
+        let _ = self.events.try_send(event);
+    }
+}
+
+async fn serve(
+    options: ServeOptions,
+    root: Arc<OwnedFd>,
+    sockets: SocketOptions,
+    listeners: Vec<TcpListener>,
+    events: Writer<ServerEvent>,
+    mut stopped: watch::Receiver<bool>,
+    ready: std::sync::mpsc::Sender<Result<()>>,
+) {
+    let shared = Rc::new(Shared {
+        root,
+        allow_null: options.allow_null,
+        token: options.token,
+        allow_unauthenticated: options.allow_unauthenticated,
+        workers: options.workers,
+        sockets,
+        events,
+        sessions: RefCell::default(),
+        greetings: Cell::new(0),
+        stopped: stopped.clone(),
+    });
+    let mut accepting = Vec::new();
+    let mut shut = Vec::new();
+    for listener in listeners {
+        // The second descriptor is how the accept is woken at the end.
+        match listener.try_clone() {
+            Ok(clone) => shut.push(clone),
+            Err(error) => {
+                let _ = ready.send(Err(Error::local("cannot start the server", error)));
+                return;
+            }
+        }
+        accepting.push(tokio_uring::spawn(accept(listener, shared.clone())));
+    }
+    let _ = ready.send(Ok(()));
+    // A sender that is gone counts as stopped, too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+    shut.iter()
+        .for_each(|listener| socket::shutdown(listener.as_fd()));
+    for accept in accepting {
+        let _ = accept.await;
+    }
+    let sessions: Vec<_> = shared.sessions.borrow().values().cloned().collect();
+    sessions
+        .iter()
+        .for_each(|session| drop(session.send(Inner::Close)));
+    while !shared.sessions.borrow().is_empty() || shared.greetings.get() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    while !*shared.stopped.borrow() {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if *shared.stopped.borrow() {
+                    break;
+                }
+                if shared.greetings.get() >= limits::GREETINGS_MAX {
+                    let error =
+                        Error::peer("cannot greet", "too many connections have not greeted yet");
+                    shared.tell(ServerEvent::Refused { peer, error });
+                    continue;
+                }
+                shared.greetings.set(shared.greetings.get() + 1);
+                tokio_uring::spawn(greeted(stream, peer, shared.clone()));
+            }
+            Err(error) => {
+                if *shared.stopped.borrow() {
+                    break;
+                }
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_WAIT).await;
+            }
+        }
+    }
+}
+
+/// Greets one connection and gives it to its session, or makes it one.
+async fn greeted(stream: TcpStream, peer: SocketAddr, shared: Rc<Shared>) {
+    let stream = Rc::new(stream);
+    let deadline = greet::Deadline::start(stream.clone());
+    let mut stopped = shared.stopped.clone();
+    let closer = {
+        // A server that stops does not wait for who says nothing.
+        let stream = stream.clone();
+        tokio_uring::spawn(async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        })
+    };
+    let name = peer.to_string();
+    let result = match greet::hear_hello(&stream, &name).await {
+        Ok(Wish::Data(join)) => {
+            let session = shared.sessions.borrow().get(&join.session).cloned();
+            match (session, socket::duplicate(&*stream)) {
+                (Some(session), Ok(socket)) => {
+                    let _ = session.send(Inner::Joining(join, socket));
+                    Ok(None)
+                }
+                (None, _) => Err(Error::peer(
+                    format!("cannot take a data connection of {name} in"),
+                    "it names no session",
+                )),
+                (_, Err(error)) => Err(error),
+            }
+        }
+        Ok(Wish::Control) => open(stream.clone(), peer, &name, &shared).await.map(Some),
+        Err(error) => Err(error),
+    };
+    let result = result.map_err(|error| deadline.explain(error, &name));
+    deadline.met();
+    closer.abort();
+    shared.greetings.set(shared.greetings.get() - 1);
+    match result {
+        Ok(Some((id, session))) => {
+            session
+                .run(|error| shared.tell(ServerEvent::SessionClosed { peer, error }))
+                .await;
+            shared.sessions.borrow_mut().remove(&id);
+        }
+        Ok(None) => {}
+        Err(error) => shared.tell(ServerEvent::Refused { peer, error }),
+    }
+}
+
+/// The server's half of a handshake.
+async fn open(
+    stream: Rc<TcpStream>,
+    peer: SocketAddr,
+    name: &str,
+    shared: &Rc<Shared>,
+) -> Result<(u64, Session)> {
+    let socket = socket::duplicate(&*stream)?;
+    socket::prepare_control(socket.as_fd())?;
+    drop(socket);
+    let (channel, mut messages) = Channel::start(stream, name);
+    let doing = || format!("cannot greet {name}");
+    if shared.sessions.borrow().len() >= limits::SESSIONS_MAX {
+        let error = Error::peer(doing(), "the server has as many sessions as it takes");
+        return Err(refuse(&channel, &mut messages, error).await);
+    }
+    let (inner_out, inner) = unbounded_channel();
+    let id = u64::from_le_bytes(random());
+    let registration = Registration::new(id, inner_out.clone(), shared);
+    let token = shared.token.as_ref().map(|token| token.0);
+    let mut handshake = ServerHandshake::new(
+        token,
+        shared.allow_unauthenticated,
+        random(),
+        id,
+        super::software(),
+    );
+    let welcome = match next(&mut messages, &doing).await? {
+        Message::Hello(hello) => match handshake.hello(hello) {
+            Ok(welcome) => welcome,
+            Err(error) => return Err(refuse(&channel, &mut messages, error).await),
+        },
+        _ => return Err(Error::peer(doing(), "it did not say hello")),
+    };
+    channel.send(&Message::Welcome(welcome));
+    let (answer, session) = match next(&mut messages, &doing).await? {
+        Message::Proof(proof) => match handshake.proof(proof) {
+            Ok(proved) => proved,
+            Err(error) => return Err(refuse(&channel, &mut messages, error).await),
+        },
+        Message::Refuse(error) => return Err(error),
+        _ => return Err(Error::peer(doing(), "it did not prove anything")),
+    };
+    channel.send(&Message::Ready(answer));
+    channel.trust();
+    shared.tell(ServerEvent::SessionOpened {
+        peer,
+        authenticated: session.authenticated,
+    });
+    let clock = Clock::start();
+    let links = Links::new(clock, shared.workers, shared.sockets.clone());
+    let core = Core::new(clock, name.to_owned(), channel, links, inner_out);
+    let serving = Serving {
+        shared: shared.clone(),
+        peer,
+        session,
+        starting: None,
+    };
+    registration.keep();
+    Ok((
+        id,
+        Session::new(core, Role::Server(serving), messages, inner),
+    ))
+}
+
+/// A session's entry, taken out again unless the greeting succeeds.
+struct Registration<'a> {
+    id: u64,
+    shared: &'a Rc<Shared>,
+    kept: bool,
+}
+
+impl<'a> Registration<'a> {
+    fn new(id: u64, inner: UnboundedSender<Inner>, shared: &'a Rc<Shared>) -> Self {
+        shared.sessions.borrow_mut().insert(id, inner);
+        Self {
+            id,
+            shared,
+            kept: false,
+        }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.shared.sessions.borrow_mut().remove(&self.id);
+        }
+    }
+}
+
+/// Tells the peer why not, and lets it read that before the connection closes.
+async fn refuse(
+    channel: &Channel,
+    messages: &mut tokio::sync::mpsc::Receiver<Incoming>,
+    error: Error,
+) -> Error {
+    channel.send(&Message::Refuse(error.clone()));
+    // What waits behind a refused proof is read and forgotten.
+    channel.trust();
+    let heard = async {
+        while !channel.is_flushed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        channel.close_writing();
+        while let Some(Incoming::Message(_)) = messages.recv().await {}
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), heard).await;
+    error
+}
+
+async fn next(
+    messages: &mut tokio::sync::mpsc::Receiver<Incoming>,
+    doing: &impl Fn() -> String,
+) -> Result<Message> {
+    match messages.recv().await {
+        Some(Incoming::Message(message)) => Ok(*message),
+        Some(Incoming::Closed(Some(error))) => Err(error),
+        Some(Incoming::Closed(None)) | None => {
+            Err(Error::peer(doing(), "it closed the connection"))
+        }
+    }
 }

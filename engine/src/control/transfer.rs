@@ -3,9 +3,11 @@
 //! Leaves to others: making it happen. Invariant: a transfer gives exactly one
 //! report, after which no event follows, and dropping it stops it.
 
-use crate::error::{Error, ErrorKind};
+use super::core::Inner;
+use crate::error::Error;
+use crate::protocol::TransferId;
 use crate::report::{ConnectionReport, FileReport, Report};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -67,18 +69,23 @@ pub(super) enum Stop {
 
 /// Stops a transfer from any thread.
 #[derive(Clone)]
-pub struct StopHandle(UnboundedSender<Stop>);
+pub struct StopHandle {
+    transfer: TransferId,
+    session: UnboundedSender<Inner>,
+}
 
 impl StopHandle {
-    /// Interrupts the transfer: it ends with [`ErrorKind::Interrupted`].
+    /// Interrupts the transfer: it ends with [`crate::ErrorKind::Interrupted`].
     pub fn stop(&self) {
         // A transfer that is over needs no stop.
-        let _ = self.0.send(Stop::Interrupt);
+        let _ = self
+            .session
+            .send(Inner::Stop(self.transfer, Stop::Interrupt));
     }
 
     /// Ends an endless generated source where it is; the transfer completes.
     pub fn finish(&self) {
-        let _ = self.0.send(Stop::Finish);
+        let _ = self.session.send(Inner::Stop(self.transfer, Stop::Finish));
     }
 }
 
@@ -87,14 +94,23 @@ pub struct Transfer {
     updates: mpsc::Receiver<Update>,
     stop: StopHandle,
     report: Option<Box<Report>>,
+    /// Why the session ended, if it did so before it heard of the transfer.
+    ended: Arc<Mutex<Option<Error>>>,
 }
 
 impl Transfer {
-    pub(super) fn new(updates: mpsc::Receiver<Update>, stop: UnboundedSender<Stop>) -> Self {
+    pub(super) fn new(
+        updates: mpsc::Receiver<Update>,
+        transfer: TransferId,
+        session: UnboundedSender<Inner>,
+        ended: Arc<Mutex<Option<Error>>>,
+    ) -> Self {
+        let stop = StopHandle { transfer, session };
         Self {
             updates,
-            stop: StopHandle(stop),
+            stop,
             report: None,
+            ended,
         }
     }
 
@@ -108,12 +124,14 @@ impl Transfer {
             Some(timeout) => match self.updates.recv_timeout(timeout) {
                 Ok(update) => update,
                 Err(mpsc::RecvTimeoutError::Timeout) => return None,
-                Err(mpsc::RecvTimeoutError::Disconnected) => Update::Report(Box::new(abandoned())),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    Update::Report(Box::new(self.abandoned()))
+                }
             },
             None => self
                 .updates
                 .recv()
-                .unwrap_or_else(|_| Update::Report(Box::new(abandoned()))),
+                .unwrap_or_else(|_| Update::Report(Box::new(self.abandoned()))),
         };
         match update {
             Update::Event(event) => Some(event),
@@ -122,6 +140,18 @@ impl Transfer {
                 None
             }
         }
+    }
+
+    /// The report when the session was gone before it could give one.
+    fn abandoned(&self) -> Report {
+        let ended = self
+            .ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Report::failed(ended.unwrap_or_else(|| {
+            Error::peer("cannot go on with the transfer", "the session has ended")
+        }))
     }
 
     /// True exactly when the report is there.
@@ -152,12 +182,4 @@ impl Drop for Transfer {
     fn drop(&mut self) {
         self.stop.stop();
     }
-}
-
-/// The report when the control thread is gone without one.
-fn abandoned() -> Report {
-    Report::failed(Error::new(
-        ErrorKind::Local,
-        "cannot go on: the control thread ended",
-    ))
 }

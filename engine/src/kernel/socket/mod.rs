@@ -15,9 +15,11 @@
 //! | SO_KEEPALIVE | on | on |
 
 mod connect;
+mod handle;
 mod info;
 
 pub use connect::{dial, listen};
+pub use handle::{duplicate, set_pacing};
 pub use info::{silence, tcp_info};
 
 use crate::error::{Error, Result};

@@ -1,0 +1,430 @@
+//! The client's part of a session: it dials, starts transfers and reports them.
+//!
+//! Leaves to others: the transfer itself. Invariant: a caller who started a
+//! transfer gets exactly one report.
+
+use super::core::{Core, Done, Inner};
+use super::dial;
+use super::links::Way;
+use super::pool::{Start, StartTask};
+use super::receiving::{Destination, Receiving};
+use super::role::Role;
+use super::sending::{Sending, SendingOptions};
+use super::session::{Active, Half, Session};
+use super::tally::Tally;
+use super::transfer::Update;
+use crate::error::{Error, Result, Side};
+use crate::files::generated::Generated;
+use crate::files::source::{FileSource, Source};
+use crate::files::stream::StreamSource;
+use crate::files::target::TargetOptions;
+use crate::limits;
+use crate::options::{CopyOptions, LocalSource, LocalTarget, PoolOptions};
+use crate::protocol::handshake::{self, ClientHandshake};
+use crate::protocol::wire::Role as ConnectionRole;
+use crate::protocol::wire::{Begin, CheckKind, Entry, Flow, Message, Preamble, Task};
+use crate::protocol::{ConnectionId, TransferId};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// The wait before a first redial; it doubles with each in a row.
+const REDIAL_WAIT_MS: u64 = 100;
+/// The longest wait before a redial.
+const REDIAL_WAIT_MS_MAX: u64 = 5_000;
+
+/// What a client keeps besides the session.
+pub(super) struct Client {
+    /// Until the server proved itself.
+    handshake: Option<ClientHandshake>,
+    session: handshake::Session,
+    address: SocketAddr,
+    options: PoolOptions,
+    next_connection: ConnectionId,
+    /// Dialled before it was known which way they are to carry.
+    spares: Vec<OwnedFd>,
+    /// Dials under way.
+    dialling: usize,
+    /// Dials in a row without a landed chunk.
+    redials: u32,
+    /// Which way the current transfer wants its connections.
+    flow: Option<Flow>,
+    /// The target of the push whose sources are being opened.
+    starting: Option<(Task, CopyOptions)>,
+}
+
+impl Client {
+    pub(super) fn new(
+        handshake: ClientHandshake,
+        session: handshake::Session,
+        address: SocketAddr,
+        options: PoolOptions,
+    ) -> Self {
+        Self {
+            handshake: Some(handshake),
+            session,
+            address,
+            options,
+            next_connection: 0,
+            spares: Vec::new(),
+            dialling: 0,
+            redials: 0,
+            flow: None,
+            starting: None,
+        }
+    }
+
+    /// So many dials are under way already.
+    pub(super) fn expect_dials(&mut self, count: usize) {
+        self.dialling += count;
+    }
+
+    pub(super) fn worked(&mut self) {
+        self.redials = 0;
+    }
+
+    /// Dials `count` connections, after `wait`; each comes as `Inner::Dialled`.
+    pub(super) fn dial(&mut self, core: &Core, count: usize, wait: Duration) {
+        self.dialling += count;
+        for _ in 0..count {
+            let (address, bind) = (self.address, self.options.bind);
+            let (sockets, inner) = (core.links.sockets().clone(), core.inner.clone());
+            tokio_uring::spawn(async move {
+                tokio::time::sleep(wait).await;
+                let dialled = dial::connect(vec![address], bind, sockets).await;
+                // A session that ended wants no connection.
+                let _ = inner.send(Inner::Dialled(dialled.map(|(socket, _)| socket)));
+            });
+        }
+    }
+
+    pub(super) fn connection_lost(&mut self, core: &Core, left: usize, why: &str) -> Result<()> {
+        self.redials += 1;
+        if self.redials > limits::REDIALS_MAX {
+            if left + self.dialling > 0 {
+                return Ok(());
+            }
+            return Err(Error::peer(
+                format!("lost all data connections to {}", core.peer),
+                format!("{why} ({} redials in a row failed)", limits::REDIALS_MAX),
+            ));
+        }
+        let wait = REDIAL_WAIT_MS << (self.redials - 1).min(10);
+        self.dial(core, 1, Duration::from_millis(wait.min(REDIAL_WAIT_MS_MAX)));
+        Ok(())
+    }
+
+    pub(super) fn transfer_ended(&mut self, active: Active, end: Result<()>) {
+        self.flow = None;
+        self.starting = None;
+        let (bytes, chunk_bytes, sends) = (active.bytes(), active.chunk_bytes, active.sends());
+        let caller = active.tally.caller();
+        let report =
+            active
+                .tally
+                .report(end, bytes, chunk_bytes, sends, self.session.authenticated);
+        if let Some(caller) = caller {
+            // A caller who is gone wants no report.
+            let _ = caller.send(Update::Report(Box::new(report)));
+        }
+    }
+
+    /// Joins a dialled socket to the session: its number and its way.
+    fn join(&mut self, socket: &OwnedFd, flow: Flow) -> Result<ConnectionId> {
+        let connection = self.next_connection;
+        self.next_connection += 1;
+        let join = self
+            .session
+            .secret
+            .join(self.session.id, connection, flow, random());
+        let mut bytes = Preamble::ours(ConnectionRole::Data).encode().to_vec();
+        bytes.extend_from_slice(&join.encode());
+        // A fresh socket's buffer takes these few bytes at once.
+        let sent = rustix::net::send(socket, &bytes, rustix::net::SendFlags::NOSIGNAL);
+        match sent {
+            Ok(count) if count == bytes.len() => Ok(connection),
+            Ok(_) => Err(Error::peer(
+                "cannot join a data connection",
+                "its buffer was full",
+            )),
+            Err(errno) => Err(Error::peer("cannot join a data connection", errno)),
+        }
+    }
+}
+
+impl Session {
+    fn client(&mut self) -> Option<&mut Client> {
+        match &mut self.role {
+            Role::Client(client) => Some(client),
+            Role::Server(_) => None,
+        }
+    }
+
+    pub(super) fn client_message(&mut self, message: Message) -> Result<()> {
+        let peer = self.core.peer.clone();
+        let unexpected = |what: String| Error::peer(format!("cannot go on with {peer}"), what);
+        match message {
+            Message::Ready(proof) => {
+                let Some(client) = self.client() else {
+                    return Ok(());
+                };
+                let Some(handshake) = client.handshake.take() else {
+                    return Err(unexpected("it greeted twice".to_owned()));
+                };
+                client.session = handshake.ready(proof)?;
+                self.core.channel.trust();
+                Ok(())
+            }
+            message => {
+                tracing::debug!(?message, "an unexpected message");
+                Err(unexpected(
+                    "it sent a message that belongs to no transfer".to_owned(),
+                ))
+            }
+        }
+    }
+
+    /// A caller's transfer begins.
+    pub(super) fn client_start(&mut self, start: Start) -> Result<()> {
+        let Start {
+            transfer,
+            task,
+            options,
+            updates,
+            asked,
+        } = start;
+        let tally = Tally::new(self.core.clock, asked, Some(updates.clone()));
+        let active = Active {
+            transfer,
+            tally,
+            chunk_bytes: options.chunk_bytes,
+            half: Half::Opening,
+            stopped: None,
+            early: None,
+        };
+        if self.active.is_some() {
+            let busy = Error::usage("cannot start a transfer: the pool's last one still runs");
+            let report = active
+                .tally
+                .report(Err(busy), Default::default(), 0, true, false);
+            let _ = updates.send(Update::Report(Box::new(report)));
+            return Ok(());
+        }
+        self.active = Some(active);
+        self.core.links.reset_counts();
+        match task {
+            StartTask::Push { sources, target } => {
+                if let Some(client) = self.client() {
+                    client.starting = Some((Task::Push { target }, options.clone()));
+                }
+                let (inner, chunk_bytes) = (self.core.inner.clone(), options.chunk_bytes);
+                self.core.hand(transfer, move || {
+                    Done::Opened(open_all(&sources, transfer, chunk_bytes, &inner))
+                });
+                self.want_connections(Flow::FromDialler);
+            }
+            StartTask::Pull { sources, target } => {
+                let begin = self.begin(transfer, Task::Pull { sources }, &options);
+                let window_bytes =
+                    (target == LocalTarget::Stdout).then_some(limits::STREAM_WINDOW_BYTES);
+                self.core.channel.send(&Message::Begin(Begin {
+                    window_bytes,
+                    ..begin
+                }));
+                self.receive(transfer, target, &options);
+                self.want_connections(Flow::ToDialler);
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, transfer: TransferId, target: LocalTarget, options: &CopyOptions) {
+        let destination = match target {
+            LocalTarget::Path { path, directory } => Destination::Local { path, directory },
+            LocalTarget::Stdout => Destination::Stdout,
+            LocalTarget::Null => Destination::Null,
+        };
+        let targets = TargetOptions {
+            fsync: options.fsync,
+            verify: options.verify,
+            drop_cache: options.drop_cache,
+            // Only a peer with a proof may set them.
+            special_bits: self
+                .client()
+                .is_some_and(|client| client.options.token.is_some()),
+        };
+        match Receiving::start(
+            &mut self.core,
+            transfer,
+            options.chunk_bytes,
+            destination,
+            targets,
+        ) {
+            Ok(receiving) => {
+                if let Some(active) = &mut self.active {
+                    active.half = Half::Receiving(receiving);
+                }
+            }
+            Err(error) => {
+                self.core.channel.send(&Message::Abort {
+                    transfer,
+                    error: error.clone(),
+                });
+                self.transfer_ended(Err(error));
+            }
+        }
+    }
+
+    fn begin(&mut self, transfer: TransferId, task: Task, options: &CopyOptions) -> Begin {
+        Begin {
+            transfer,
+            task,
+            chunk_bytes: options.chunk_bytes,
+            check: CheckKind::Xxh3,
+            fsync: options.fsync,
+            verify: options.verify,
+            drop_cache: options.drop_cache,
+            transmit: options.transmit,
+            window_bytes: None,
+            rate_limit_bytes_per_second: self
+                .client()
+                .and_then(|client| client.options.rate_limit_bytes_per_second),
+        }
+    }
+
+    /// The sources of a push are open: the peer hears of it.
+    pub(super) fn client_opened(&mut self, files: Vec<(Entry, Arc<Source>)>) {
+        let Some((task, options)) = self.client().and_then(|client| client.starting.take()) else {
+            return;
+        };
+        let Some(transfer) = self.active.as_ref().map(|active| active.transfer) else {
+            return;
+        };
+        let begin = self.begin(transfer, task, &options);
+        self.core.channel.send(&Message::Begin(begin));
+        let sending = SendingOptions {
+            chunk_bytes: options.chunk_bytes,
+            transmit: options.transmit,
+            drop_cache: options.drop_cache,
+            window_bytes: None,
+        };
+        if let Some(active) = &mut self.active {
+            let sending = Sending::start(&self.core, &mut active.tally, transfer, sending, files);
+            active.half = Half::Sending(sending);
+            if let (Some(news), Half::Sending(sending)) = (active.early.take(), &mut active.half) {
+                sending.stream(news);
+            }
+        }
+    }
+
+    /// Sees to as many connections of that way as were asked for.
+    fn want_connections(&mut self, flow: Flow) {
+        let here = self.core.links.of_way(Way::of(flow, true)).len();
+        let Role::Client(client) = &mut self.role else {
+            return;
+        };
+        client.flow = Some(flow);
+        let missing = (client.options.connections as usize).saturating_sub(here);
+        let more = missing.saturating_sub(client.spares.len() + client.dialling);
+        client.dial(&self.core, more, Duration::ZERO);
+        let spares: Vec<_> = client.spares.drain(..).take(missing).collect();
+        for socket in spares {
+            self.join_dialled(socket, flow);
+        }
+    }
+
+    /// A connection was dialled, or failed to.
+    pub(super) fn client_dialled(&mut self, dialled: Result<OwnedFd>) -> Result<()> {
+        let Role::Client(client) = &mut self.role else {
+            return Ok(());
+        };
+        client.dialling = client.dialling.saturating_sub(1);
+        match (dialled, client.flow) {
+            (Ok(socket), Some(flow)) => self.join_dialled(socket, flow),
+            (Ok(socket), None) => client.spares.push(socket),
+            (Err(error), _) => self.dial_failed(&error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn join_dialled(&mut self, socket: OwnedFd, flow: Flow) {
+        let Role::Client(client) = &mut self.role else {
+            return;
+        };
+        let way = Way::of(flow, true);
+        let joined = client.join(&socket, flow).and_then(|connection| {
+            let notes = self.core.links.attach(connection, way, socket)?;
+            Ok((connection, notes))
+        });
+        match joined {
+            Ok((connection, notes)) => self.joined(connection, way, notes),
+            Err(error) if error.kind == crate::ErrorKind::Peer => {
+                self.dial_failed(&error.to_string())
+            }
+            Err(error) => {
+                // A choice by name that cannot be had fails every connection alike.
+                if let Some(active) = &mut self.active {
+                    active.stop(error);
+                }
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, why: &str) {
+        let Some(active) = &mut self.active else {
+            return;
+        };
+        let way = if active.sends() { Way::Out } else { Way::In };
+        let left = self.core.links.of_way(way).len();
+        if let Err(error) = self.role.connection_lost(&self.core, left, why) {
+            active.stop(error);
+        }
+    }
+}
+
+/// Fresh random bytes.
+pub(super) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // The kernel's generator does not fail once the machine is up; an
+        // interrupted call is made again.
+        if let Ok(count) =
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+        {
+            filled += count;
+        }
+    }
+    bytes
+}
+
+/// Opens what a push sends; the first that fails ends it, before anything moved.
+fn open_all(
+    sources: &[LocalSource],
+    transfer: TransferId,
+    chunk_bytes: u32,
+    inner: &UnboundedSender<Inner>,
+) -> Result<Vec<(Entry, Arc<Source>)>> {
+    let open = |source: &LocalSource| -> Result<(Entry, Arc<Source>)> {
+        let source = match source {
+            LocalSource::Path(path) => Source::File(FileSource::open_local(path)?),
+            LocalSource::Stdin => {
+                let inner = inner.clone();
+                let tell = move |news| drop(inner.send(Inner::Stream(transfer, news)));
+                Source::Stream(StreamSource::stdin(chunk_bytes, tell)?)
+            }
+            LocalSource::Generated { pattern, bytes } => Source::Generated(Generated::new(
+                *pattern,
+                *bytes,
+                u64::from_le_bytes(random()),
+            )),
+        };
+        Ok((source.entry(), Arc::new(source)))
+    };
+    sources
+        .iter()
+        .map(|source| open(source).map_err(|error| error.at(Side::Sender)))
+        .collect()
+}

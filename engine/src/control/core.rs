@@ -1,0 +1,136 @@
+//! What the sending and the receiving half of a session have in common: the
+//! channel, the connections, and work handed to blocking threads.
+//!
+//! Leaves to others: the transfer itself. Invariant: everything handed to the
+//! hands comes back as one [`Done`], so a transfer knows when none is left.
+
+use super::channel::Channel;
+use super::links::Links;
+use super::pool::Start;
+use super::transfer::Stop;
+use crate::data::Clock;
+use crate::error::{Error, Result};
+use crate::files::source::Source;
+use crate::files::stream::StreamNews;
+use crate::files::target::Target;
+use crate::protocol::check::Check;
+use crate::protocol::wire::{Entry, Join, Verdict};
+use crate::protocol::{ChunkId, FileId, SegmentId, TransferId};
+use crate::report::{Latency, Level};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Blocking calls of one session under way at once.
+const HANDS_MAX: usize = 4;
+
+/// What comes to a session from this process.
+pub(super) enum Inner {
+    /// A caller asks for a transfer.
+    Start(Box<Start>),
+    /// A caller stops one.
+    Stop(TransferId, Stop),
+    /// The pool or the server closes.
+    Close,
+    /// A data connection was dialled, or could not be.
+    Dialled(Result<OwnedFd>),
+    /// A data connection asks to join, with its proof not yet checked.
+    Joining(Join, OwnedFd),
+    /// The hands are done.
+    Hands(TransferId, Done),
+    /// A stream's reader: complete chunks, and the end once it is known.
+    Stream(TransferId, StreamNews),
+}
+
+/// What the hands did.
+pub(super) enum Done {
+    Opened(Result<Vec<(Entry, Arc<Source>)>>),
+    Prepared {
+        segment: SegmentId,
+        verdicts: Vec<Verdict>,
+        targets: Vec<Option<Arc<Target>>>,
+    },
+    Settled {
+        segment: SegmentId,
+        file: FileId,
+        result: Result<Level>,
+        sync: Latency,
+    },
+    Discarded,
+    Looked {
+        segment: SegmentId,
+        file: FileId,
+        result: Result<u64>,
+    },
+    Rechecked {
+        segment: SegmentId,
+        chunk: ChunkId,
+        result: Result<Check>,
+    },
+    /// A blocking thread panicked: our own invariant broke.
+    Broken(Error),
+}
+
+/// The parts of a session that every transfer uses.
+pub(super) struct Core {
+    pub(super) clock: Clock,
+    /// The peer, as sentences name it.
+    pub(super) peer: String,
+    pub(super) channel: Channel,
+    pub(super) links: Links,
+    pub(super) inner: mpsc::UnboundedSender<Inner>,
+    hands: Arc<Semaphore>,
+    hands_pending: usize,
+}
+
+impl Core {
+    pub(super) fn new(
+        clock: Clock,
+        peer: String,
+        channel: Channel,
+        links: Links,
+        inner: mpsc::UnboundedSender<Inner>,
+    ) -> Self {
+        let hands = Arc::new(Semaphore::new(HANDS_MAX));
+        Self {
+            clock,
+            peer,
+            channel,
+            links,
+            inner,
+            hands,
+            hands_pending: 0,
+        }
+    }
+
+    /// Runs `work` on a blocking thread; its result comes back as `Inner::Hands`.
+    pub(super) fn hand(
+        &mut self,
+        transfer: TransferId,
+        work: impl FnOnce() -> Done + Send + 'static,
+    ) {
+        self.hands_pending += 1;
+        let (hands, inner) = (self.hands.clone(), self.inner.clone());
+        tokio_uring::spawn(async move {
+            // The semaphore is never closed.
+            let permit = hands.acquire_owned().await;
+            let done = tokio::task::spawn_blocking(work).await;
+            drop(permit);
+            let done = done.unwrap_or_else(|error| {
+                Done::Broken(Error::local("cannot go on with a file's work", error))
+            });
+            // A session that ended needs no answer.
+            let _ = inner.send(Inner::Hands(transfer, done));
+        });
+    }
+
+    /// One piece of work came back.
+    pub(super) fn hand_returned(&mut self) {
+        self.hands_pending = self.hands_pending.saturating_sub(1);
+    }
+
+    /// True when nothing is with the hands.
+    pub(super) fn hands_empty(&self) -> bool {
+        self.hands_pending == 0
+    }
+}

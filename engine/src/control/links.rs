@@ -1,0 +1,400 @@
+//! A session's data connections and the worker threads that drive them.
+//!
+//! Leaves to others: what is sent, and dialling. Invariant: a connection is in
+//! the table from its attachment until its worker's `Detached`, and its number
+//! is never used again.
+
+use crate::data::{self, Clock, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
+use crate::error::{Error, Result};
+use crate::kernel::queue::{self, Reader, Writer};
+use crate::kernel::socket::{self, SocketOptions};
+use crate::limits;
+use crate::protocol::wire::Flow;
+use crate::protocol::{ConnectionId, Run};
+use crate::report::ConnectionReport;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+
+/// Commands that wait for one worker, at most: runs ahead of every connection,
+/// and a few that attach, detach and ask.
+const COMMANDS_MAX: usize = limits::CONNECTIONS_MAX as usize * (limits::RUNS_AHEAD_MAX + 2) + 64;
+/// Events that wait for the control plane; a full queue slows the workers down.
+const EVENTS_MAX: usize = 4096;
+
+/// Which way a connection carries frames, seen from this end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Out,
+    In,
+}
+
+impl Way {
+    /// Seen from the dialler or from the accepter.
+    pub(super) fn of(flow: Flow, dialled: bool) -> Self {
+        if (flow == Flow::FromDialler) == dialled {
+            Self::Out
+        } else {
+            Self::In
+        }
+    }
+}
+
+/// One data connection.
+struct Link {
+    way: Way,
+    /// A second descriptor: to read TCP_INFO while the worker owns the first.
+    socket: OwnedFd,
+    bytes: u64,
+}
+
+/// Threads with their command queues.
+type Workers<C> = Vec<(Writer<C>, JoinHandle<()>)>;
+
+/// The workers of one way.
+struct Crew<C, E> {
+    workers: Workers<C>,
+    events: AsyncFd<Reader<E>>,
+}
+
+/// What starts a worker: its name, its commands, its events, the clock.
+type Spawn<C, E> = fn(String, Reader<C>, Writer<E>, Clock) -> Result<JoinHandle<()>>;
+
+impl<C, E> Crew<C, E> {
+    fn start(name: &str, count: usize, clock: Clock, spawn: Spawn<C, E>) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::local("cannot start worker threads", error);
+        let (writer, reader) = queue::bounded(EVENTS_MAX).map_err(failed)?;
+        let mut workers = Vec::new();
+        for number in 0..count {
+            let (commands, inbox) = queue::bounded(COMMANDS_MAX).map_err(failed)?;
+            let thread = spawn(format!("{name}-{number}"), inbox, writer.clone(), clock)?;
+            workers.push((commands, thread));
+        }
+        Ok(Self {
+            workers,
+            events: watch(reader)?,
+        })
+    }
+
+    fn of(&self, connection: ConnectionId) -> &Writer<C> {
+        &self.workers[connection as usize % self.workers.len()].0
+    }
+
+    fn tell_all(&self, command: impl Fn() -> C) -> usize {
+        self.workers
+            .iter()
+            .filter(|(commands, _)| commands.send(command()).is_ok())
+            .count()
+    }
+}
+
+/// The reader, so that its descriptor can be awaited.
+#[allow(
+    deprecated,
+    reason = "its successor is unsafe, and unsafe code stays in kernel/; what it asks for holds, as a \
+              reader owns one eventfd for its whole life"
+)]
+fn watch<E>(reader: Reader<E>) -> Result<AsyncFd<Reader<E>>> {
+    AsyncFd::new(reader).map_err(|error| Error::local("cannot wait for worker threads", error))
+}
+
+/// The table.
+pub(super) struct Links {
+    clock: Clock,
+    worker_count: usize,
+    sockets: SocketOptions,
+    links: BTreeMap<ConnectionId, Link>,
+    used: BTreeSet<ConnectionId>,
+    out: Option<Crew<SendCommand, SendEvent>>,
+    inn: Option<Crew<ReceiveCommand, ReceiveEvent>>,
+}
+
+impl Links {
+    /// No connection and no thread yet. `worker_count` is for each way.
+    pub(super) fn new(clock: Clock, workers: Option<usize>, sockets: SocketOptions) -> Self {
+        let worker_count = workers.unwrap_or_else(workers_by_cores).max(1);
+        Self {
+            clock,
+            worker_count,
+            sockets,
+            links: BTreeMap::new(),
+            used: BTreeSet::new(),
+            out: None,
+            inn: None,
+        }
+    }
+
+    /// The options of data sockets.
+    pub(super) fn sockets(&self) -> &SocketOptions {
+        &self.sockets
+    }
+
+    /// Sets the pacing of connections attached from now on, and of those there.
+    pub(super) fn pace(&mut self, bytes_per_second: Option<u64>) -> Result<()> {
+        self.sockets.pacing_bytes_per_second = bytes_per_second;
+        for link in self.links.values().filter(|link| link.way == Way::Out) {
+            socket::set_pacing(link.socket.as_fd(), bytes_per_second)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a connection in; returns what was left to haul about its socket.
+    pub(super) fn attach(
+        &mut self,
+        connection: ConnectionId,
+        way: Way,
+        socket: OwnedFd,
+    ) -> Result<Vec<String>> {
+        if self.links.len() >= limits::CONNECTIONS_MAX as usize
+            || self.used.len() >= limits::JOINS_MAX as usize
+            || self.used.contains(&connection)
+        {
+            return Err(Error::peer(
+                format!("cannot take data connection {connection} in"),
+                "its number was used before, or there are too many",
+            ));
+        }
+        let notes = socket::prepare_data(socket.as_fd(), &self.sockets)?;
+        let second = rustix::io::fcntl_dupfd_cloexec(&socket, 3)
+            .map_err(|error| Error::local("cannot duplicate a descriptor", error))?;
+        self.hand_over(connection, way, socket)?;
+        self.used.insert(connection);
+        self.links.insert(
+            connection,
+            Link {
+                way,
+                socket: second,
+                bytes: 0,
+            },
+        );
+        Ok(notes)
+    }
+
+    fn hand_over(&mut self, connection: ConnectionId, way: Way, socket: OwnedFd) -> Result<()> {
+        let gone = || Error::local("cannot use a worker thread", "it ended");
+        match way {
+            Way::Out => {
+                if self.out.is_none() {
+                    let crew = Crew::start(
+                        "haul-send",
+                        self.worker_count,
+                        self.clock,
+                        data::send::spawn,
+                    )?;
+                    self.out = Some(crew);
+                }
+                let crew = self.out.as_ref().ok_or_else(gone)?;
+                let attach = SendCommand::Attach { connection, socket };
+                crew.of(connection).send(attach).map_err(|_| gone())
+            }
+            Way::In => {
+                if self.inn.is_none() {
+                    let crew = Crew::start(
+                        "haul-recv",
+                        self.worker_count,
+                        self.clock,
+                        data::receive::spawn,
+                    )?;
+                    self.inn = Some(crew);
+                }
+                let crew = self.inn.as_ref().ok_or_else(gone)?;
+                let attach = ReceiveCommand::Attach { connection, socket };
+                crew.of(connection).send(attach).map_err(|_| gone())
+            }
+        }
+    }
+
+    /// Starts the receiving workers, so that segments can be opened in them
+    /// before the first connection joins.
+    pub(super) fn start_receiving(&mut self) -> Result<()> {
+        if self.inn.is_none() {
+            let crew = Crew::start(
+                "haul-recv",
+                self.worker_count,
+                self.clock,
+                data::receive::spawn,
+            )?;
+            self.inn = Some(crew);
+        }
+        Ok(())
+    }
+
+    /// The connections of one way, ascending.
+    pub(super) fn of_way(&self, way: Way) -> Vec<ConnectionId> {
+        self.links
+            .iter()
+            .filter(|(_, link)| link.way == way)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// True while the connection's worker has it.
+    pub(super) fn has(&self, connection: ConnectionId) -> bool {
+        self.links.contains_key(&connection)
+    }
+
+    /// Asks the connection's worker to end it; `Detached` follows.
+    pub(super) fn detach(&self, connection: ConnectionId, graceful: bool) {
+        // A worker that ended has told `Detached` for all it had.
+        match (
+            self.links.get(&connection).map(|link| link.way),
+            &self.out,
+            &self.inn,
+        ) {
+            (Some(Way::Out), Some(crew), _) => {
+                let _ = crew.of(connection).send(SendCommand::Detach {
+                    connection,
+                    graceful,
+                });
+            }
+            (Some(Way::In), _, Some(crew)) => {
+                let _ = crew.of(connection).send(ReceiveCommand::Detach {
+                    connection,
+                    graceful,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends every sending connection whose peer's kernel said nothing for
+    /// longer than `wait`: a slow reader answers probes, a dead one does not.
+    pub(super) fn detach_silent(&self, wait: Duration) {
+        for (connection, link) in self.links.iter().filter(|(_, link)| link.way == Way::Out) {
+            if socket::silence(link.socket.as_fd()).is_some_and(|silence| silence > wait) {
+                self.detach(*connection, false);
+            }
+        }
+    }
+
+    /// The worker said `Detached`.
+    pub(super) fn detached(&mut self, connection: ConnectionId) {
+        self.links.remove(&connection);
+    }
+
+    /// Hands a run to its connection's worker.
+    pub(super) fn send_run(
+        &self,
+        connection: ConnectionId,
+        segment: Arc<data::SendSegment>,
+        run: Run,
+        bytes: Option<u64>,
+    ) {
+        if let Some(crew) = &self.out {
+            // A worker that ended has told `Detached` for all it had.
+            let _ = crew.of(connection).send(SendCommand::Run {
+                connection,
+                segment,
+                run,
+                bytes,
+            });
+        }
+    }
+
+    /// Tells every receiving worker; returns how many there are.
+    pub(super) fn tell_receivers(&self, command: impl Fn() -> ReceiveCommand) -> usize {
+        self.inn.as_ref().map_or(0, |crew| crew.tell_all(command))
+    }
+
+    /// Tells every sending worker; returns how many there are.
+    pub(super) fn tell_senders(&self, command: impl Fn() -> SendCommand) -> usize {
+        self.out.as_ref().map_or(0, |crew| crew.tell_all(command))
+    }
+
+    /// The next event of a sending worker.
+    pub(super) fn next_sent(&self) -> Option<SendEvent> {
+        self.out
+            .as_ref()
+            .and_then(|crew| crew.events.get_ref().try_recv())
+    }
+
+    /// The next event of a receiving worker.
+    pub(super) fn next_received(&self) -> Option<ReceiveEvent> {
+        self.inn
+            .as_ref()
+            .and_then(|crew| crew.events.get_ref().try_recv())
+    }
+
+    /// Waits until a worker has an event. May be dropped at any time.
+    pub(super) async fn ready(&self) {
+        tokio::select! {
+            () = wait(self.out.as_ref().map(|crew| &crew.events)) => {}
+            () = wait(self.inn.as_ref().map(|crew| &crew.events)) => {}
+        }
+    }
+
+    /// Counts payload bytes for progress.
+    pub(super) fn count(&mut self, connection: ConnectionId, bytes: u64) {
+        if let Some(link) = self.links.get_mut(&connection) {
+            link.bytes += bytes;
+        }
+    }
+
+    /// Forgets what was counted, at the start of a transfer.
+    pub(super) fn reset_counts(&mut self) {
+        self.links.values_mut().for_each(|link| link.bytes = 0);
+    }
+
+    /// Every connection of one way, as it is now.
+    pub(super) fn progress(&self, way: Way) -> Vec<ConnectionReport> {
+        let of_way = self.links.iter().filter(|(_, link)| link.way == way);
+        of_way
+            .map(|(connection, link)| ConnectionReport {
+                connection: *connection,
+                bytes: link.bytes,
+                tcp: socket::tcp_info(link.socket.as_fd()),
+                ..ConnectionReport::default()
+            })
+            .collect()
+    }
+
+    /// Stops all workers. Awaiting them is the returned closure's work, which
+    /// blocks: a write to a slow disk has to end first.
+    pub(super) fn stop(&mut self) -> impl FnOnce() + Send + 'static {
+        self.tell_senders(|| SendCommand::Stop);
+        self.tell_receivers(|| ReceiveCommand::Stop);
+        self.links.clear();
+        // The readers go first: a worker must not wait on a full queue.
+        let out = self.out.take().map(|crew| crew.workers);
+        let inn = self.inn.take().map(|crew| crew.workers);
+        move || {
+            out.into_iter().for_each(join);
+            inn.into_iter().for_each(join);
+        }
+    }
+}
+
+fn join<C>(workers: Workers<C>) {
+    for (commands, thread) in workers {
+        // A worker without a writer has nobody to serve and ends, too.
+        drop(commands);
+        if thread.join().is_err() {
+            tracing::error!("a worker thread panicked");
+        }
+    }
+}
+
+async fn wait<E>(events: Option<&AsyncFd<Reader<E>>>) {
+    let Some(events) = events else {
+        return std::future::pending().await;
+    };
+    if !events.get_ref().sleep() {
+        return;
+    }
+    // Only a runtime that shuts down makes this fail; then nothing is awaited.
+    if let Ok(mut ready) = events.readable().await {
+        ready.clear_ready();
+    }
+    events.get_ref().awake();
+}
+
+/// More than two connections, and so more than one worker, never helped on two
+/// cores; a worker saturates one core and a peer's work needs others.
+fn workers_by_cores() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 4).clamp(1, 4)
+}

@@ -1,0 +1,372 @@
+//! The receiving half of a transfer: carries the state machine's outputs to
+//! the workers, the hands and the peer, and their answers back.
+//!
+//! Leaves to others: every decision (protocol's receiver). Invariant: a
+//! segment is open in every worker before its answer is sent, and a transfer
+//! ends only when no worker writes to its targets any more.
+
+use super::core::{Core, Done};
+use super::tally::Tally;
+use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
+use crate::error::{Error, Result, Side};
+use crate::files::place;
+use crate::files::target::{Target, TargetOptions};
+use crate::protocol::ledger::Ledger;
+use crate::protocol::receiver::{Receiver, ReceiverConfig, ReceiverOutput};
+use crate::protocol::wire::{Entry, Message, Offer, Verdict};
+use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
+use crate::report::Latency;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+/// Where a transfer's files go.
+pub(super) enum Destination {
+    /// Below a server's root.
+    Beneath {
+        root: Arc<OwnedFd>,
+        path: Vec<u8>,
+        directory: bool,
+    },
+    /// Where the local user said.
+    Local {
+        path: PathBuf,
+        directory: bool,
+    },
+    Stdout,
+    Null,
+}
+
+impl Destination {
+    /// Creates the entry's target; blocks.
+    fn create(&self, entry: &Entry, options: TargetOptions) -> Result<Target> {
+        let place = match self {
+            Self::Beneath {
+                root,
+                path,
+                directory,
+            } => place::resolve_beneath(root.as_fd(), path, *directory)?.place(&entry.name)?,
+            Self::Local { path, directory } => {
+                place::resolve_local(path, *directory)?.place(&entry.name)?
+            }
+            Self::Stdout => return Target::stdout(options),
+            Self::Null => return Target::null(options),
+        };
+        Target::create(place, entry, options)
+    }
+}
+
+/// A transfer that receives.
+pub(super) struct Receiving {
+    transfer: TransferId,
+    machine: Receiver,
+    destination: Arc<Destination>,
+    options: TargetOptions,
+    targets: BTreeMap<SegmentId, Vec<Option<Arc<Target>>>>,
+    segments: BTreeMap<SegmentId, Arc<ReceiveSegment>>,
+    reports_due: Option<usize>,
+    /// Workers that have not yet forgotten the transfer, once it ended.
+    forgets_due: Option<usize>,
+    end: Option<Result<()>>,
+}
+
+impl Receiving {
+    pub(super) fn start(
+        core: &mut Core,
+        transfer: TransferId,
+        chunk_bytes: u32,
+        destination: Destination,
+        options: TargetOptions,
+    ) -> Result<Self> {
+        core.links.start_receiving()?;
+        Ok(Self {
+            transfer,
+            machine: Receiver::new(ReceiverConfig {
+                transfer,
+                chunk_bytes,
+            }),
+            destination: Arc::new(destination),
+            options,
+            targets: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            reports_due: None,
+            forgets_due: None,
+            end: None,
+        })
+    }
+
+    /// What the machine counted.
+    pub(super) fn machine(&self) -> &Receiver {
+        &self.machine
+    }
+
+    /// Ends the transfer with `error`.
+    pub(super) fn stop(&mut self, error: Error) {
+        self.machine.stop(error);
+    }
+
+    /// The worker has let go of the connection, and its grants are back.
+    pub(super) fn reaped(&mut self, connection: ConnectionId) {
+        self.machine.connection_reaped(connection);
+    }
+
+    /// A message of this transfer.
+    pub(super) fn message(&mut self, core: &Core, tally: &mut Tally, message: Message) {
+        if let Message::Offer(offer) = &message {
+            tally.planned(&offer.entries);
+        }
+        if let Err(violation) = self.machine.handle_message(core.clock.now(), message) {
+            let error = Error::peer(format!("cannot go on with {}", core.peer), violation);
+            self.machine.stop(error);
+        }
+    }
+
+    /// A worker's event, except `Detached`, which is the session's.
+    pub(super) fn event(&mut self, core: &mut Core, tally: &mut Tally, event: ReceiveEvent) {
+        match event {
+            ReceiveEvent::Landed {
+                transfer,
+                segment,
+                connection,
+                chunks,
+                bytes,
+            } => {
+                if transfer == self.transfer {
+                    core.links.count(connection, bytes);
+                    self.machine
+                        .chunks_landed(connection, segment, chunks, bytes);
+                }
+            }
+            ReceiveEvent::Damaged {
+                transfer,
+                segment,
+                chunk,
+            } => {
+                if transfer == self.transfer {
+                    self.machine.chunk_damaged(segment, chunk);
+                }
+            }
+            ReceiveEvent::Drained {
+                transfer,
+                segment,
+                chunks,
+            } => {
+                if transfer == self.transfer {
+                    self.machine.chunks_drained(segment, chunks);
+                }
+            }
+            ReceiveEvent::Failed {
+                transfer,
+                segment,
+                file,
+                error,
+            } => {
+                if transfer == self.transfer {
+                    self.machine
+                        .write_failed(segment, file, error.at(Side::Receiver));
+                }
+            }
+            ReceiveEvent::Forgotten(transfer) => {
+                if transfer == self.transfer {
+                    self.forgets_due = self.forgets_due.map(|due| due.saturating_sub(1));
+                    self.discard_when_forgotten(core);
+                }
+            }
+            ReceiveEvent::Report(report) => {
+                tally.add_own(*report);
+                self.reports_due = self.reports_due.map(|due| due.saturating_sub(1));
+                self.finish_when_told(tally);
+            }
+            ReceiveEvent::Detached { .. } => {}
+        }
+    }
+
+    /// The hands' answer.
+    pub(super) fn done(&mut self, tally: &mut Tally, done: Done) {
+        match done {
+            Done::Prepared {
+                segment,
+                verdicts,
+                targets,
+            } => {
+                self.targets.insert(segment, targets);
+                self.machine.prepared(segment, verdicts);
+            }
+            Done::Settled {
+                segment,
+                file,
+                result,
+                sync,
+            } => {
+                tally.latencies.sync.merge(&sync);
+                let result = result.map_err(|error| error.at(Side::Receiver));
+                self.machine.settled(segment, file, result);
+            }
+            Done::Broken(error) => self.machine.stop(error.at(Side::Receiver)),
+            _ => {}
+        }
+    }
+
+    /// Carries all outputs out; the result is there once nothing is left.
+    pub(super) fn pump(&mut self, core: &mut Core, tally: &mut Tally) -> Option<Result<()>> {
+        while let Some(output) = self.machine.poll(core.clock.now()) {
+            self.carry(core, tally, output);
+        }
+        let over = core.hands_empty() && self.forgets_due.is_none();
+        if over { self.end.take() } else { None }
+    }
+
+    fn carry(&mut self, core: &mut Core, tally: &mut Tally, output: ReceiverOutput) {
+        match output {
+            ReceiverOutput::Message(message) => core.channel.send(&message),
+            ReceiverOutput::Prepare { offer } => self.prepare(core, offer),
+            ReceiverOutput::Open {
+                segment,
+                plan,
+                seed,
+            } => {
+                let targets = self.targets.get(&segment).cloned().unwrap_or_default();
+                let data = Arc::new(ReceiveSegment {
+                    transfer: self.transfer,
+                    segment,
+                    plan,
+                    seed,
+                    ledger: Mutex::new(Ledger::new()),
+                    targets,
+                    verify: self.options.verify,
+                    in_order: AtomicU64::new(0),
+                });
+                core.links
+                    .tell_receivers(|| ReceiveCommand::Open(data.clone()));
+                self.segments.insert(segment, data);
+            }
+            ReceiverOutput::CloseConnection { connection } => {
+                if core.links.has(connection) {
+                    core.links.detach(connection, false);
+                } else {
+                    // Already reaped, perhaps between two transfers.
+                    self.machine.connection_reaped(connection);
+                }
+            }
+            ReceiverOutput::Landed { .. } => tally.landed(),
+            ReceiverOutput::Settle {
+                segment,
+                file,
+                size,
+            } => {
+                let (Some(target), Some(data)) = (
+                    self.target(segment, file),
+                    self.segments.get(&segment).cloned(),
+                ) else {
+                    return;
+                };
+                core.hand(self.transfer, move || {
+                    let mut sync = Latency::default();
+                    let result = target.settle(size, &data.plan, file, &mut sync);
+                    Done::Settled {
+                        segment,
+                        file,
+                        result,
+                        sync,
+                    }
+                });
+            }
+            ReceiverOutput::Discard { segment, file } => {
+                if let Some(target) = self.target(segment, file) {
+                    core.hand(self.transfer, move || {
+                        target.discard();
+                        Done::Discarded
+                    });
+                }
+            }
+            ReceiverOutput::FileEnded {
+                segment,
+                file,
+                result,
+            } => {
+                tally.ended(segment, file, None, &result);
+            }
+            ReceiverOutput::SegmentDone { segment } => {
+                let transfer = self.transfer;
+                core.links
+                    .tell_receivers(|| ReceiveCommand::Close { transfer, segment });
+                self.targets.remove(&segment);
+                self.segments.remove(&segment);
+            }
+            ReceiverOutput::Finish => {
+                self.reports_due = Some(core.links.tell_receivers(|| ReceiveCommand::Report));
+                self.finish_when_told(tally);
+            }
+            ReceiverOutput::Done { report } => {
+                tally.set_peer(*report);
+                self.finished(core, Ok(()));
+            }
+            ReceiverOutput::Failed(error) => self.finished(core, Err(error)),
+        }
+    }
+
+    fn target(&self, segment: SegmentId, file: FileId) -> Option<Arc<Target>> {
+        self.targets.get(&segment)?.get(file as usize)?.clone()
+    }
+
+    /// Creates the segment's targets, one after another, on a blocking thread.
+    fn prepare(&mut self, core: &mut Core, offer: Offer) {
+        let (destination, options) = (self.destination.clone(), self.options);
+        core.hand(self.transfer, move || {
+            let (mut verdicts, mut targets) = (Vec::new(), Vec::new());
+            for entry in &offer.entries {
+                match destination.create(entry, options) {
+                    Ok(target) => {
+                        verdicts.push(Verdict::Whole);
+                        targets.push(Some(Arc::new(target)));
+                    }
+                    Err(error) => {
+                        verdicts.push(Verdict::Refused(error.at(Side::Receiver)));
+                        targets.push(None);
+                    }
+                }
+            }
+            Done::Prepared {
+                segment: offer.segment,
+                verdicts,
+                targets,
+            }
+        });
+    }
+
+    fn finished(&mut self, core: &mut Core, end: Result<()>) {
+        self.end = Some(end);
+        let transfer = self.transfer;
+        self.forgets_due = Some(
+            core.links
+                .tell_receivers(|| ReceiveCommand::Forget(transfer)),
+        );
+        self.discard_when_forgotten(core);
+    }
+
+    /// Whatever was not settled goes, once nobody writes to it.
+    fn discard_when_forgotten(&mut self, core: &mut Core) {
+        if self.forgets_due != Some(0) {
+            return;
+        }
+        self.forgets_due = None;
+        let targets: Vec<_> = std::mem::take(&mut self.targets)
+            .into_values()
+            .flatten()
+            .collect();
+        core.hand(self.transfer, move || {
+            targets.iter().flatten().for_each(|target| target.discard());
+            Done::Discarded
+        });
+    }
+
+    /// The peer wants this end's report once every worker gave its own.
+    fn finish_when_told(&mut self, tally: &Tally) {
+        if self.reports_due == Some(0) {
+            self.reports_due = None;
+            self.machine.finish(tally.own());
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The server's part of a session: it takes connections in and opens what its
+//! peer names, below the root only.
+//!
+//! Leaves to others: the transfer itself. Invariant: nothing is opened for a
+//! peer before its proof held, or the server said that it needs none.
+
+use super::core::{Core, Done};
+use super::links::Way;
+use super::receiving::{Destination, Receiving};
+use super::role::Role;
+use super::sending::{Sending, SendingOptions};
+use super::server::{ServerEvent, Shared};
+use super::session::{Active, Half, Session};
+use super::tally::Tally;
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::files::generated::Generated;
+use crate::files::source::{FileSource, Source};
+use crate::files::target::TargetOptions;
+use crate::options::{RemoteSource, RemoteTarget};
+use crate::protocol::handshake;
+use crate::protocol::wire::{Begin, Entry, Flow, Join, Message, Task};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What a server keeps besides the session.
+pub(super) struct Serving {
+    pub(super) shared: Rc<Shared>,
+    pub(super) peer: SocketAddr,
+    pub(super) session: handshake::Session,
+    /// What the pull whose sources are being opened asked for.
+    pub(super) starting: Option<Begin>,
+}
+
+impl Serving {
+    pub(super) fn transfer_ended(&mut self, core: &Core, active: Active, end: Result<()>) {
+        self.starting = None;
+        let (bytes, chunk_bytes, sends) = (active.bytes(), active.chunk_bytes, active.sends());
+        let report =
+            active
+                .tally
+                .report(end, bytes, chunk_bytes, sends, self.session.authenticated);
+        tracing::info!(
+            peer = core.peer,
+            landed_bytes = report.bytes.landed,
+            "a transfer ended"
+        );
+        self.shared.tell(ServerEvent::TransferEnded {
+            peer: self.peer,
+            bytes: report.bytes.landed,
+            error: report.error,
+        });
+    }
+}
+
+impl Session {
+    pub(super) fn serving_message(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Begin(begin) => {
+                self.serving_begin(begin);
+                Ok(())
+            }
+            Message::EndStreams { transfer } => {
+                if let Some(Active {
+                    half: Half::Sending(sending),
+                    transfer: own,
+                    ..
+                }) = &mut self.active
+                    && *own == transfer
+                {
+                    sending.finish_streams();
+                }
+                Ok(())
+            }
+            message => {
+                tracing::debug!(?message, "an unexpected message");
+                let why = "it sent a message that belongs to no transfer";
+                Err(Error::peer(
+                    format!("cannot go on with {}", self.core.peer),
+                    why,
+                ))
+            }
+        }
+    }
+
+    fn serving_begin(&mut self, begin: Begin) {
+        let transfer = begin.transfer;
+        if self.active.is_some() {
+            let error = Error::peer(
+                "cannot begin a transfer",
+                "the session's last one still runs",
+            );
+            self.core.channel.send(&Message::Abort { transfer, error });
+            return;
+        }
+        self.core.links.reset_counts();
+        let now = self.core.clock.now();
+        self.active = Some(Active {
+            transfer,
+            tally: Tally::new(self.core.clock, now, None),
+            chunk_bytes: begin.chunk_bytes,
+            half: Half::Opening,
+            stopped: None,
+            early: None,
+        });
+        let result = match begin.task.clone() {
+            Task::Push { target } => self.serving_push(&begin, target),
+            Task::Pull { sources } => self.serving_pull(begin, sources),
+        };
+        if let Err(error) = result {
+            self.core.channel.send(&Message::Abort {
+                transfer,
+                error: error.clone(),
+            });
+            self.transfer_ended(Err(error));
+        }
+    }
+
+    fn serving_push(&mut self, begin: &Begin, target: RemoteTarget) -> Result<()> {
+        let Role::Server(serving) = &self.role else {
+            return Ok(());
+        };
+        let destination = match target {
+            RemoteTarget::Path { path, directory } => Destination::Beneath {
+                root: serving.shared.root.clone(),
+                path,
+                directory,
+            },
+            RemoteTarget::Null if serving.shared.allow_null => Destination::Null,
+            RemoteTarget::Null => return Err(null_refused(Side::Receiver)),
+        };
+        let options = TargetOptions {
+            fsync: begin.fsync,
+            verify: begin.verify,
+            drop_cache: begin.drop_cache,
+            special_bits: serving.session.authenticated,
+        };
+        let (transfer, chunk_bytes) = (begin.transfer, begin.chunk_bytes);
+        let receiving =
+            Receiving::start(&mut self.core, transfer, chunk_bytes, destination, options)?;
+        self.core.channel.send(&Message::Begun {
+            transfer,
+            window_bytes: None,
+        });
+        if let Some(active) = &mut self.active {
+            active.half = Half::Receiving(receiving);
+        }
+        Ok(())
+    }
+
+    fn serving_pull(&mut self, begin: Begin, sources: Vec<RemoteSource>) -> Result<()> {
+        let Role::Server(serving) = &mut self.role else {
+            return Ok(());
+        };
+        let generated = |source: &RemoteSource| matches!(source, RemoteSource::Generated { .. });
+        if sources.iter().any(generated) && !serving.shared.allow_null {
+            return Err(null_refused(Side::Sender));
+        }
+        let (root, transfer) = (serving.shared.root.clone(), begin.transfer);
+        serving.starting = Some(begin);
+        self.core
+            .hand(transfer, move || Done::Opened(open_all(&root, &sources)));
+        Ok(())
+    }
+
+    /// The sources of a pull are open.
+    pub(super) fn serving_opened(&mut self, files: Vec<(Entry, Arc<Source>)>) {
+        let Role::Server(serving) = &mut self.role else {
+            return;
+        };
+        let Some(begin) = serving.starting.take() else {
+            return;
+        };
+        let transfer = begin.transfer;
+        let connections = self.core.links.of_way(Way::Out).len().max(1) as u64;
+        let pace = begin
+            .rate_limit_bytes_per_second
+            .map(|rate| rate / connections);
+        if let Err(error) = self.core.links.pace(pace) {
+            tracing::warn!(%error, "cannot limit the rate as the peer asked");
+        }
+        self.core.channel.send(&Message::Begun {
+            transfer,
+            window_bytes: None,
+        });
+        let options = SendingOptions {
+            chunk_bytes: begin.chunk_bytes,
+            transmit: begin.transmit,
+            drop_cache: begin.drop_cache,
+            window_bytes: begin.window_bytes,
+        };
+        if let Some(active) = &mut self.active {
+            let sending = Sending::start(&self.core, &mut active.tally, transfer, options, files);
+            active.half = Half::Sending(sending);
+        }
+    }
+
+    /// A data connection asks to join.
+    pub(super) fn serving_joining(&mut self, join: Join, socket: OwnedFd) -> Result<()> {
+        let Role::Server(serving) = &self.role else {
+            return Ok(());
+        };
+        if join.session != serving.session.id || !serving.session.secret.verify_join(&join) {
+            let error = Error::new(
+                ErrorKind::Unauthorised,
+                "cannot take a data connection in: its proof does not hold",
+            );
+            serving.shared.tell(ServerEvent::Refused {
+                peer: serving.peer,
+                error,
+            });
+            return Ok(());
+        }
+        let way = Way::of(join.flow, false);
+        debug_assert!(matches!(join.flow, Flow::FromDialler | Flow::ToDialler));
+        match self.core.links.attach(join.connection, way, socket) {
+            Ok(notes) => {
+                self.core.channel.send(&Message::Joined {
+                    connection: join.connection,
+                });
+                self.joined(join.connection, way, notes);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a data connection was refused");
+                serving.shared.tell(ServerEvent::Refused {
+                    peer: serving.peer,
+                    error,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn null_refused(side: Side) -> Error {
+    Error::usage(
+        "the server takes part in no measurement: it has neither null sinks nor generated sources",
+    )
+    .at(side)
+    .cure("start it with `haul serve --allow-null`")
+}
+
+/// Opens what a pull asks for; the first that fails ends it.
+fn open_all(root: &OwnedFd, sources: &[RemoteSource]) -> Result<Vec<(Entry, Arc<Source>)>> {
+    let open = |source: &RemoteSource| -> Result<(Entry, Arc<Source>)> {
+        let source = match source {
+            RemoteSource::Path(path) => Source::File(FileSource::open_beneath(root.as_fd(), path)?),
+            RemoteSource::Generated { pattern, bytes } => {
+                let seed = u64::from_le_bytes(super::client::random());
+                Source::Generated(Generated::new(*pattern, *bytes, seed))
+            }
+        };
+        Ok((source.entry(), Arc::new(source)))
+    };
+    sources
+        .iter()
+        .map(|source| open(source).map_err(|error| error.at(Side::Sender)))
+        .collect()
+}

@@ -1,0 +1,247 @@
+//! What one end counts of a transfer, and the report it comes to.
+//!
+//! Leaves to others: the data plane's own counts, which come as `SideReport`s.
+//! Invariant: bytes count when they are acknowledged, never when queued.
+
+use super::transfer::{Event, Update};
+use crate::data::Clock;
+use crate::error::{Error, ErrorKind};
+use crate::protocol::Nanos;
+use crate::protocol::wire::{Entry, EntryKind};
+use crate::report::{
+    Bytes, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
+};
+use std::sync::mpsc;
+
+/// Counts of one transfer at one end.
+pub(super) struct Tally {
+    clock: Clock,
+    started: Nanos,
+    first_sent: Option<Nanos>,
+    first_landed: Option<Nanos>,
+    last_landed: Option<Nanos>,
+    /// By segment, then file.
+    files: Vec<Vec<FileReport>>,
+    pub(super) latencies: Latencies,
+    pub(super) notes: Vec<String>,
+    /// This end's data plane, once it was asked.
+    own: SideReport,
+    peer: Option<SideReport>,
+    /// The caller, where there is one (a client's transfer).
+    updates: Option<mpsc::Sender<Update>>,
+}
+
+impl Tally {
+    pub(super) fn new(clock: Clock, started: Nanos, updates: Option<mpsc::Sender<Update>>) -> Self {
+        Self {
+            clock,
+            started,
+            first_sent: None,
+            first_landed: None,
+            last_landed: None,
+            files: Vec::new(),
+            latencies: Latencies::default(),
+            notes: Vec::new(),
+            own: SideReport::default(),
+            peer: None,
+            updates,
+        }
+    }
+
+    /// Tells the caller; one that is gone does not matter.
+    pub(super) fn tell(&self, event: Event) {
+        if let Some(updates) = &self.updates {
+            let _ = updates.send(Update::Event(event));
+        }
+    }
+
+    /// Something that was left to haul: told now, and in the report.
+    pub(super) fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.tell(Event::Note(note.clone()));
+            self.notes.push(note);
+        }
+    }
+
+    /// Files planned so far.
+    pub(super) fn file_count(&self) -> u64 {
+        self.files.iter().map(Vec::len).sum::<usize>() as u64
+    }
+
+    /// True while a stream has no known end.
+    pub(super) fn has_open_stream(&self) -> bool {
+        let open = |file: &FileReport| {
+            file.bytes.is_none() && file.level.is_none() && file.error.is_none()
+        };
+        self.files.iter().flatten().any(open)
+    }
+
+    /// True when somebody follows the transfer.
+    pub(super) fn is_watched(&self) -> bool {
+        self.updates.is_some()
+    }
+
+    /// The caller, to be told the report.
+    pub(super) fn caller(&self) -> Option<mpsc::Sender<Update>> {
+        self.updates.clone()
+    }
+
+    /// Seconds since the transfer was asked for.
+    pub(super) fn seconds(&self) -> f64 {
+        seconds(self.started, self.clock.now())
+    }
+
+    /// A segment's files, in order.
+    pub(super) fn planned(&mut self, entries: &[Entry]) {
+        let file = |entry: &Entry| FileReport {
+            name: String::from_utf8_lossy(&entry.name).into_owned(),
+            bytes: (entry.kind == EntryKind::File).then_some(entry.size),
+            level: None,
+            error: None,
+        };
+        self.files.push(entries.iter().map(file).collect());
+    }
+
+    /// The file's end; `size` corrects what was not known before.
+    pub(super) fn ended(
+        &mut self,
+        segment: u32,
+        file: u32,
+        size: Option<u64>,
+        result: &Result<Level, Error>,
+    ) {
+        let slot = self.files.get_mut(segment as usize);
+        let Some(slot) = slot.and_then(|files| files.get_mut(file as usize)) else {
+            return;
+        };
+        match result {
+            Ok(level) => slot.level = Some(*level),
+            Err(error) => slot.error = Some(ErrorReport::from(error)),
+        }
+        slot.bytes = size.or(slot.bytes);
+        let report = slot.clone();
+        self.tell(Event::FileEnded(report));
+    }
+
+    /// A run left for a socket, submitted then.
+    pub(super) fn sent(&mut self, submitted: Nanos) {
+        self.first_sent.get_or_insert(submitted);
+    }
+
+    /// Bytes landed just now.
+    pub(super) fn landed(&mut self) {
+        let now = self.clock.now();
+        self.first_landed.get_or_insert(now);
+        self.last_landed = Some(now);
+    }
+
+    /// One worker's counts.
+    pub(super) fn add_own(&mut self, report: SideReport) {
+        merge(&mut self.own, report);
+    }
+
+    /// The other end's counts.
+    pub(super) fn set_peer(&mut self, report: SideReport) {
+        self.peer = Some(report);
+    }
+
+    /// This end's counts, to be told to the other.
+    pub(super) fn own(&self) -> SideReport {
+        let mut own = self.own.clone();
+        own.latencies.merge(&self.latencies);
+        own.notes.extend(self.notes.iter().cloned());
+        own
+    }
+
+    /// The report of a transfer that ended now.
+    pub(super) fn report(
+        self,
+        end: Result<(), Error>,
+        bytes: Bytes,
+        chunk_bytes: u32,
+        sends: bool,
+        authenticated: bool,
+    ) -> Report {
+        let now = self.clock.now();
+        let own = self.own();
+        let files: Vec<FileReport> = self.files.into_iter().flatten().collect();
+        let (sender, receiver) = if sends {
+            (Some(own), self.peer)
+        } else {
+            (self.peer, Some(own))
+        };
+        let moving_from = self.first_sent.or(self.first_landed);
+        Report {
+            error: end.err().or_else(|| failure_of(&files)),
+            level: common_level(&files),
+            files,
+            bytes,
+            seconds: Seconds {
+                total: seconds(self.started, now),
+                first_byte: self.first_landed.map(|at| seconds(self.started, at)),
+                moving: match (moving_from, self.last_landed) {
+                    (Some(from), Some(to)) => seconds(from, to),
+                    _ => 0.0,
+                },
+                sealing: self.last_landed.map_or(0.0, |at| seconds(at, now)),
+            },
+            chunk_bytes,
+            sender,
+            receiver,
+            authenticated,
+        }
+    }
+}
+
+/// One file that failed is the transfer's error; some of several are `Partial`.
+fn failure_of(files: &[FileReport]) -> Option<Error> {
+    let failed: Vec<_> = files
+        .iter()
+        .filter_map(|file| file.error.as_ref())
+        .collect();
+    let first = failed.first()?;
+    if files.len() == 1 {
+        return Some(Error::new(first.kind, first.message.clone()).at(first.side));
+    }
+    let kind = if failed.len() == files.len() {
+        first.kind
+    } else {
+        ErrorKind::Partial
+    };
+    let sentence = format!(
+        "{} of {} files failed; the first: {}",
+        failed.len(),
+        files.len(),
+        first.message
+    );
+    Some(Error::new(kind, sentence).at(first.side))
+}
+
+/// The lowest level, when every file reached one.
+fn common_level(files: &[FileReport]) -> Option<Level> {
+    if files.iter().any(|file| file.level.is_none()) {
+        return None;
+    }
+    files.iter().filter_map(|file| file.level).min()
+}
+
+fn merge(into: &mut SideReport, other: SideReport) {
+    into.system_calls += other.system_calls;
+    into.cpu_nanos += other.cpu_nanos;
+    into.latencies.merge(&other.latencies);
+    into.zero_copy_sent_bytes += other.zero_copy_sent_bytes;
+    into.zero_copy_copied_bytes += other.zero_copy_copied_bytes;
+    into.connections.extend(other.connections);
+    if into.method.is_empty() {
+        into.method = other.method;
+    }
+    for note in other.notes {
+        if !into.notes.contains(&note) {
+            into.notes.push(note);
+        }
+    }
+}
+
+fn seconds(from: Nanos, to: Nanos) -> f64 {
+    to.saturating_sub(from) as f64 / 1e9
+}
