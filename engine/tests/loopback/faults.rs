@@ -1,0 +1,226 @@
+//! What goes wrong on the way, at either end, or in a peer's head.
+//!
+//! Leaves to others: faults inside the protocol (the simulation has those).
+//! Invariant: a fault is either mended and reported, or a clear error that
+//! leaves nothing behind.
+
+use crate::support::{Harm, Site, TOKEN, assert_same, connect, peer, push, relay};
+use haul_engine::options::{CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource};
+use haul_engine::options::{RemoteTarget, Token};
+use haul_engine::{ErrorKind, Pool};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+#[test]
+fn a_flipped_byte_is_found_sent_again_and_reported() {
+    let site = Site::new();
+    let source = site.source("source", 6_000_000);
+    // Far behind the first frame's header and table: in a payload.
+    let address = relay(site.address(), Harm::Flip(300_000));
+    let mut pool = connect(address, |options| options.connections = 1);
+    let report = push(&mut pool, &source, "target", &CopyOptions::default());
+    assert_eq!(report.error, None);
+    assert!(report.bytes.resent > 0, "{:?}", report.bytes);
+    assert_same(&source, &site.root().join("target"));
+}
+
+#[test]
+fn connections_cut_in_mid_chunk_cost_no_byte() {
+    let site = Site::new();
+    let source = site.source("source", 30_000_000);
+    let address = relay(
+        site.address(),
+        Harm::Cut {
+            connections: 3,
+            bytes: 1_300_000,
+        },
+    );
+    let mut pool = connect(address, |_| {});
+    let report = push(&mut pool, &source, "target", &CopyOptions::default());
+    assert_eq!(report.error, None);
+    assert!(report.bytes.resent > 0, "{:?}", report.bytes);
+    assert_same(&source, &site.root().join("target"));
+    assert_eq!(site.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn connections_that_always_fail_end_the_transfer() {
+    let site = Site::new();
+    let source = site.source("source", 30_000_000);
+    let address = relay(
+        site.address(),
+        Harm::Cut {
+            connections: u64::MAX,
+            bytes: 1,
+        },
+    );
+    let mut pool = connect(address, |options| options.connections = 1);
+    let report = push(&mut pool, &source, "target", &CopyOptions::default());
+    assert_eq!(report.error.map(|error| error.kind), Some(ErrorKind::Peer));
+    assert!(!site.root().join("target").exists());
+}
+
+#[test]
+fn a_wrong_token_is_told_as_such() {
+    let site = Site::new();
+    let source = site.source("source", 1000);
+    for token in [Some(Token([8; 32])), None] {
+        let options = PoolOptions {
+            token,
+            ..PoolOptions::default()
+        };
+        let target = RemoteTarget::Path {
+            path: b"target".to_vec(),
+            directory: false,
+        };
+        let kind = match Pool::connect(&peer(site.address()), options) {
+            Err(error) => Some(error.kind),
+            Ok(mut pool) => {
+                let sources = vec![LocalSource::Path(source.clone())];
+                match pool.push(sources, target, &CopyOptions::default()) {
+                    Err(error) => Some(error.kind),
+                    Ok(transfer) => transfer.wait().error.map(|error| error.kind),
+                }
+            }
+        };
+        assert_eq!(kind, Some(ErrorKind::Unauthorised));
+    }
+    assert!(!site.root().join("target").exists());
+}
+
+#[test]
+fn garbage_and_silence_do_not_disturb_a_server() {
+    let site = Site::new();
+    let mut open = Vec::new();
+    for bytes in [
+        &b""[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"HAUL",
+        &[0xff; 4096],
+        b"HAUL\x01\x01\x01\0garbage",
+    ] {
+        let mut stream = TcpStream::connect(site.address()).expect("connects");
+        // A server that already closed is as good.
+        let _ = stream.write_all(bytes);
+        open.push(stream);
+    }
+    let source = site.source("source", 100_000);
+    let report = push(&mut site.pool(), &source, "target", &CopyOptions::default());
+    assert_eq!(report.error, None);
+    assert_same(&source, &site.root().join("target"));
+}
+
+#[test]
+fn a_peer_of_another_version_is_refused_in_its_own_words() {
+    let site = Site::new();
+    let mut stream = TcpStream::connect(site.address()).expect("connects");
+    stream.write_all(b"HAUL\x63\x63\x00\x00").expect("writes");
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(&answer[..5], b"HAUL\0", "refused");
+}
+
+#[test]
+fn a_port_that_is_not_hauls_is_told_as_such() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+    let address = listener.local_addr().expect("an address");
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accepts");
+        let _ = stream.write_all(b"SSH-2.0-other\r\n");
+        let _ = stream.read(&mut [0; 64]);
+    });
+    let options = PoolOptions {
+        token: Some(TOKEN),
+        ..PoolOptions::default()
+    };
+    let error = Pool::connect(&peer(address), options)
+        .err()
+        .expect("an error");
+    assert_eq!(error.kind, ErrorKind::Peer);
+    thread.join().expect("the other program");
+}
+
+#[test]
+fn what_a_peer_names_stays_below_the_root() {
+    let site = Site::new();
+    let outside = site.source("outside", 1000);
+    std::os::unix::fs::symlink(&outside, site.root().join("link")).expect("a link");
+    let mut pool = site.pool();
+    for path in ["../outside", "/etc/passwd", "link", "a/../../outside", ""] {
+        let target = LocalTarget::Path {
+            path: site.directory.path().join("got"),
+            directory: false,
+        };
+        let report = pool
+            .pull(
+                vec![RemoteSource::Path(path.into())],
+                target,
+                &CopyOptions::default(),
+            )
+            .expect("a transfer")
+            .wait();
+        assert!(report.error.is_some(), "{path:?} was read");
+        let report = push(
+            &mut pool,
+            &outside,
+            &format!("{path}/../../x"),
+            &CopyOptions::default(),
+        );
+        assert!(report.error.is_some(), "{path:?} was written");
+    }
+    assert!(!site.directory.path().join("got").exists());
+    assert!(!site.directory.path().join("x").exists());
+}
+
+#[test]
+fn a_source_that_shrinks_is_never_sealed() {
+    let site = Site::new();
+    let source = site.source("source", 60_000_000);
+    let mut pool = connect(site.address(), |options| {
+        options.rate_limit_bytes_per_second = Some(30_000_000);
+    });
+    let target = RemoteTarget::Path {
+        path: b"target".to_vec(),
+        directory: false,
+    };
+    let mut transfer = pool
+        .push(
+            vec![LocalSource::Path(source.clone())],
+            target,
+            &CopyOptions::default(),
+        )
+        .expect("a transfer");
+    let mut cut = false;
+    while !transfer.is_over() {
+        if let Some(haul_engine::Event::Progress(progress)) = transfer.next_event(None)
+            && progress.landed_bytes > 0
+            && !cut
+        {
+            cut = true;
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&source)
+                .expect("the source");
+            file.set_len(20_000_000).expect("shrinks");
+        }
+    }
+    assert!(cut);
+    let report = transfer.wait();
+    assert_eq!(
+        report.error.map(|error| error.kind),
+        Some(ErrorKind::Integrity)
+    );
+    assert!(!site.root().join("target").exists());
+    assert_eq!(site.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn a_missing_source_and_a_directory_are_refused() {
+    let site = Site::new();
+    let mut pool = site.pool();
+    for path in [site.directory.path().join("missing"), site.root()] {
+        let report = push(&mut pool, &path, "target", &CopyOptions::default());
+        assert!(report.error.is_some());
+    }
+    assert!(!site.root().join("target").exists());
+}
