@@ -62,7 +62,7 @@ struct Crew<C, E> {
 }
 
 /// What starts a worker: its name, its commands, its events, the clock.
-type Spawn<C, E> = fn(String, Reader<C>, Writer<E>, Clock) -> Result<JoinHandle<()>>;
+type Spawn<C, E> = fn(&str, Reader<C>, Writer<E>, Clock) -> Result<JoinHandle<()>>;
 
 impl<C, E> Crew<C, E> {
     fn start(name: &str, count: usize, clock: Clock, spawn: Spawn<C, E>) -> Result<Self> {
@@ -71,7 +71,7 @@ impl<C, E> Crew<C, E> {
         let mut workers = Vec::new();
         for number in 0..count {
             let (commands, inbox) = queue::bounded(COMMANDS_MAX).map_err(failed)?;
-            let thread = spawn(format!("{name}-{number}"), inbox, writer.clone(), clock)?;
+            let thread = spawn(&format!("{name}-{number}"), inbox, writer.clone(), clock)?;
             workers.push((commands, thread));
         }
         Ok(Self {

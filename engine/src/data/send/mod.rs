@@ -3,7 +3,7 @@
 use super::{Clock, SendCommand, SendEvents};
 /// TEMP
 pub fn spawn(
-    _: String,
+    _: &str,
     _: crate::kernel::queue::Reader<SendCommand>,
     _: SendEvents,
     _: Clock,
