@@ -146,6 +146,20 @@ impl Target {
         Self::diskless(Sink::Null, options, "the null sink")
     }
 
+    /// A target around a sink that a test made.
+    #[cfg(test)]
+    pub(crate) fn of_sink(sink: Sink, display: &str) -> Self {
+        let options = TargetOptions {
+            fsync: false,
+            verify: false,
+            drop_cache: false,
+            special_bits: false,
+        };
+        let mut target = Self::diskless(Sink::Null, options, display).expect("nothing asked");
+        target.sink = sink;
+        target
+    }
+
     fn diskless(sink: Sink, options: TargetOptions, display: &str) -> Result<Self> {
         if options.verify {
             return Err(no_disk(display, "it has no disk"));
