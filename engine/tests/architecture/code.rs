@@ -121,7 +121,7 @@ pub fn children(code: &str, root: &str) -> BTreeSet<String> {
         let rest = code[at + needle.len()..].trim_start();
         match rest.strip_prefix('{') {
             Some(group) => found.extend(group_heads(group)),
-            None => found.insert(head(rest)).then_some(()).unwrap_or_default(),
+            None => found.extend([head(rest)]),
         }
     }
     found.remove("");
