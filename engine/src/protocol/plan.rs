@@ -110,6 +110,14 @@ impl Plan {
             }
         }
         layout.close_shared();
+        // Each size was bounded by itself where it was decoded; a caller's own
+        // entries were not, and sums must not wrap.
+        if layout.wanted > limits::SEGMENT_BYTES_MAX {
+            return Err(Violation::new(
+                format!("at most {} bytes in a segment", limits::SEGMENT_BYTES_MAX),
+                format!("{} bytes", layout.wanted),
+            ));
+        }
         Ok(Self {
             chunk_bytes,
             extents: layout.extents,
@@ -208,7 +216,11 @@ impl Plan {
     /// The files and offsets of a run's payload, in order; neighbouring chunks
     /// of one extent come as one piece.
     pub fn pieces(&self, first: ChunkId, count: u32) -> impl Iterator<Item = Piece> + '_ {
-        let chunks = first..first + u64::from(count);
+        self.pieces_of(first..first + u64::from(count))
+    }
+
+    /// As [`Plan::pieces`], for any series of chunks.
+    pub fn pieces_of(&self, chunks: Range<ChunkId>) -> impl Iterator<Item = Piece> + '_ {
         let mut run_offset = 0;
         self.extents_of(chunks.clone()).iter().map(move |extent| {
             let (start, end) = self.cut(extent, chunks.clone());
@@ -236,6 +248,43 @@ impl Plan {
                     extent.first_chunk..self.end_chunk(extent)
                 }
             })
+    }
+
+    /// For each extent with bytes in `chunks`: its file, and in how many of
+    /// them. A file with several extents comes several times, and its shares
+    /// of all chunks add up to [`Plan::shares_of`].
+    pub fn shares(&self, chunks: Range<ChunkId>) -> impl Iterator<Item = (FileId, u64)> + '_ {
+        self.extents_of(chunks.clone()).iter().map(move |extent| {
+            let first = extent.first_chunk.max(chunks.start);
+            let end = self.end_chunk(extent).min(chunks.end);
+            (extent.file, end - first)
+        })
+    }
+
+    /// All shares of `file`; `None` while a stream has no known end.
+    #[must_use]
+    pub fn shares_of(&self, file: FileId) -> Option<u64> {
+        if self.is_stream() {
+            return None;
+        }
+        Some(
+            self.chunks_of(file)
+                .map(|range| range.end - range.start)
+                .sum(),
+        )
+    }
+
+    /// Wanted bytes of `file`; 0 for a stream.
+    #[must_use]
+    pub fn bytes_of(&self, file: FileId) -> u64 {
+        if self.is_stream() {
+            return 0;
+        }
+        let start = self.extents.partition_point(|extent| extent.file < file);
+        let own = self.extents[start..].iter();
+        own.take_while(|extent| extent.file == file)
+            .map(Extent::bytes)
+            .sum()
     }
 
     /// The files that have bytes in `chunks`, ascending, each once.
@@ -300,7 +349,7 @@ impl Layout {
         if bytes == 0 {
             return;
         }
-        self.wanted += bytes;
+        self.wanted = self.wanted.saturating_add(bytes);
         let chunk_bytes = u64::from(self.chunk_bytes);
         if bytes >= chunk_bytes || u64::from(self.filled) + bytes > chunk_bytes {
             self.close_shared();
@@ -312,7 +361,7 @@ impl Layout {
             chunk_offset: self.filled,
         });
         if bytes >= chunk_bytes {
-            self.next += bytes.div_ceil(chunk_bytes);
+            self.next = self.next.saturating_add(bytes.div_ceil(chunk_bytes));
         } else {
             // Fits: it was compared above.
             self.filled += bytes as u32;

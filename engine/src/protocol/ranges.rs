@@ -100,6 +100,20 @@ impl RangeSet {
                 .is_some_and(|(_, &end)| end > range.start)
     }
 
+    /// The range that holds `number`, if it is in the set.
+    #[must_use]
+    pub fn range_at(&self, number: u64) -> Option<Range<u64>> {
+        let (&start, &end) = self.ranges.range(..=number).next_back()?;
+        (end > number).then_some(start..end)
+    }
+
+    /// Where the first range behind `number` starts.
+    #[must_use]
+    pub fn next_start(&self, number: u64) -> Option<u64> {
+        let (&start, _) = self.ranges.range(number.checked_add(1)?..).next()?;
+        Some(start)
+    }
+
     /// The end of the range that starts at 0, or 0.
     #[must_use]
     pub fn prefix_end(&self) -> u64 {
@@ -156,6 +170,11 @@ mod tests {
                 prop_assert_eq!(set.iter().flatten().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
                 prop_assert_eq!(set.len(), model.len() as u64);
                 prop_assert_eq!(set.contains(range.clone()), range.clone().all(|n| model.contains(&n)));
+                let at = range.start;
+                prop_assert_eq!(set.range_at(at).is_some(), model.contains(&at));
+                prop_assert!(set.range_at(at).is_none_or(|found| set.contains(found)));
+                let starts = |n: &&u64| **n > at && !model.contains(&(**n - 1));
+                prop_assert_eq!(set.next_start(at), model.iter().find(starts).copied());
                 prop_assert_eq!(set.overlaps(range.clone()), range.clone().any(|n| model.contains(&n)));
                 prop_assert_eq!(
                     set.missing(range.clone()).into_iter().flatten().collect::<Vec<_>>(),

@@ -178,15 +178,20 @@ fn clean_report(report: &mut SideReport) {
 
 /// Cuts a text that people will read, and takes out what would steer their
 /// terminal.
-pub(super) fn clean(text: &mut String) {
-    if text.len() > limits::TEXT_BYTES_MAX {
-        let mut end = limits::TEXT_BYTES_MAX;
+fn clean(text: &mut String) {
+    cut(text, limits::TEXT_BYTES_MAX);
+    if text.chars().any(char::is_control) {
+        *text = text.replace(char::is_control, "\u{fffd}");
+    }
+}
+
+/// Cuts a text to at most `bytes_max` bytes, between two characters.
+pub fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let mut end = bytes_max;
         while !text.is_char_boundary(end) {
             end -= 1;
         }
         text.truncate(end);
-    }
-    if text.chars().any(char::is_control) {
-        *text = text.replace(char::is_control, "\u{fffd}");
     }
 }

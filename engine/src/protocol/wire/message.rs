@@ -349,3 +349,40 @@ pub enum Message {
         transfer: TransferId,
     },
 }
+
+impl Message {
+    /// The transfer that the message belongs to; `None` for what concerns the
+    /// session and its connections.
+    #[must_use]
+    pub fn transfer(&self) -> Option<TransferId> {
+        match self {
+            Self::Hello(_)
+            | Self::Welcome(_)
+            | Self::Proof(_)
+            | Self::Ready(_)
+            | Self::Refuse(_)
+            | Self::Heartbeat
+            | Self::Joined { .. }
+            | Self::Dial { .. }
+            | Self::Retire { .. }
+            | Self::Lost { .. }
+            | Self::Freed { .. } => None,
+            Self::Begin(begin) => Some(begin.transfer),
+            Self::Offer(offer) => Some(offer.transfer),
+            Self::Answer(answer) => Some(answer.transfer),
+            Self::Begun { transfer, .. }
+            | Self::Landed { transfer, .. }
+            | Self::Damaged { transfer, .. }
+            | Self::Drained { transfer, .. }
+            | Self::Void { transfer, .. }
+            | Self::Closed { transfer, .. }
+            | Self::Changed { transfer, .. }
+            | Self::Settled { transfer, .. }
+            | Self::Failed { transfer, .. }
+            | Self::Finish { transfer, .. }
+            | Self::Finished { transfer, .. }
+            | Self::Abort { transfer, .. }
+            | Self::EndStreams { transfer } => Some(*transfer),
+        }
+    }
+}

@@ -9,6 +9,7 @@ mod codec;
 mod greeting;
 mod message;
 
+pub use bounds::cut;
 pub use codec::{MessageReader, encode};
 pub use greeting::{
     JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, Role, VERSION_MAX, VERSION_MIN,

@@ -1,0 +1,192 @@
+//! What the receiver makes of the sender's words.
+//!
+//! Leaves to others: decoding them. Invariant: a word that an honest sender
+//! cannot say is a violation; a word that crossed one of ours on the way is
+//! none.
+
+use super::work::{Closed, FileState, Work};
+use super::{Receiver, ReceiverOutput, Segment, State, number};
+use crate::error::Error;
+use crate::limits;
+use crate::protocol::wire::{Message, Offer};
+use crate::protocol::{ConnectionId, FileId, Nanos, SegmentId, Violation};
+use crate::report::SideReport;
+
+impl Receiver {
+    /// Takes a message of this transfer, or a `Lost`.
+    ///
+    /// # Errors
+    /// What an honest sender cannot say now. The caller then stops the
+    /// transfer and closes the session.
+    pub fn handle_message(&mut self, _now: Nanos, message: Message) -> Result<(), Violation> {
+        if matches!(self.state, State::Ending(_) | State::Ended) {
+            return Ok(());
+        }
+        if let Some(transfer) = message.transfer()
+            && transfer != self.config.transfer
+        {
+            return Err(Violation::new("a message of this transfer", "another's"));
+        }
+        match message {
+            Message::Lost { connection } => self.hear_lost(connection),
+            Message::Offer(offer) => self.hear_offer(offer),
+            Message::Closed {
+                segment,
+                file,
+                size,
+                recalls,
+                ..
+            } => self.hear_closed(segment, file, Closed { size, recalls }),
+            Message::Changed {
+                segment,
+                file,
+                error,
+                ..
+            } => self.hear_changed(segment, file, error),
+            Message::Void {
+                segment,
+                file,
+                chunks,
+                error,
+                ..
+            } => {
+                if let Some(work) = self.heard_of(segment)?
+                    && !work.plan.contains(chunks.first, chunks.count)
+                {
+                    return Err(Violation::new("chunks of the plan", "others"));
+                }
+                self.hear_changed(segment, file, error)
+            }
+            Message::Finish { report, .. } => self.hear_finish(report),
+            Message::Abort { error, .. } => {
+                self.fail(error);
+                Ok(())
+            }
+            _ => Err(unexpected("a message that only a receiver says")),
+        }
+    }
+
+    /// The segment to which a word about files applies: `None` when it is done
+    /// already, and the word came late.
+    fn heard_of(&mut self, segment: SegmentId) -> Result<Option<&mut Work>, Violation> {
+        let known = segment < self.next_segment;
+        match self.segments.get_mut(&segment) {
+            Some(Segment::Open(work)) => Ok(Some(work)),
+            None if known => Ok(None),
+            _ => Err(unexpected("a word about a segment before its answer")),
+        }
+    }
+
+    fn hear_lost(&mut self, connection: ConnectionId) -> Result<(), Violation> {
+        if self.reaped.gaps() > limits::JOINS_MAX as usize {
+            return Err(Violation::new(
+                format!("at most {} connections", limits::JOINS_MAX),
+                "more lost ones",
+            ));
+        }
+        // What was reaped here first was told already; the words crossed.
+        if !self.reaped.overlaps(number(connection)) {
+            self.outputs
+                .push_back(ReceiverOutput::CloseConnection { connection });
+        }
+        Ok(())
+    }
+
+    fn hear_offer(&mut self, offer: Offer) -> Result<(), Violation> {
+        if self.last_offered || offer.segment != self.next_segment {
+            return Err(Violation::new(
+                format!("segment {} or none", self.next_segment),
+                format!("an offer of segment {}", offer.segment),
+            ));
+        }
+        if self.segments.len() >= limits::SEGMENTS_OPEN_MAX {
+            return Err(Violation::new(
+                format!("at most {} open segments", limits::SEGMENTS_OPEN_MAX),
+                "an offer of one more",
+            ));
+        }
+        self.next_segment = self.next_segment.wrapping_add(1);
+        self.last_offered = offer.last;
+        self.segments
+            .insert(offer.segment, Segment::Preparing(offer.clone()));
+        self.outputs.push_back(ReceiverOutput::Prepare { offer });
+        Ok(())
+    }
+
+    fn hear_closed(
+        &mut self,
+        segment: SegmentId,
+        file: FileId,
+        closed: Closed,
+    ) -> Result<(), Violation> {
+        let Some(work) = self.heard_of(segment)? else {
+            return Ok(());
+        };
+        let entry = known_file(work, file)?;
+        if entry.state != FileState::Moving {
+            return Ok(());
+        }
+        let expected = work.recalls_of(entry);
+        if closed.recalls > expected {
+            return Err(Violation::new(
+                format!("a word that heard at most {expected} of ours"),
+                format!("one that heard {}", closed.recalls),
+            ));
+        }
+        let chunk_bytes = u64::from(work.plan.chunk_bytes());
+        let shares = match entry.size {
+            Some(size) if size != closed.size => {
+                return Err(Violation::new(
+                    format!("a file of {size} bytes"),
+                    format!("closed with {}", closed.size),
+                ));
+            }
+            Some(_) => entry.shares,
+            None => Some(closed.size.div_ceil(chunk_bytes)),
+        };
+        let beyond = shares.unwrap_or_default()..u64::MAX;
+        if entry.size.is_none() && work.landed.overlaps(beyond) {
+            return Err(Violation::new(
+                "a stream at least as long as what landed",
+                format!("closed with {} bytes", closed.size),
+            ));
+        }
+        let entry = &mut work.files[file as usize];
+        entry.shares = shares;
+        entry.closed = Some(closed);
+        self.settle_if_ready(segment, file);
+        Ok(())
+    }
+
+    fn hear_changed(
+        &mut self,
+        segment: SegmentId,
+        file: FileId,
+        error: Error,
+    ) -> Result<(), Violation> {
+        if let Some(work) = self.heard_of(segment)? {
+            known_file(work, file)?;
+            self.fail_file(segment, file, error, false);
+        }
+        Ok(())
+    }
+
+    fn hear_finish(&mut self, report: Box<SideReport>) -> Result<(), Violation> {
+        let done = self.last_offered && self.segments.is_empty();
+        if !done || !matches!(self.state, State::Moving) {
+            return Err(unexpected("Finish before every file ended"));
+        }
+        self.state = State::Finishing(report);
+        self.outputs.push_back(ReceiverOutput::Finish);
+        Ok(())
+    }
+}
+
+fn unexpected(got: &str) -> Violation {
+    Violation::new("what a sender says at this point", got)
+}
+
+fn known_file(work: &Work, file: FileId) -> Result<&super::work::File, Violation> {
+    let entry = work.files.get(file as usize);
+    entry.ok_or_else(|| Violation::new("a file of the segment", format!("file {file}")))
+}

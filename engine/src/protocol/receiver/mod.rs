@@ -1,0 +1,408 @@
+//! The receiving side of one transfer, as a state machine.
+//!
+//! Leaves to others: writing targets, the ledger's grants, sockets and clocks.
+//! Invariant: a file is settled only when all its chunks landed and a current
+//! `Closed` is held, and every file ends exactly once.
+
+mod hear;
+mod steps;
+mod work;
+
+use super::check::CheckSeed;
+use super::plan::{Plan, digest};
+use super::ranges::RangeSet;
+use super::wire::{Answer, ChunkRange, Message, Offer, Verdict, cut};
+use super::{ChunkId, ConnectionId, FileId, Nanos, SegmentId, TransferId};
+use crate::error::{Error, Side};
+use crate::limits;
+use crate::report::{Bytes, Level, SideReport};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use work::{FileState, Work};
+
+/// What a receiver needs to know before the first word.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiverConfig {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// A power of two within the limits.
+    pub chunk_bytes: u32,
+}
+
+/// What the receiver's caller is to do.
+#[derive(Clone, Debug)]
+pub enum ReceiverOutput {
+    /// Say this on the control connection.
+    Message(Message),
+    /// Create the targets; answered by [`Receiver::prepared`].
+    Prepare {
+        /// The files.
+        offer: Offer,
+    },
+    /// Frames of this segment may come: tell every worker before the message
+    /// that follows is sent.
+    Open {
+        /// The segment.
+        segment: SegmentId,
+        /// Where its bytes go.
+        plan: Plan,
+        /// What its checks have in common.
+        seed: CheckSeed,
+    },
+    /// The peer lost it: detach it; answered by [`Receiver::connection_reaped`],
+    /// at once where there is no such connection (any more).
+    CloseConnection {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Progress.
+    Landed {
+        /// The segment.
+        segment: SegmentId,
+        /// Which chunks.
+        chunks: ChunkRange,
+        /// Their payload bytes.
+        bytes: u64,
+    },
+    /// Sync, name and so on; answered by [`Receiver::settled`].
+    Settle {
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+        /// Its size.
+        size: u64,
+    },
+    /// Remove its temporary file, if there (still) is one.
+    Discard {
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+    },
+    /// The file's end; exactly one for each file.
+    FileEnded {
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+        /// How.
+        result: Result<Level, Error>,
+    },
+    /// All its files ended: targets can be closed.
+    SegmentDone {
+        /// The segment.
+        segment: SegmentId,
+    },
+    /// The sender is done: collect this end's report, then [`Receiver::finish`].
+    Finish,
+    /// The sender's report; the last output on success.
+    Done {
+        /// The sender's measurements.
+        report: Box<SideReport>,
+    },
+    /// The last output on failure.
+    Failed(Error),
+}
+
+/// Where the whole transfer is.
+enum State {
+    /// Files are prepared, received and settled.
+    /// From: start. To: Finishing, Ending.
+    Moving,
+    /// The sender is done; our own report is being collected.
+    /// From: Moving. To: Ended, Ending.
+    Finishing(Box<SideReport>),
+    /// It failed; hands that are at work on a file are waited for, so that no
+    /// temporary file stays. From: Moving, Finishing. To: Ended.
+    Ending(Error),
+    /// Done or Failed is the last output. From: Finishing, Ending. To: none.
+    Ended,
+}
+
+/// Where a segment is; once all its files ended it is forgotten.
+enum Segment {
+    /// The hands create its targets. From: offered. To: Open.
+    Preparing(Offer),
+    /// Its frames may come. From: Preparing. To: forgotten.
+    Open(Box<Work>),
+}
+
+/// The receiving side of one transfer.
+pub struct Receiver {
+    config: ReceiverConfig,
+    state: State,
+    next_segment: SegmentId,
+    last_offered: bool,
+    segments: BTreeMap<SegmentId, Segment>,
+    /// Landed, and not yet said: neighbours become one range.
+    unsaid: BTreeMap<SegmentId, RangeSet>,
+    /// Connections that were reaped here; their numbers are used up.
+    reaped: RangeSet,
+    /// Files that the hands settle now, of segments that are open.
+    settling: usize,
+    outputs: VecDeque<ReceiverOutput>,
+    counts: Bytes,
+}
+
+impl Receiver {
+    /// A receiver that was offered nothing yet.
+    #[must_use]
+    pub fn new(config: ReceiverConfig) -> Self {
+        Self {
+            config,
+            state: State::Moving,
+            next_segment: 0,
+            last_offered: false,
+            segments: BTreeMap::new(),
+            unsaid: BTreeMap::new(),
+            reaped: RangeSet::new(),
+            settling: 0,
+            outputs: VecDeque::new(),
+            counts: Bytes::default(),
+        }
+    }
+
+    /// What [`ReceiverOutput::Prepare`] came to: one verdict for each file. A
+    /// target exists (under its temporary name) for those that are wanted.
+    pub fn prepared(&mut self, segment: SegmentId, verdicts: Vec<Verdict>) {
+        let Some(Segment::Preparing(offer)) = self.segments.get(&segment) else {
+            return;
+        };
+        assert_eq!(
+            offer.entries.len(),
+            verdicts.len(),
+            "the hands give one verdict for each file"
+        );
+        if matches!(self.state, State::Ending(_)) {
+            self.discard_prepared(segment, &verdicts);
+            self.segments.remove(&segment);
+            self.end_if_quiet();
+            return;
+        }
+        let verdicts = fit(verdicts);
+        let answer = Answer {
+            transfer: self.config.transfer,
+            segment,
+            digest: digest(offer, &verdicts),
+            verdicts,
+        };
+        let plan = match Plan::new(offer, &answer, self.config.chunk_bytes) {
+            Ok(plan) => plan,
+            Err(violation) => {
+                // The hands asked for ranges that the file does not have. The
+                // segment stays until its targets are discarded.
+                let error = Error::local("cannot ask for the files", violation.got);
+                self.stop(error.at(Side::Receiver));
+                self.discard_prepared(segment, &answer.verdicts);
+                self.segments.remove(&segment);
+                self.end_if_quiet();
+                return;
+            }
+        };
+        let seed = CheckSeed::new(self.config.transfer, segment, plan.digest());
+        let work = Work::new(offer, plan.clone());
+        self.counts.planned += plan.wanted_bytes();
+        self.segments.insert(segment, Segment::Open(Box::new(work)));
+        self.outputs.push_back(ReceiverOutput::Open {
+            segment,
+            plan,
+            seed,
+        });
+        let verdicts = answer.verdicts.clone();
+        self.say(Message::Answer(answer));
+        for (file, verdict) in verdicts.into_iter().enumerate() {
+            // Entries are counted by FileId.
+            let file = file as FileId;
+            match verdict {
+                Verdict::Skip => self.end_file(segment, file, Ok(Level::Sealed)),
+                Verdict::Refused(error) => self.end_file(segment, file, Err(error)),
+                Verdict::Whole | Verdict::Ranges(_) => {}
+            }
+        }
+        self.forget_if_done(segment);
+    }
+
+    /// The chunks are verified and their writes were reaped; each chunk once.
+    /// A chunk lands when it is written to all its files that did not fail.
+    pub fn chunks_landed(
+        &mut self,
+        _connection: ConnectionId,
+        segment: SegmentId,
+        chunks: ChunkRange,
+        bytes: u64,
+    ) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        let range = chunks.first..chunks.first + chunks.count;
+        assert!(
+            work.land(range.clone(), bytes),
+            "a chunk lands once, by the ledger"
+        );
+        let files: Vec<FileId> = work.plan.files_of(range.clone()).collect();
+        if work.plan.is_stream() {
+            self.counts.planned += bytes;
+        }
+        self.counts.landed += bytes;
+        self.unsaid.entry(segment).or_default().insert(range);
+        self.outputs.push_back(ReceiverOutput::Landed {
+            segment,
+            chunks,
+            bytes,
+        });
+        for file in files {
+            self.settle_if_ready(segment, file);
+        }
+    }
+
+    /// The chunk's check failed, and nothing of it is being written.
+    pub fn chunk_damaged(&mut self, segment: SegmentId, chunk: ChunkId) {
+        let transfer = self.config.transfer;
+        if let Some(work) = self.work(segment)
+            && work.recall(chunk..chunk + 1)
+        {
+            self.say(Message::Damaged {
+                transfer,
+                segment,
+                chunk,
+            });
+        }
+    }
+
+    /// The ledger did not admit these chunks, and they were read and forgotten.
+    pub fn chunks_drained(&mut self, segment: SegmentId, chunks: ChunkRange) {
+        let transfer = self.config.transfer;
+        if let Some(work) = self.work(segment)
+            && work.recall(chunks.first..chunks.first + chunks.count)
+        {
+            self.say(Message::Drained {
+                transfer,
+                segment,
+                chunks,
+            });
+        }
+    }
+
+    /// A write to the file failed; it ends here.
+    pub fn write_failed(&mut self, segment: SegmentId, file: FileId, error: Error) {
+        self.fail_file(segment, file, error, true);
+    }
+
+    /// The connection's last operation was reaped and its grants were
+    /// released: whether the peer asked for it or it broke here.
+    pub fn connection_reaped(&mut self, connection: ConnectionId) {
+        if matches!(self.state, State::Ended) || self.reaped.insert(number(connection)) == 0 {
+            return;
+        }
+        // Before this word is said, all that landed is.
+        self.say(Message::Freed { connection });
+        for segment in self.segments.values_mut() {
+            if let Segment::Open(work) = segment {
+                work.freed = work.freed.wrapping_add(1);
+            }
+        }
+    }
+
+    /// What [`ReceiverOutput::Settle`] came to.
+    pub fn settled(&mut self, segment: SegmentId, file: FileId, result: Result<Level, Error>) {
+        let transfer = self.config.transfer;
+        let is_settling = self
+            .work(segment)
+            .is_some_and(|work| work.files[file as usize].state == FileState::Settling);
+        if !is_settling {
+            return;
+        }
+        self.settling -= 1;
+        // A transfer that failed meanwhile hears no more of its files.
+        if matches!(self.state, State::Moving) {
+            self.say(match &result {
+                Ok(level) => Message::Settled {
+                    transfer,
+                    segment,
+                    file,
+                    level: *level,
+                },
+                Err(error) => Message::Failed {
+                    transfer,
+                    segment,
+                    file,
+                    error: error.clone(),
+                },
+            });
+        }
+        self.end_file(segment, file, result);
+        self.end_if_quiet();
+    }
+
+    /// This end's measurements, which [`ReceiverOutput::Finish`] asked for.
+    pub fn finish(&mut self, report: SideReport) {
+        if !matches!(self.state, State::Finishing(_)) {
+            return;
+        }
+        self.say(Message::Finished {
+            transfer: self.config.transfer,
+            report: Box::new(report),
+        });
+        if let State::Finishing(report) = std::mem::replace(&mut self.state, State::Ended) {
+            self.outputs.push_back(ReceiverOutput::Done { report });
+        }
+    }
+
+    /// Ends the transfer from this side; the peer is told. Also for a
+    /// violation that [`Receiver::handle_message`] returned.
+    pub fn stop(&mut self, error: Error) {
+        if matches!(self.state, State::Moving | State::Finishing(_)) {
+            self.say(Message::Abort {
+                transfer: self.config.transfer,
+                error: error.clone(),
+            });
+            self.fail(error);
+        }
+    }
+
+    /// What to do next; `None` until something is handed in. Call it once all
+    /// that happened was handed in: what landed meanwhile is said in one word.
+    pub fn poll(&mut self, _now: Nanos) -> Option<ReceiverOutput> {
+        if self.outputs.is_empty() {
+            self.say_landed();
+        }
+        self.outputs.pop_front()
+    }
+
+    /// How far the transfer is.
+    #[must_use]
+    pub fn counts(&self) -> Bytes {
+        self.counts
+    }
+}
+
+/// A connection's number as a set holds it.
+fn number(connection: ConnectionId) -> Range<u64> {
+    u64::from(connection)..u64::from(connection) + 1
+}
+
+/// Cuts the verdicts down to what one message holds: texts are shortened, and
+/// files whose ranges are too many are asked for whole.
+fn fit(mut verdicts: Vec<Verdict>) -> Vec<Verdict> {
+    let text_bytes_max = limits::MESSAGE_BYTES_MAX / 4 / verdicts.len().max(1);
+    let mut ranges_left = limits::ANSWER_RANGES_MAX;
+    for verdict in &mut verdicts {
+        match verdict {
+            Verdict::Refused(error) => {
+                cut(&mut error.sentence, text_bytes_max);
+                if let Some(cure) = &mut error.cure {
+                    cut(cure, text_bytes_max);
+                }
+            }
+            Verdict::Ranges(ranges)
+                if ranges.len() > ranges_left.min(limits::VERDICT_RANGES_MAX) =>
+            {
+                *verdict = Verdict::Whole;
+            }
+            Verdict::Ranges(ranges) => ranges_left -= ranges.len(),
+            Verdict::Skip | Verdict::Whole => {}
+        }
+    }
+    verdicts
+}

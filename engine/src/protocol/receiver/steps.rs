@@ -1,0 +1,210 @@
+//! What the receiver does when something is ready: settle a file, end a file,
+//! forget a segment, end the transfer.
+//!
+//! Leaves to others: noticing. Invariant: a file ends once, `Landed` is said
+//! before every later word, and `Failed` comes only when no hand is at work on
+//! a file any more.
+
+use super::work::{FileState, Work};
+use super::{Receiver, ReceiverOutput, Segment, State};
+use crate::error::Error;
+use crate::limits;
+use crate::protocol::wire::{ChunkRange, Message, Verdict};
+use crate::protocol::{FileId, SegmentId};
+use crate::report::Level;
+
+impl Receiver {
+    /// Says what landed, then the message: nothing overtakes an
+    /// acknowledgement.
+    pub(super) fn say(&mut self, message: Message) {
+        self.say_landed();
+        self.outputs.push_back(ReceiverOutput::Message(message));
+    }
+
+    pub(super) fn say_landed(&mut self) {
+        let transfer = self.config.transfer;
+        for (segment, landed) in std::mem::take(&mut self.unsaid) {
+            let chunks: Vec<ChunkRange> = landed
+                .iter()
+                .map(|range| ChunkRange {
+                    first: range.start,
+                    count: range.end - range.start,
+                })
+                .collect();
+            for part in chunks.chunks(limits::LANDED_RANGES_MAX) {
+                self.outputs
+                    .push_back(ReceiverOutput::Message(Message::Landed {
+                        transfer,
+                        segment,
+                        chunks: part.to_vec(),
+                    }));
+            }
+        }
+    }
+
+    /// The segment, if it is open.
+    pub(super) fn work(&mut self, segment: SegmentId) -> Option<&mut Work> {
+        match self.segments.get_mut(&segment) {
+            Some(Segment::Open(work)) => Some(work),
+            _ => None,
+        }
+    }
+
+    pub(super) fn settle_if_ready(&mut self, segment: SegmentId, file: FileId) {
+        if !matches!(self.state, State::Moving) {
+            return;
+        }
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        let entry = &work.files[file as usize];
+        if !work.is_ready(entry) {
+            return;
+        }
+        let size = entry.closed.map_or(0, |closed| closed.size);
+        if work.plan.is_stream() && work.landed_bytes != size {
+            let error = Error::new(
+                crate::error::ErrorKind::Integrity,
+                format!(
+                    "cannot settle a stream: {} bytes landed and its sender says {size}",
+                    work.landed_bytes
+                ),
+            );
+            self.fail_file(segment, file, error, true);
+            return;
+        }
+        work.files[file as usize].state = FileState::Settling;
+        self.settling += 1;
+        self.outputs.push_back(ReceiverOutput::Settle {
+            segment,
+            file,
+            size,
+        });
+    }
+
+    /// The file fails; `tell` the sender unless it said so itself. A file that
+    /// the hands settle now is left to them: it was whole and closed.
+    pub(super) fn fail_file(&mut self, segment: SegmentId, file: FileId, error: Error, tell: bool) {
+        let transfer = self.config.transfer;
+        let is_moving = self
+            .work(segment)
+            .and_then(|work| work.files.get(file as usize))
+            .is_some_and(|file| file.state == FileState::Moving);
+        if !is_moving {
+            return;
+        }
+        if tell {
+            self.say(Message::Failed {
+                transfer,
+                segment,
+                file,
+                error: error.clone(),
+            });
+        }
+        self.end_file(segment, file, Err(error));
+    }
+
+    /// Ends the file and discards what is left of it.
+    pub(super) fn end_file(
+        &mut self,
+        segment: SegmentId,
+        file: FileId,
+        result: Result<Level, Error>,
+    ) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        let entry = &mut work.files[file as usize];
+        if entry.state == FileState::Ended {
+            return;
+        }
+        entry.state = FileState::Ended;
+        work.files_open -= 1;
+        match &result {
+            Ok(_) if work.plan.is_stream() => self.counts.sealed += work.landed_bytes,
+            Ok(_) => {
+                let sealed = entry.wanted_bytes;
+                self.counts.sealed += sealed;
+            }
+            Err(_) => self
+                .outputs
+                .push_back(ReceiverOutput::Discard { segment, file }),
+        }
+        self.outputs.push_back(ReceiverOutput::FileEnded {
+            segment,
+            file,
+            result,
+        });
+        self.forget_if_done(segment);
+    }
+
+    pub(super) fn forget_if_done(&mut self, segment: SegmentId) {
+        if self.work(segment).is_some_and(|work| work.files_open == 0) {
+            self.segments.remove(&segment);
+            self.outputs
+                .push_back(ReceiverOutput::SegmentDone { segment });
+        }
+    }
+
+    /// The transfer failed: every file that no hand is at work on ends now.
+    pub(super) fn fail(&mut self, error: Error) {
+        self.state = State::Ending(error.clone());
+        self.outputs.retain(|output| {
+            !matches!(
+                output,
+                ReceiverOutput::Finish | ReceiverOutput::Landed { .. }
+            )
+        });
+        self.unsaid.clear();
+        let mut moving = Vec::new();
+        for (&segment, state) in &self.segments {
+            let Segment::Open(work) = state else {
+                continue;
+            };
+            let files = (0..).zip(&work.files);
+            moving.extend(
+                files
+                    .filter(|(_, file)| file.state == FileState::Moving)
+                    .map(|(file, _)| (segment, file)),
+            );
+        }
+        for (segment, file) in moving {
+            self.end_file(segment, file, Err(error.clone()));
+        }
+        self.end_if_quiet();
+    }
+
+    /// Targets that were created for a transfer that failed meanwhile.
+    pub(super) fn discard_prepared(&mut self, segment: SegmentId, verdicts: &[Verdict]) {
+        let State::Ending(error) = &self.state else {
+            return;
+        };
+        for (file, verdict) in (0..).zip(verdicts) {
+            if matches!(verdict, Verdict::Whole | Verdict::Ranges(_)) {
+                self.outputs
+                    .push_back(ReceiverOutput::Discard { segment, file });
+            }
+            self.outputs.push_back(ReceiverOutput::FileEnded {
+                segment,
+                file,
+                result: Err(error.clone()),
+            });
+        }
+    }
+
+    /// The last output on failure, once no hand is at work on a file.
+    pub(super) fn end_if_quiet(&mut self) {
+        let preparing = self
+            .segments
+            .values()
+            .any(|segment| matches!(segment, Segment::Preparing(_)));
+        if preparing || self.settling > 0 {
+            return;
+        }
+        if let State::Ending(error) = &self.state {
+            self.outputs
+                .push_back(ReceiverOutput::Failed(error.clone()));
+            self.state = State::Ended;
+        }
+    }
+}

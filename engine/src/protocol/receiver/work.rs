@@ -1,0 +1,122 @@
+//! One open segment: what landed of it, and how far each file is.
+//!
+//! Leaves to others: who may write what (the ledger). Invariant: a file is
+//! ready exactly when all its chunks landed and the sender said `Closed` after
+//! it had heard every word of ours that could make it read the file again.
+
+use crate::protocol::ChunkId;
+use crate::protocol::plan::Plan;
+use crate::protocol::ranges::RangeSet;
+use crate::protocol::wire::Offer;
+use std::ops::Range;
+
+/// Where a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileState {
+    /// Chunks, or the sender's word, are missing. From: the answer.
+    /// To: Settling, Ended.
+    Moving,
+    /// The hands sync and name it. From: Moving. To: Ended.
+    Settling,
+    /// Settled, failed, skipped or refused. From: any. To: none.
+    Ended,
+}
+
+/// The sender's word that a source is unchanged.
+#[derive(Clone, Copy)]
+pub(super) struct Closed {
+    pub size: u64,
+    pub recalls: u32,
+}
+
+pub(super) struct File {
+    /// As offered; `None` for a stream.
+    pub size: Option<u64>,
+    /// What counts as sealed once it is.
+    pub wanted_bytes: u64,
+    /// Shares of chunks (see `Plan::shares`); a stream's once it is closed.
+    pub shares: Option<u64>,
+    /// Shares that landed.
+    pub landed: u64,
+    /// `Damaged` and `Drained` said of its chunks.
+    pub recalls: u32,
+    pub closed: Option<Closed>,
+    pub state: FileState,
+}
+
+pub(super) struct Work {
+    pub plan: Plan,
+    pub files: Vec<File>,
+    /// Files that did not end.
+    pub files_open: usize,
+    /// `Freed` said since the answer.
+    pub freed: u32,
+    pub landed: RangeSet,
+    /// Payload bytes that landed.
+    pub landed_bytes: u64,
+}
+
+impl Work {
+    pub fn new(offer: &Offer, plan: Plan) -> Self {
+        let entries = (0..).zip(&offer.entries);
+        let files: Vec<File> = entries
+            .map(|(file, entry)| File {
+                size: (!plan.is_stream()).then_some(entry.size),
+                wanted_bytes: plan.bytes_of(file),
+                shares: plan.shares_of(file),
+                landed: 0,
+                recalls: 0,
+                closed: None,
+                state: FileState::Moving,
+            })
+            .collect();
+        Self {
+            plan,
+            files_open: files.len(),
+            files,
+            freed: 0,
+            landed: RangeSet::new(),
+            landed_bytes: 0,
+        }
+    }
+
+    /// Counts what landed; false, and nothing is counted, when some of it had
+    /// landed before.
+    pub fn land(&mut self, chunks: Range<ChunkId>, bytes: u64) -> bool {
+        if self.landed.overlaps(chunks.clone()) {
+            return false;
+        }
+        self.landed.insert(chunks.clone());
+        self.landed_bytes = self.landed_bytes.saturating_add(bytes);
+        for (file, count) in self.plan.shares(chunks) {
+            self.files[file as usize].landed += count;
+        }
+        true
+    }
+
+    /// The sender is asked to read these chunks again; false when no file
+    /// needs them.
+    pub fn recall(&mut self, chunks: Range<ChunkId>) -> bool {
+        let mut needed = false;
+        for file in self.plan.files_of(chunks) {
+            let file = &mut self.files[file as usize];
+            file.recalls = file.recalls.wrapping_add(1);
+            needed |= file.state != FileState::Ended;
+        }
+        needed
+    }
+
+    /// The count that makes a `Closed` of the file current.
+    pub fn recalls_of(&self, file: &File) -> u32 {
+        file.recalls.wrapping_add(self.freed)
+    }
+
+    /// True when the file can be settled.
+    pub fn is_ready(&self, file: &File) -> bool {
+        file.state == FileState::Moving
+            && file.shares == Some(file.landed)
+            && file
+                .closed
+                .is_some_and(|closed| closed.recalls == self.recalls_of(file))
+    }
+}

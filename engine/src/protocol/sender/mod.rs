@@ -1,0 +1,496 @@
+//! The sending side of one transfer, as a state machine.
+//!
+//! Leaves to others: reading sources, sockets, clocks and the receiver's side.
+//! Invariant: a chunk is in at most one place: not yet handed out, in one run,
+//! called back and waiting, or landed.
+
+mod file;
+mod hear;
+mod schedule;
+mod steps;
+mod work;
+
+use super::check::{Check, CheckSeed};
+use super::plan::Plan;
+use super::ranges::RangeSet;
+use super::wire::{ChunkRange, Entry, Message, Offer};
+use super::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId, TransferId};
+use crate::error::{Error, ErrorKind, Side};
+use crate::limits;
+use crate::report::{Bytes, Level, SideReport};
+use file::FileState;
+use schedule::{Connection, ConnectionState, Connections};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use work::{RecallState, RunKey, Sent, StreamState, Work};
+
+/// What a sender needs to know before the first word.
+#[derive(Clone, Copy, Debug)]
+pub struct SenderConfig {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// A power of two within the limits.
+    pub chunk_bytes: u32,
+    /// As in `Begin::window_bytes`.
+    pub window_bytes: Option<u64>,
+}
+
+/// What the sender's caller is to do.
+#[derive(Clone, Debug)]
+pub enum SenderOutput {
+    /// Say this on the control connection.
+    Message(Message),
+    /// The receiver's answer was accepted: open the sources. Comes before any
+    /// run of the segment.
+    Segment {
+        /// The segment.
+        segment: SegmentId,
+        /// Where its bytes lie.
+        plan: Plan,
+        /// What its checks have in common.
+        seed: CheckSeed,
+    },
+    /// Hand this run to the connection's worker.
+    Run {
+        /// Where.
+        connection: ConnectionId,
+        /// What.
+        run: Run,
+        /// Payload bytes, where a stream's end makes them fewer than planned.
+        bytes: Option<u64>,
+    },
+    /// Look at the held descriptor again; answered by [`Sender::looked`].
+    Look {
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+    },
+    /// Compute this chunk's check from the source again; answered by
+    /// [`Sender::rechecked`].
+    Recheck {
+        /// The segment.
+        segment: SegmentId,
+        /// The chunk.
+        chunk: ChunkId,
+    },
+    /// The peer freed it: detach yours, if it is still attached.
+    CloseConnection {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Acknowledged: one for each contiguous part of one run.
+    Landed {
+        /// The segment.
+        segment: SegmentId,
+        /// Which chunks.
+        chunks: ChunkRange,
+        /// Their payload bytes.
+        bytes: u64,
+        /// When the run was submitted, as far as that is known.
+        submitted: Nanos,
+        /// When the acknowledgement was heard.
+        acknowledged: Nanos,
+    },
+    /// The file's end; exactly one for each file.
+    FileEnded {
+        /// The segment.
+        segment: SegmentId,
+        /// The file.
+        file: FileId,
+        /// How.
+        result: Result<Level, Error>,
+    },
+    /// All its files ended and no run of it is left: sources can be closed.
+    SegmentDone {
+        /// The segment.
+        segment: SegmentId,
+    },
+    /// All files ended: collect this end's report, then [`Sender::finish`].
+    Finish,
+    /// The receiver's report; the last output on success.
+    Done {
+        /// The receiver's measurements.
+        report: Box<SideReport>,
+    },
+    /// The last output on failure.
+    Failed(Error),
+}
+
+/// Where the whole transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Files are offered, sent and settled. From: start. To: Finishing, Ended.
+    Moving,
+    /// All files ended; our own report is being collected.
+    /// From: Moving. To: Reporting, Ended.
+    Finishing,
+    /// Our report was sent; the receiver's is awaited.
+    /// From: Finishing. To: Ended.
+    Reporting,
+    /// Done or Failed is the last output. From: any. To: none.
+    Ended,
+}
+
+/// Where a segment is; once all its files ended it is forgotten.
+enum Segment {
+    /// The receiver thinks about it. From: offered. To: Moving.
+    Offered(Offer),
+    /// Its chunks move. From: Offered. To: forgotten.
+    Moving(Box<Work>),
+}
+
+/// What was learnt of a segment before its answer came.
+#[derive(Default)]
+struct Early {
+    failed: Vec<(FileId, Error)>,
+    stream: StreamState,
+}
+
+/// The sending side of one transfer.
+pub struct Sender {
+    config: SenderConfig,
+    state: State,
+    last_offered: bool,
+    next_segment: SegmentId,
+    next_run: RunKey,
+    /// Offers that wait until fewer segments are open.
+    held: VecDeque<Offer>,
+    early: BTreeMap<SegmentId, Early>,
+    segments: BTreeMap<SegmentId, Segment>,
+    connections: Connections,
+    /// Connections that the receiver freed; their numbers are used up.
+    freed: RangeSet,
+    outputs: VecDeque<SenderOutput>,
+    counts: Bytes,
+}
+
+impl Sender {
+    /// A sender that knows no file and no connection yet.
+    #[must_use]
+    pub fn new(config: SenderConfig) -> Self {
+        Self {
+            config,
+            state: State::Moving,
+            last_offered: false,
+            next_segment: 0,
+            next_run: 0,
+            held: VecDeque::new(),
+            early: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            connections: Connections::default(),
+            freed: RangeSet::new(),
+            outputs: VecDeque::new(),
+            counts: Bytes::default(),
+        }
+    }
+
+    /// True when another segment would be offered at once. Offers beyond that
+    /// are kept, so a caller that scans ahead waits for this.
+    #[must_use]
+    pub fn can_offer(&self) -> bool {
+        self.state == State::Moving
+            && !self.last_offered
+            && self.segments.len() + self.held.len() < limits::SEGMENTS_OPEN_MAX
+    }
+
+    /// Offers a segment; `last` says that none follows. The entries are within
+    /// [`limits::SEGMENT_ENTRIES_MAX`] and [`limits::SEGMENT_NAMES_BYTES_MAX`],
+    /// and a stream is alone.
+    pub fn offer(&mut self, entries: Vec<Entry>, last: bool) -> SegmentId {
+        assert!(!self.last_offered, "nothing follows the last segment");
+        assert!(
+            entries.len() <= limits::SEGMENT_ENTRIES_MAX,
+            "segments are cut to size by who scans"
+        );
+        let segment = self.next_segment;
+        self.next_segment += 1;
+        self.last_offered = last;
+        if self.state == State::Moving {
+            self.held.push_back(Offer {
+                transfer: self.config.transfer,
+                segment,
+                last,
+                entries,
+            });
+            self.offer_held();
+        }
+        segment
+    }
+
+    /// The receiver's own limit, from `Begun`; the smaller one holds.
+    pub fn set_window(&mut self, window_bytes: Option<u64>) {
+        let limits = [self.config.window_bytes, window_bytes];
+        self.config.window_bytes = limits.into_iter().flatten().min();
+    }
+
+    /// The connection joined and can take runs.
+    pub fn connection_joined(&mut self, now: Nanos, connection: ConnectionId) {
+        if self.state == State::Ended {
+            return;
+        }
+        if self.freed.contains(number(connection)) {
+            self.outputs
+                .push_back(SenderOutput::CloseConnection { connection });
+            return;
+        }
+        let connections = &mut self.connections.0;
+        connections
+            .entry(connection)
+            .or_insert_with(|| Connection::new(now));
+    }
+
+    /// The connection gets nothing new. What it has is sent; then the caller
+    /// detaches it gracefully, and does not call
+    /// [`Sender::connection_lost`] unless that failed.
+    pub fn connection_retiring(&mut self, connection: ConnectionId) {
+        if let Some(connection) = self.connections.0.get_mut(&connection)
+            && connection.state == ConnectionState::Active
+        {
+            connection.state = ConnectionState::Retiring;
+        }
+    }
+
+    /// The connection broke at this end. Its runs wait until the receiver says
+    /// that it has reaped it.
+    pub fn connection_lost(&mut self, _now: Nanos, connection: ConnectionId) {
+        if self.state == State::Ended {
+            return;
+        }
+        if let Some(known) = self.connections.0.get_mut(&connection)
+            && known.state != ConnectionState::Lost
+        {
+            known.state = ConnectionState::Lost;
+            self.say(Message::Lost { connection });
+        }
+    }
+
+    /// The run's last byte is in the socket. `frozen`: its bytes were copied,
+    /// so the file may be looked at now; else once they landed.
+    pub fn run_sent(
+        &mut self,
+        now: Nanos,
+        connection: ConnectionId,
+        run: Run,
+        submitted: Nanos,
+        checks: Vec<Check>,
+        frozen: bool,
+    ) {
+        // A connection that was freed is forgotten, and its runs with it.
+        let Some(known) = self.connections.0.get_mut(&connection) else {
+            return;
+        };
+        let Some(Segment::Moving(work)) = self.segments.get_mut(&run.segment) else {
+            return;
+        };
+        let is_it = |(segment, key): &(SegmentId, RunKey)| {
+            *segment == run.segment
+                && work
+                    .flights
+                    .get(key)
+                    .is_some_and(|flight| flight.run == run)
+        };
+        let Some(place) = known.unsent.iter().position(is_it) else {
+            return;
+        };
+        let Some((_, key)) = known.unsent.remove(place) else {
+            return;
+        };
+        known.last_sent = now;
+        let sent = Sent {
+            submitted,
+            frozen,
+            checks,
+        };
+        let waiting = work.sent(key, sent);
+        let chunks = run.first..run.first + u64::from(run.count);
+        let files: Vec<FileId> = work.plan.files_of(chunks).collect();
+        for (chunk, check) in waiting {
+            self.judge(run.segment, chunk, check);
+        }
+        for file in files {
+            self.look_if_ready(run.segment, file);
+        }
+        self.retire_runs(run.segment, vec![key]);
+        self.forget_if_done(run.segment);
+    }
+
+    /// The source was short or unreadable there, and filler went instead. Has
+    /// to be told before the run is told as sent.
+    pub fn chunks_void(
+        &mut self,
+        segment: SegmentId,
+        file: FileId,
+        chunks: ChunkRange,
+        error: Option<Error>,
+    ) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        if work.files[file as usize].has_ended() {
+            return;
+        }
+        let error = error.unwrap_or_else(|| {
+            Error::new(
+                ErrorKind::Integrity,
+                "a source was cut short: it changed while it was read",
+            )
+            .at(Side::Sender)
+        });
+        self.say(Message::Void {
+            transfer: self.config.transfer,
+            segment,
+            file,
+            chunks,
+            error: error.clone(),
+        });
+        self.end_file(segment, file, Err(error));
+    }
+
+    /// What [`SenderOutput::Look`] found: the size, or why the file changed.
+    pub fn looked(&mut self, segment: SegmentId, file: FileId, result: Result<u64, Error>) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        let entry = &mut work.files[file as usize];
+        if !entry.end_look() {
+            self.look_if_ready(segment, file);
+            return;
+        }
+        let result = match (result, entry.size) {
+            (Ok(seen), Some(size)) if seen != size && !work.plan.is_stream() => Err(Error::new(
+                ErrorKind::Integrity,
+                format!("a source had {size} bytes and has {seen}: it changed while it was read"),
+            )
+            .at(Side::Sender)),
+            (result, _) => result,
+        };
+        match result {
+            Ok(_) => {
+                entry.state = FileState::Closed;
+                self.say_closed(segment, file);
+            }
+            Err(error) => self.fail_file(segment, file, error),
+        }
+    }
+
+    /// What [`SenderOutput::Recheck`] found: the chunk's check as the source
+    /// has it now.
+    pub fn rechecked(&mut self, segment: SegmentId, chunk: ChunkId, result: Result<Check, Error>) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        let Some(RecallState::Judging(sent)) = work.recall_state(chunk) else {
+            return;
+        };
+        let error = match result {
+            Ok(now) if now == sent => {
+                work.set_recall_state(chunk, RecallState::Again);
+                work.hand_out_again(chunk..chunk + 1);
+                return;
+            }
+            Ok(_) => Error::new(
+                ErrorKind::Integrity,
+                "a source's bytes are not those that were sent: it changed while it was read",
+            )
+            .at(Side::Sender),
+            Err(error) => error,
+        };
+        self.fail_chunk(segment, chunk, &error);
+    }
+
+    /// A stream's first `complete_chunks` chunks can be sent; `end_bytes` is
+    /// its size once its end is known, and then its last, short chunk can be
+    /// sent too.
+    pub fn stream_available(
+        &mut self,
+        segment: SegmentId,
+        complete_chunks: u64,
+        end_bytes: Option<u64>,
+    ) {
+        let chunk_bytes = u64::from(self.config.chunk_bytes);
+        let Some(work) = self.work(segment) else {
+            if self.awaits_answer(segment) {
+                let early = self.early.entry(segment).or_default();
+                early.stream = StreamState {
+                    complete_chunks,
+                    end_bytes,
+                };
+            }
+            return;
+        };
+        if !work.plan.is_stream() || work.stream.end_bytes.is_some() {
+            return;
+        }
+        work.stream = StreamState {
+            complete_chunks,
+            end_bytes,
+        };
+        if let Some(bytes) = end_bytes {
+            let file = &mut work.files[0];
+            file.size = Some(bytes);
+            file.wanted_bytes = bytes;
+            file.shares = Some(bytes.div_ceil(chunk_bytes));
+        }
+        self.look_if_ready(segment, 0);
+    }
+
+    /// Ends a stream whose bytes are made on the fly behind the last chunk
+    /// that was handed to a connection: its size is then whole chunks. The
+    /// caller does so when the user has enough, or the peer said `EndStreams`.
+    pub fn end_stream(&mut self, segment: SegmentId) {
+        let handed_chunks = self.work(segment).map_or(0, |work| work.handed_end());
+        let end_bytes = handed_chunks.saturating_mul(u64::from(self.config.chunk_bytes));
+        self.stream_available(segment, handed_chunks, Some(end_bytes));
+    }
+
+    /// The source cannot be read; the file ends here.
+    pub fn file_failed(&mut self, segment: SegmentId, file: FileId, error: Error) {
+        if self.work(segment).is_some() {
+            self.fail_file(segment, file, error);
+        } else if self.awaits_answer(segment) {
+            let early = self.early.entry(segment).or_default();
+            early.failed.push((file, error));
+        }
+    }
+
+    /// This end's measurements, which [`SenderOutput::Finish`] asked for.
+    pub fn finish(&mut self, report: SideReport) {
+        if self.state == State::Finishing {
+            self.state = State::Reporting;
+            self.say(Message::Finish {
+                transfer: self.config.transfer,
+                report: Box::new(report),
+            });
+        }
+    }
+
+    /// Ends the transfer from this side; the peer is told. Also for a
+    /// violation that [`Sender::handle_message`] returned.
+    pub fn stop(&mut self, error: Error) {
+        if self.state != State::Ended {
+            self.say(Message::Abort {
+                transfer: self.config.transfer,
+                error: error.clone(),
+            });
+            self.fail(error);
+        }
+    }
+
+    /// What to do next; `None` until something is handed in.
+    pub fn poll(&mut self, now: Nanos) -> Option<SenderOutput> {
+        let output = self.outputs.pop_front();
+        output.or_else(|| self.hand_out(now))
+    }
+
+    /// How far the transfer is.
+    #[must_use]
+    pub fn counts(&self) -> Bytes {
+        self.counts
+    }
+}
+
+/// A connection's number as a set holds it.
+fn number(connection: ConnectionId) -> Range<u64> {
+    u64::from(connection)..u64::from(connection) + 1
+}

@@ -1,0 +1,318 @@
+//! What the sender does when something is ready: hand out a run, look at a
+//! file, end a file, forget a segment.
+//!
+//! Leaves to others: noticing. Invariant: a file ends once, a segment is
+//! forgotten once its last file ended and its last run is gone, and nothing is
+//! put out after the end of the transfer.
+
+use super::file::FileState;
+use super::work::{Flight, RecallState, RunKey, Work};
+use super::{Segment, Sender, SenderOutput, State};
+use crate::error::{Error, ErrorKind, Side};
+use crate::limits;
+use crate::protocol::check::Check;
+use crate::protocol::wire::Message;
+use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId};
+use crate::report::Level;
+
+impl Sender {
+    pub(super) fn say(&mut self, message: Message) {
+        self.outputs.push_back(SenderOutput::Message(message));
+    }
+
+    /// The segment, if it was answered and is not done.
+    pub(super) fn work(&mut self, segment: SegmentId) -> Option<&mut Work> {
+        match self.segments.get_mut(&segment) {
+            Some(Segment::Moving(work)) => Some(work),
+            _ => None,
+        }
+    }
+
+    /// True when the segment is kept or offered, and was not answered.
+    pub(super) fn awaits_answer(&self, segment: SegmentId) -> bool {
+        matches!(self.segments.get(&segment), Some(Segment::Offered(_)))
+            || self.held.iter().any(|offer| offer.segment == segment)
+    }
+
+    /// Offers what was kept, as far as the limit on open segments allows.
+    pub(super) fn offer_held(&mut self) {
+        while self.segments.len() < limits::SEGMENTS_OPEN_MAX
+            && let Some(offer) = self.held.pop_front()
+        {
+            self.segments
+                .insert(offer.segment, Segment::Offered(offer.clone()));
+            self.say(Message::Offer(offer));
+        }
+    }
+
+    /// Gives the next run to the connection that needs it most.
+    pub(super) fn hand_out(&mut self, now: Nanos) -> Option<SenderOutput> {
+        if self.state != State::Moving {
+            return None;
+        }
+        let connection = self.connections.next()?;
+        let window_bytes = self.config.window_bytes;
+        let chunk_bytes = u64::from(self.config.chunk_bytes);
+        let run_bytes = self
+            .connections
+            .run_bytes(connection, self.left_bytes(), window_bytes);
+        let count_max = (run_bytes / chunk_bytes).clamp(1, u64::from(limits::RUN_CHUNKS_MAX));
+        let window_chunks = window_bytes.map(|bytes| (bytes / chunk_bytes).max(1));
+        let mut found = None;
+        for segment in self.segments.values_mut() {
+            let landed = match segment {
+                Segment::Offered(_) => false,
+                Segment::Moving(work) => {
+                    let before = work.handed_end();
+                    found = work
+                        .take_next(count_max, window_chunks)
+                        .map(|chunks| (work.segment, chunks));
+                    if work.plan.is_stream() {
+                        // A stream's plan is what was handed out of it.
+                        self.counts.planned += work.bytes(before..work.handed_end());
+                    }
+                    work.is_landed()
+                }
+            };
+            // A window counts over the whole transfer: what comes later waits
+            // until all before it landed.
+            if found.is_some() || (window_bytes.is_some() && !landed) {
+                break;
+            }
+        }
+        let (segment, chunks) = found?;
+        let run = Run {
+            segment,
+            first: chunks.start,
+            count: (chunks.end - chunks.start) as u32,
+        };
+        Some(self.launch(now, connection, run))
+    }
+
+    fn launch(&mut self, now: Nanos, connection: ConnectionId, run: Run) -> SenderOutput {
+        let key = self.next_run;
+        self.next_run += 1;
+        let full_bytes = u64::from(run.count) * u64::from(self.config.chunk_bytes);
+        let mut bytes = None;
+        if let Some(work) = self.work(run.segment) {
+            let flight = Flight {
+                connection,
+                run,
+                handed: now,
+                open_chunks: u64::from(run.count),
+                sent: None,
+            };
+            let run_bytes = work.bytes(flight.chunks());
+            bytes = Some(run_bytes).filter(|_| work.plan.is_stream() && run_bytes < full_bytes);
+            work.launch(key, flight);
+        }
+        if let Some(known) = self.connections.0.get_mut(&connection) {
+            known.take(now, run.segment, key);
+        }
+        SenderOutput::Run {
+            connection,
+            run,
+            bytes,
+        }
+    }
+
+    /// Bytes that were not handed out; `None` while more may come.
+    fn left_bytes(&self) -> Option<u64> {
+        if !self.last_offered || !self.held.is_empty() {
+            return None;
+        }
+        let mut left: u64 = 0;
+        for segment in self.segments.values() {
+            match segment {
+                Segment::Offered(_) => return None,
+                Segment::Moving(work) => left = left.saturating_add(work.unsent_bytes()?),
+            }
+        }
+        Some(left)
+    }
+
+    pub(super) fn look_if_ready(&mut self, segment: SegmentId, file: FileId) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        if work.files[file as usize].start_look() {
+            self.outputs.push_back(SenderOutput::Look { segment, file });
+        }
+    }
+
+    /// Says that the file is unchanged, with what was heard until now.
+    pub(super) fn say_closed(&mut self, segment: SegmentId, file: FileId) {
+        let transfer = self.config.transfer;
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        let entry = &work.files[file as usize];
+        let closed = Message::Closed {
+            transfer,
+            segment,
+            file,
+            // Only a file whose size is known gets here.
+            size: entry.size.unwrap_or_default(),
+            recalls: entry.recalls.wrapping_add(work.freed),
+        };
+        self.say(closed);
+    }
+
+    /// A chunk that was called back: computed again where it is known what was
+    /// sent, else simply sent again.
+    pub(super) fn judge(&mut self, segment: SegmentId, chunk: ChunkId, check: Option<Check>) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        match check {
+            Some(check) => {
+                work.set_recall_state(chunk, RecallState::Judging(check));
+                self.outputs
+                    .push_back(SenderOutput::Recheck { segment, chunk });
+            }
+            None => {
+                work.set_recall_state(chunk, RecallState::Again);
+                work.hand_out_again(chunk..chunk + 1);
+            }
+        }
+    }
+
+    /// All files in the chunk fail: nobody can tell which of them it was.
+    pub(super) fn fail_chunk(&mut self, segment: SegmentId, chunk: ChunkId, error: &Error) {
+        let files: Vec<FileId> = self.work(segment).map_or_else(Vec::new, |work| {
+            work.plan.files_of(chunk..chunk + 1).collect()
+        });
+        for file in files {
+            self.fail_file(segment, file, error.clone());
+        }
+    }
+
+    /// The chunk was called back too often.
+    pub(super) fn fail_worn_out(&mut self, segment: SegmentId, chunk: ChunkId) {
+        let error = Error::new(
+            ErrorKind::Integrity,
+            format!(
+                "chunk {chunk} was damaged on the way more than {} times",
+                limits::RESENDS_MAX
+            ),
+        )
+        .at(Side::Sender)
+        .cure("check the memory and the network hardware of both machines");
+        self.fail_chunk(segment, chunk, &error);
+    }
+
+    /// The file fails at this end, and the receiver is told.
+    pub(super) fn fail_file(&mut self, segment: SegmentId, file: FileId, error: Error) {
+        let transfer = self.config.transfer;
+        let entry = self
+            .work(segment)
+            .and_then(|work| work.files.get(file as usize));
+        if entry.is_some_and(|entry| !entry.has_ended()) {
+            self.say(Message::Changed {
+                transfer,
+                segment,
+                file,
+                error: error.clone(),
+            });
+            self.end_file(segment, file, Err(error));
+        }
+    }
+
+    pub(super) fn end_file(
+        &mut self,
+        segment: SegmentId,
+        file: FileId,
+        result: Result<Level, Error>,
+    ) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        let entry = &mut work.files[file as usize];
+        if entry.has_ended() {
+            return;
+        }
+        entry.state = FileState::Ended;
+        work.files_open -= 1;
+        let sealed = entry.wanted_bytes;
+        let mut runs = Vec::new();
+        match result {
+            Ok(_) => self.counts.sealed += sealed,
+            Err(_) => runs = work.drop_file(file),
+        }
+        self.outputs.push_back(SenderOutput::FileEnded {
+            segment,
+            file,
+            result,
+        });
+        self.retire_runs(segment, runs);
+        self.forget_if_done(segment);
+    }
+
+    /// Forgets those of the runs that are sent and have nothing open.
+    pub(super) fn retire_runs(&mut self, segment: SegmentId, runs: Vec<RunKey>) {
+        for key in runs {
+            let gone = self
+                .work(segment)
+                .and_then(|work| work.retire_flight(key))
+                .and_then(|connection| self.connections.0.get_mut(&connection));
+            if let Some(connection) = gone {
+                connection.runs.remove(&(segment, key));
+            }
+        }
+    }
+
+    pub(super) fn forget_if_done(&mut self, segment: SegmentId) {
+        let done = self
+            .work(segment)
+            .is_some_and(|work| work.files_open == 0 && work.flights.is_empty());
+        if !done {
+            return;
+        }
+        self.segments.remove(&segment);
+        self.early.remove(&segment);
+        self.outputs
+            .push_back(SenderOutput::SegmentDone { segment });
+        self.offer_held();
+        if self.last_offered && self.segments.is_empty() && self.state == State::Moving {
+            self.state = State::Finishing;
+            self.outputs.push_back(SenderOutput::Finish);
+        }
+    }
+
+    /// The last outputs on failure. What is said already is still said; what
+    /// the hands and the workers were to do is not done any more.
+    pub(super) fn fail(&mut self, error: Error) {
+        self.state = State::Ended;
+        self.outputs.retain(|output| {
+            !matches!(
+                output,
+                SenderOutput::Run { .. }
+                    | SenderOutput::Look { .. }
+                    | SenderOutput::Recheck { .. }
+                    | SenderOutput::Finish
+            )
+        });
+        // What was kept ends too: each file that was handed in ends once.
+        let held = self.held.drain(..);
+        self.segments
+            .extend(held.map(|offer| (offer.segment, Segment::Offered(offer))));
+        for (&segment, state) in &self.segments {
+            let open = match state {
+                Segment::Offered(offer) => vec![true; offer.entries.len()],
+                Segment::Moving(work) => work.files.iter().map(|file| !file.has_ended()).collect(),
+            };
+            let open = open.into_iter().enumerate().filter(|(_, open)| *open);
+            self.outputs
+                .extend(open.map(|(file, _)| SenderOutput::FileEnded {
+                    segment,
+                    // Entries are counted by FileId.
+                    file: file as FileId,
+                    result: Err(error.clone()),
+                }));
+        }
+        self.segments.clear();
+        self.early.clear();
+        self.connections.0.clear();
+        self.outputs.push_back(SenderOutput::Failed(error));
+    }
+}
