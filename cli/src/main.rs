@@ -1,2 +1,82 @@
 //! The `haul` command: arguments in, one exit code out.
-fn main() {}
+//!
+//! Leaves to others: what each subcommand does. Invariant: this is the only
+//! place that ends the process, but for a second signal.
+
+mod arguments;
+mod bench;
+mod completions;
+mod console;
+mod copy;
+mod doctor;
+mod embedded;
+mod endpoint;
+mod events;
+mod follow;
+mod hlog;
+mod interrupt;
+mod logging;
+mod man;
+mod outcome;
+mod progress;
+mod serve;
+mod size;
+mod table;
+mod token;
+
+use arguments::{Arguments, Command};
+use clap::Parser;
+use console::{Console, When};
+use haul_engine::Error;
+use interrupt::Interrupts;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => return ExitCode::from(refused(&told)),
+    };
+    let console = Console::new(arguments.general.color);
+    ExitCode::from(run(&arguments, &console).unwrap_or_else(|error| {
+        console.error(&error);
+        error.exit_code()
+    }))
+}
+
+/// Help and versions go where clap sends them; a refusal is one sentence.
+fn refused(told: &clap::Error) -> u8 {
+    if told.use_stderr() {
+        Console::new(When::Auto).error(&console::usage(arguments::sentence(
+            told,
+            &std::env::args_os().collect::<Vec<_>>(),
+        )));
+        return 2;
+    }
+    match told.print() {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+/// What was typed, done; the exit code.
+fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
+    let verbose = arguments.general.verbose;
+    let quietest = match arguments.command {
+        Command::Serve(_) => logging::Level::Info,
+        _ => logging::Level::Warn,
+    };
+    logging::start(console, verbose, quietest)?;
+    match &arguments.command {
+        Command::Copy(copy) => Ok(copy::run(copy, verbose, console, &Interrupts::take_over()?)),
+        Command::Bench(bench) => Ok(bench::run(
+            bench,
+            verbose,
+            console,
+            &Interrupts::take_over()?,
+        )),
+        Command::Serve(serve) => serve::run(serve, console, &Interrupts::take_over()?).map(|()| 0),
+        Command::Doctor(doctor) => doctor::run(doctor, console),
+        Command::Completions(completions) => completions::run(completions, console).map(|()| 0),
+        Command::Man(man) => man::run(man, console).map(|()| 0),
+    }
+}

@@ -1,0 +1,283 @@
+//! `haul bench`: measures whole transfers, over real sockets always.
+//!
+//! Leaves to others: what is measured (plan.rs), the files (workshop.rs), the
+//! figures (figures.rs). Invariant: a figure is of a run that was complete,
+//! and every file that a bench made is gone when it ends.
+
+mod figures;
+mod plan;
+mod workshop;
+
+use crate::arguments::BenchArguments;
+use crate::console::Console;
+use crate::embedded::Embedded;
+use crate::events::Events;
+use crate::follow::{self, Outputs};
+use crate::interrupt::Interrupts;
+use crate::outcome::{self, ReportJson};
+use crate::progress::Shown;
+use crate::size::format_size;
+use crate::table;
+use crate::token;
+use figures::{BenchJson, Configuration, Intervals, Run};
+use haul_engine::options::{PoolOptions, Token};
+use haul_engine::report::{ErrorReport, Report};
+use haul_engine::{Error, ErrorKind, PeerAddress, Pool};
+use plan::{Plan, Target};
+use std::time::{Duration, SystemTime};
+use workshop::Workshop;
+
+/// Runs `haul bench`; the exit code.
+pub fn run(
+    arguments: &BenchArguments,
+    verbose: u8,
+    console: &Console,
+    interrupts: &Interrupts,
+) -> u8 {
+    let mut bench = Bench {
+        arguments,
+        verbose,
+        console,
+        interrupts,
+        events: Events::new(console, arguments.output.events),
+        told: BenchJson::default(),
+    };
+    let ended = bench.measure();
+    bench.tell_end(ended)
+}
+
+/// A bench at work.
+struct Bench<'a> {
+    arguments: &'a BenchArguments,
+    verbose: u8,
+    console: &'a Console,
+    interrupts: &'a Interrupts,
+    events: Events,
+    told: BenchJson,
+}
+
+/// Where the runs go.
+struct Server {
+    peer: PeerAddress,
+    token: Option<Token>,
+    embedded: Option<Embedded>,
+}
+
+impl Bench<'_> {
+    /// Every run of every configuration; stops at the first that fails.
+    fn measure(&mut self) -> Result<(), Error> {
+        let plan = Plan::new(self.arguments)?;
+        let mut outputs = Outputs::create(&self.arguments.output)?;
+        let quit = self.interrupts.clone();
+        let mut workshop = Workshop::open(&plan, self.arguments.directory.as_deref())?;
+        // A signal before the first transfer ends the process, but not before
+        // the files are gone.
+        let made = workshop.folder();
+        self.interrupts.on_stop(move || {
+            if let Some(folder) = made {
+                let _ = std::fs::remove_dir_all(folder);
+            }
+            quit.exit();
+        });
+        self.told.setup = Some(plan.setup(&workshop));
+        self.say(&plan.sentence(&workshop));
+        workshop.make_source(&plan)?;
+        let runs = self.arguments.runs;
+        let mut number = 0;
+        let mut ended = Ok(());
+        'all: for configuration in &plan.configurations {
+            for _ in 0..runs {
+                number += 1;
+                let began = SystemTime::now();
+                self.events.of_run(number);
+                let report = self.one(&plan, &workshop, *configuration, number)?;
+                let compared = workshop.compare(&plan, number, &report);
+                workshop.remove_target(number);
+                let prefix = if plan.configurations.len() as u32 * runs > 1 {
+                    format!("run-{number}.")
+                } else {
+                    String::new()
+                };
+                outputs.add(&prefix, began, &report)?;
+                ended = self.record(*configuration, number, &report, compared);
+                if ended.is_err() {
+                    break 'all;
+                }
+            }
+        }
+        self.told.summarize();
+        let told = self
+            .told
+            .with_end(ended.as_ref().err(), self.interrupts.exit_code());
+        outputs.finish(&serde_json::to_string_pretty(told).expect("plain values serialize"))?;
+        ended
+    }
+
+    /// One transfer, over connections of its own.
+    fn one(
+        &mut self,
+        plan: &Plan,
+        workshop: &Workshop,
+        configuration: Configuration,
+        number: u32,
+    ) -> Result<Report, Error> {
+        let mut pool_options = self.arguments.transfer.pool();
+        pool_options.connections = configuration.connections;
+        let mut options = self.arguments.transfer.copy();
+        options.chunk_bytes = configuration.chunk_bytes;
+        let server = self.server(plan, workshop, &pool_options)?;
+        pool_options.token = server.token.clone();
+        let mut pool = Pool::connect(&server.peer, pool_options)?;
+        let transfer = match plan.target(workshop, number) {
+            Target::Push(sources, target) => pool.push(sources, target, &options)?,
+            Target::Pull(sources, target) => pool.pull(sources, target, &options)?,
+        };
+        let mut intervals = Intervals::new(number, self.arguments.interval);
+        let output = &self.arguments.output;
+        let mut shown = Shown::new(self.console, output.progress, output.quiet);
+        let report = follow::follow(
+            transfer,
+            self.interrupts,
+            &mut shown,
+            &mut self.events,
+            self.arguments.seconds.map(Duration::from_secs_f64),
+            |progress| intervals.add(progress),
+        );
+        drop(shown);
+        self.told.intervals.extend(intervals.finish(&report));
+        pool.close();
+        if let Some(embedded) = server.embedded {
+            embedded.stop();
+        }
+        Ok(report)
+    }
+
+    /// The server of one run: the one that was named, or a new embedded one.
+    fn server(
+        &self,
+        plan: &Plan,
+        workshop: &Workshop,
+        options: &PoolOptions,
+    ) -> Result<Server, Error> {
+        if let Some(to) = &plan.to {
+            let found = token::find(self.arguments.transfer.token_file.as_deref())?;
+            return Ok(Server {
+                peer: to.peer.clone(),
+                token: found.map(|found| found.token),
+                embedded: None,
+            });
+        }
+        let embedded = Embedded::start(plan.root(workshop), options)?;
+        Ok(Server {
+            peer: embedded.peer().clone(),
+            token: Some(embedded.token()),
+            embedded: Some(embedded),
+        })
+    }
+
+    /// Keeps and tells one run; an error where it failed.
+    fn record(
+        &mut self,
+        configuration: Configuration,
+        number: u32,
+        report: &Report,
+        compared: Option<bool>,
+    ) -> Result<(), Error> {
+        let json = ReportJson::new(report, self.interrupts.exit_code());
+        self.events.finished(&json);
+        follow::errors(report, self.console);
+        if report.error.is_none() {
+            let compared = match compared {
+                Some(true) => ", target compared",
+                _ => "",
+            };
+            self.say(&format!(
+                "run {number}: {} connections, {} chunks: {}{compared}",
+                configuration.connections,
+                format_size(configuration.chunk_bytes.into()),
+                table::headline(report)
+            ));
+            if self.verbose > 0 || self.is_single() {
+                self.say(table::details(report).trim_end());
+            }
+        }
+        self.told.runs.push(Run {
+            run: number,
+            configuration,
+            compared,
+            report: json,
+        });
+        match (&report.error, compared) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some(false)) => {
+                let error = Error::new(
+                    ErrorKind::Integrity,
+                    format!("run {number} was complete, but its target differs from its source"),
+                );
+                self.console.error(&error);
+                Err(error)
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// True when there is one run only, whose details are the result.
+    fn is_single(&self) -> bool {
+        let sweep = self.arguments.sweep.as_ref().map_or(1, |sweep| {
+            sweep.connections.len().max(1) * sweep.chunk_bytes.len().max(1)
+        });
+        self.arguments.runs == 1 && sweep == 1
+    }
+
+    /// The human report: the result, unless JSON is.
+    fn say(&self, text: &str) {
+        let output = &self.arguments.output;
+        if output.json || output.events {
+            if !output.quiet {
+                self.console.line(text);
+            }
+        } else if self.console.result(text).is_err() {
+            // Whoever read the report has gone; the files still tell.
+            tracing::debug!("standard output was closed");
+        }
+    }
+
+    /// The end of everything: the summary or the error, the JSON, the exit code.
+    fn tell_end(mut self, ended: Result<(), Error>) -> u8 {
+        let signalled = self.interrupts.exit_code();
+        let mut code = outcome::exit_code(ended.as_ref().err(), signalled);
+        if let Err(error) = &ended {
+            let told = self.told.runs.last().is_some_and(|run| run.is_failed());
+            if !told {
+                self.console.error(error);
+            }
+        } else if !self.is_single() {
+            self.say(&self.told.table());
+        }
+        if self.arguments.output.json {
+            let told = self.told.with_end(ended.as_ref().err(), signalled);
+            let line = serde_json::to_string(told).expect("plain values serialize");
+            if let Err(error) = self.console.result(&line) {
+                self.console.error(&error);
+                code = code.max(error.exit_code());
+            }
+        }
+        if let Some(error) = self.events.failure() {
+            self.console.error(&error);
+            code = code.max(error.exit_code());
+        }
+        code
+    }
+}
+
+impl Run {
+    /// True when the run's error was told with it.
+    fn is_failed(&self) -> bool {
+        self.report.error.is_some() || self.compared == Some(false)
+    }
+}
+
+/// The error as the JSON tells it.
+fn error_json(error: Option<&Error>) -> Option<ErrorReport> {
+    error.map(ErrorReport::from)
+}

@@ -1,0 +1,125 @@
+//! The terminal: whole lines to standard error past the progress bar, results
+//! to standard output, colour only where somebody sees it.
+//!
+//! Leaves to others: what is said. Invariant: standard output carries results
+//! only, and every error is one line.
+
+use haul_engine::{Error, ErrorKind};
+use indicatif::ProgressBar;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// When to do something that suits a terminal only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// Where standard error is a terminal.
+    #[default]
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// The terminal, shared by whoever writes to it.
+#[derive(Clone)]
+pub struct Console {
+    colour: bool,
+    /// The bar that lines must be written above, while there is one.
+    bar: Arc<Mutex<Option<ProgressBar>>>,
+}
+
+impl Console {
+    /// A console whose errors are coloured as `colour` says.
+    #[must_use]
+    pub fn new(colour: When) -> Self {
+        let colour = match colour {
+            When::Always => true,
+            When::Never => false,
+            // https://no-color.org: set and not empty means no colour.
+            When::Auto => {
+                io::stderr().is_terminal()
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        };
+        Self {
+            colour,
+            bar: Arc::default(),
+        }
+    }
+
+    /// True when colour is wanted on standard error.
+    #[must_use]
+    pub fn colour(&self) -> bool {
+        self.colour
+    }
+
+    /// Lines go above `bar` from now on; `None` when there is no bar any more.
+    pub fn set_bar(&self, bar: Option<ProgressBar>) {
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+    }
+
+    /// Writes `text` and a line's end to standard error.
+    pub fn line(&self, text: &str) {
+        let write = || {
+            // A standard error that cannot be written to leaves nobody to tell.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        };
+        let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        match bar.as_ref() {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Writes one error: `haul: sentence`.
+    pub fn error(&self, error: &Error) {
+        // A peer's words are in there: no control character of theirs reaches
+        // the terminal, and the error stays one line.
+        let sentence = printable(&error.to_string());
+        if self.colour {
+            self.line(&format!("\u{1b}[1;31mhaul:\u{1b}[0m {sentence}"));
+        } else {
+            self.line(&format!("haul: {sentence}"));
+        }
+    }
+
+    /// Writes `text` and a line's end to standard output, at once.
+    ///
+    /// # Errors
+    /// Standard output cannot be written to.
+    pub fn result(&self, text: &str) -> Result<(), Error> {
+        let mut output = io::stdout().lock();
+        writeln!(output, "{text}")
+            .and_then(|()| output.flush())
+            .map_err(|error| Error::local("cannot write the result to standard output", error))
+    }
+}
+
+/// `text` on one line, its control characters replaced.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+/// A mistake in what was asked for that only the command line can see.
+#[must_use]
+pub fn usage(sentence: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Usage, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_without_escapes() {
+        assert_eq!(printable("a\nb\u{1b}[2Jc\t"), "a b\u{fffd}[2Jc ");
+    }
+}

@@ -1,0 +1,494 @@
+//! `haul copy`: which ends there are, and the transfer between them.
+//!
+//! Leaves to others: following and telling (follow.rs). Invariant: what cannot
+//! be meant or is not built is refused before anything is connected or made.
+
+use crate::arguments::CopyArguments;
+use crate::console::{Console, usage};
+use crate::embedded::Embedded;
+use crate::endpoint::Endpoint;
+use crate::events::Events;
+use crate::follow::{self, Outputs};
+use crate::interrupt::Interrupts;
+use crate::progress::Shown;
+use crate::token;
+use haul_engine::options::{LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget};
+use haul_engine::report::Report;
+use haul_engine::{Error, ErrorKind, PeerAddress, Pool, Transfer};
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Which way the bytes go.
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
+    /// From here to a server.
+    Push {
+        peer: PeerAddress,
+        sources: Vec<LocalSource>,
+        target: RemoteTarget,
+    },
+    /// From a server to here.
+    Pull {
+        peer: PeerAddress,
+        sources: Vec<RemoteSource>,
+        target: LocalTarget,
+    },
+    /// From here to here: pushed to an embedded server beside the target.
+    Here {
+        sources: Vec<LocalSource>,
+        target: PathBuf,
+        directory: bool,
+    },
+    /// A file of this machine to standard output.
+    Out { source: PathBuf },
+}
+
+/// Runs `haul copy`; the exit code.
+pub fn run(
+    arguments: &CopyArguments,
+    verbose: u8,
+    console: &Console,
+    interrupts: &Interrupts,
+) -> u8 {
+    let mut events = Events::new(console, arguments.output.events);
+    let mut outputs = None;
+    let report = Route::plan(arguments)
+        .and_then(|route| {
+            // Made only when the copy makes sense, but before anything moves.
+            outputs = Some(Outputs::create(&arguments.output)?);
+            carry(route, arguments, console, interrupts, &mut events)
+        })
+        .unwrap_or_else(Report::failed);
+    follow::tell(
+        &report,
+        outputs,
+        &mut events,
+        &arguments.output,
+        verbose,
+        console,
+        interrupts.exit_code(),
+    )
+}
+
+impl Route {
+    /// What the endpoints mean together.
+    fn plan(arguments: &CopyArguments) -> Result<Self, Error> {
+        let (sources, target) = (arguments.sources.as_slice(), &arguments.target);
+        refuse_ssh(sources.iter().chain([target]))?;
+        refuse_unnamed(sources, target)?;
+        match target {
+            Endpoint::Standard => refuse_mixed_output(arguments)?,
+            _ => refuse_same_names(sources)?,
+        }
+        match (local_sources(sources)?, target) {
+            (Some(sources), Endpoint::Server(to)) => Ok(Self::Push {
+                peer: to.peer.clone(),
+                target: RemoteTarget::Path {
+                    path: to.path.clone(),
+                    directory: to.directory || sources.len() > 1,
+                },
+                sources,
+            }),
+            (Some(sources), Endpoint::Local(to)) => Ok(Self::Here {
+                directory: sources.len() > 1 || ends_in_slash(to),
+                target: to.clone(),
+                sources,
+            }),
+            (Some(sources), Endpoint::Standard) => match sources.into_iter().next() {
+                Some(LocalSource::Path(source)) => Ok(Self::Out { source }),
+                _ => Err(usage(
+                    "cannot copy standard input to standard output: one end must be a file or a server",
+                )),
+            },
+            (None, Endpoint::Server(_)) => Err(usage(
+                "cannot copy from server to server: third-party copies are not built yet",
+            )
+            .cure("copy to this machine first, or run haul copy on one of the servers")),
+            (None, Endpoint::Standard) => Self::pull(sources, LocalTarget::Stdout),
+            (None, Endpoint::Local(to)) => Self::pull(
+                sources,
+                LocalTarget::Path {
+                    path: to.clone(),
+                    directory: sources.len() > 1 || ends_in_slash(to),
+                },
+            ),
+            (_, Endpoint::Ssh(typed)) => Err(not_built_ssh(typed)),
+        }
+    }
+
+    /// A pull of `sources`, which must all be of one server.
+    fn pull(sources: &[Endpoint], target: LocalTarget) -> Result<Self, Error> {
+        let mut paths = Vec::new();
+        let mut peers: Vec<&PeerAddress> = Vec::new();
+        for source in sources {
+            if let Endpoint::Server(from) = source {
+                if from.directory {
+                    return Err(usage(format!(
+                        "cannot copy {}/: copying directories is not built yet",
+                        from.display()
+                    ))
+                    .cure("name the files"));
+                }
+                peers.push(&from.peer);
+                paths.push(RemoteSource::Path(from.path.clone()));
+            }
+        }
+        match peers.split_first() {
+            Some((first, rest)) if rest.iter().all(|peer| peer == first) => Ok(Self::Pull {
+                peer: (*first).clone(),
+                sources: paths,
+                target,
+            }),
+            _ => Err(usage("cannot copy from several servers at once")
+                .cure("run one haul copy for each")),
+        }
+    }
+}
+
+/// `[USER@]HOST:PATH` is understood and refused.
+fn refuse_ssh<'a>(mut endpoints: impl Iterator<Item = &'a Endpoint>) -> Result<(), Error> {
+    match endpoints.find_map(|endpoint| match endpoint {
+        Endpoint::Ssh(typed) => Some(typed),
+        _ => None,
+    }) {
+        Some(typed) => Err(not_built_ssh(typed)),
+        None => Ok(()),
+    }
+}
+
+/// The refusal of one such endpoint.
+fn not_built_ssh(typed: &str) -> Error {
+    usage(format!(
+        "cannot copy to or from {typed}: starting haul over ssh is not built yet"
+    ))
+    .cure(format!(
+        "run haul serve there and write haul://HOST/PATH, or ./{typed} for a file of that name"
+    ))
+}
+
+/// Standard input has no name of its own, and standard output takes one source.
+fn refuse_unnamed(sources: &[Endpoint], target: &Endpoint) -> Result<(), Error> {
+    if matches!(target, Endpoint::Standard) && sources.len() > 1 {
+        return Err(usage(
+            "cannot copy several sources to standard output: several sources need a directory",
+        ));
+    }
+    if !sources.contains(&Endpoint::Standard) {
+        return Ok(());
+    }
+    let into_directory = sources.len() > 1
+        || match target {
+            Endpoint::Local(to) => ends_in_slash(to) || to.is_dir(),
+            Endpoint::Server(to) => to.directory,
+            Endpoint::Standard | Endpoint::Ssh(_) => false,
+        };
+    if into_directory {
+        return Err(
+            usage("cannot copy standard input into a directory: it has no name there")
+                .cure("name the target file, as in DIRECTORY/NAME"),
+        );
+    }
+    Ok(())
+}
+
+/// What standard output carries cannot be both data and results.
+fn refuse_mixed_output(arguments: &CopyArguments) -> Result<(), Error> {
+    for (asked, option) in [
+        (arguments.output.json, "--json"),
+        (arguments.output.events, "--events"),
+    ] {
+        if asked {
+            return Err(usage(format!(
+                "cannot use {option} with the target -: standard output carries the data"
+            ))
+            .cure("write the report to a file with --report FILE"));
+        }
+    }
+    if arguments.transfer.verify {
+        return Err(usage(
+            "cannot use --verify with the target -: there is no disk to read back from",
+        ));
+    }
+    Ok(())
+}
+
+/// Two sources of one name would end as one file.
+fn refuse_same_names(sources: &[Endpoint]) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    for source in sources {
+        let name = match source {
+            Endpoint::Local(path) => path.file_name().map(OsStrExt::as_bytes),
+            Endpoint::Server(server) => server.file_name(),
+            Endpoint::Standard | Endpoint::Ssh(_) => None,
+        };
+        if name.is_some_and(|name| !names.insert(name.to_vec())) {
+            return Err(usage(format!(
+                "cannot copy {} and another source of the same name into one directory",
+                source.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The sources where all are of this machine; `None` where all are servers'.
+fn local_sources(sources: &[Endpoint]) -> Result<Option<Vec<LocalSource>>, Error> {
+    let local: Vec<LocalSource> = sources
+        .iter()
+        .filter_map(|source| match source {
+            Endpoint::Local(path) => Some(LocalSource::Path(path.clone())),
+            Endpoint::Standard => Some(LocalSource::Stdin),
+            Endpoint::Server(_) | Endpoint::Ssh(_) => None,
+        })
+        .collect();
+    match local.len() {
+        0 => Ok(None),
+        count if count == sources.len() => Ok(Some(local)),
+        _ => Err(
+            usage("cannot copy from this machine and from a server at once")
+                .cure("run one haul copy for each"),
+        ),
+    }
+}
+
+/// A trailing slash says that it must be a directory.
+fn ends_in_slash(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b"/")
+}
+
+/// Connects the two ends and carries the bytes.
+fn carry(
+    route: Route,
+    arguments: &CopyArguments,
+    console: &Console,
+    interrupts: &Interrupts,
+    events: &mut Events,
+) -> Result<Report, Error> {
+    // Nothing has moved yet, so that there is nothing to stop cleanly.
+    let quit = interrupts.clone();
+    interrupts.on_stop(move || quit.exit());
+    let options = arguments.transfer.copy();
+    let mut pool_options = arguments.transfer.pool();
+    let mut embedded = None;
+    let (peer, origin) = match &route {
+        Route::Push { peer, .. } | Route::Pull { peer, .. } => {
+            let found = token::find(arguments.transfer.token_file.as_deref())?;
+            let origin = found.as_ref().map(|found| found.origin.clone());
+            pool_options.token = found.map(|found| found.token);
+            (peer.clone(), Some(origin))
+        }
+        Route::Here { .. } | Route::Out { .. } => {
+            let server = Embedded::start(route.root()?, &pool_options)?;
+            pool_options.token = Some(server.token());
+            let peer = server.peer().clone();
+            embedded = Some(server);
+            (peer, None)
+        }
+    };
+    if route.is_in_order() {
+        // One worker sees every byte, so that they leave in their order.
+        pool_options.workers = Some(1);
+    }
+    let explain = |error| match &origin {
+        Some(origin) => explain_token(error, origin.as_deref()),
+        None => error,
+    };
+    let mut pool = connect(&peer, pool_options).map_err(explain)?;
+    let transfer = route.start(&mut pool, &options)?;
+    let mut shown = Shown::new(console, arguments.output.progress, arguments.output.quiet);
+    let mut report = follow::follow(transfer, interrupts, &mut shown, events, None, |_| {});
+    drop(shown);
+    report.error = report.error.map(explain);
+    pool.close();
+    if let Some(server) = embedded {
+        server.stop();
+    }
+    Ok(report)
+}
+
+/// Connects to `peer`.
+fn connect(peer: &PeerAddress, options: PoolOptions) -> Result<Pool, Error> {
+    tracing::debug!(
+        "connecting to {} port {} with {} data connections",
+        peer.host,
+        peer.port,
+        options.connections
+    );
+    Pool::connect(peer, options)
+}
+
+/// A refused token, with where it came from.
+fn explain_token(error: Error, origin: Option<&str>) -> Error {
+    if error.kind != ErrorKind::Unauthorised || error.cure.is_some() {
+        return error;
+    }
+    error.cure(match origin {
+        Some(origin) => format!(
+            "the token was that of {origin}; give the server's with --token-file FILE or HAUL_TOKEN"
+        ),
+        None => {
+            "no token was found; give the server's with --token-file FILE or HAUL_TOKEN".to_owned()
+        }
+    })
+}
+
+impl Route {
+    /// True when the bytes must leave in their order.
+    fn is_in_order(&self) -> bool {
+        matches!(
+            self,
+            Self::Out { .. }
+                | Self::Pull {
+                    target: LocalTarget::Stdout,
+                    ..
+                }
+        )
+    }
+
+    /// The embedded server's root.
+    fn root(&self) -> Result<PathBuf, Error> {
+        match self {
+            Self::Here {
+                sources,
+                target,
+                directory,
+            } => {
+                let (root, _) = place(target, *directory)?;
+                refuse_onto_itself(sources, target)?;
+                Ok(root)
+            }
+            Self::Out { source } => Ok(resolved(source)?.0),
+            Self::Push { .. } | Self::Pull { .. } => Err(usage("this copy has no embedded server")),
+        }
+    }
+
+    /// Starts the transfer over `pool`.
+    fn start(
+        self,
+        pool: &mut Pool,
+        options: &haul_engine::options::CopyOptions,
+    ) -> Result<Transfer, Error> {
+        match self {
+            Self::Push {
+                sources, target, ..
+            } => pool.push(sources, target, options),
+            Self::Pull {
+                sources, target, ..
+            } => pool.pull(sources, target, options),
+            Self::Here {
+                sources,
+                target,
+                directory,
+            } => {
+                let (_, target) = place(&target, directory)?;
+                pool.push(sources, target, options)
+            }
+            Self::Out { source } => {
+                let (_, name) = resolved(&source)?;
+                pool.pull(vec![RemoteSource::Path(name)], LocalTarget::Stdout, options)
+            }
+        }
+    }
+}
+
+/// A local target as a root and what is below it.
+fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Error> {
+    let failed = |path: &Path, error: std::io::Error| {
+        Error::local(format!("cannot copy to {}", path.display()), error)
+    };
+    if target.is_dir() {
+        let root = target
+            .canonicalize()
+            .map_err(|error| failed(target, error))?;
+        let inside = RemoteTarget::Path {
+            path: Vec::new(),
+            directory: true,
+        };
+        return Ok((root, inside));
+    }
+    if directory {
+        return Err(match target.metadata() {
+            Ok(_) => usage(format!(
+                "cannot copy into {}: it is not a directory",
+                target.display()
+            )),
+            Err(error) => Error::local(format!("cannot copy into {}", target.display()), error)
+                .cure(format!(
+                    "make the directory with mkdir {}",
+                    target.display()
+                )),
+        });
+    }
+    let Some(name) = target.file_name() else {
+        return Err(usage(format!(
+            "cannot copy to {}: it names no file",
+            target.display()
+        )));
+    };
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let unusable = |error| {
+        Error::local(
+            format!(
+                "cannot copy to {}: its directory {} cannot be used",
+                target.display(),
+                parent.display()
+            ),
+            error,
+        )
+    };
+    let root = parent.canonicalize().map_err(unusable)?;
+    if !root.is_dir() {
+        return Err(unusable(std::io::ErrorKind::NotADirectory.into()));
+    }
+    let beside = RemoteTarget::Path {
+        path: name.as_bytes().to_vec(),
+        directory: false,
+    };
+    Ok((root, beside))
+}
+
+/// A local source as its folder and its name there, symbolic links followed:
+/// the local user asked for what they point to.
+fn resolved(source: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
+    let whole = source
+        .canonicalize()
+        .map_err(|error| Error::local(format!("cannot open {}", source.display()), error))?;
+    match (whole.parent(), whole.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.as_bytes().to_vec())),
+        _ => Err(usage(format!(
+            "cannot copy {}: copying directories is not built yet",
+            source.display()
+        ))),
+    }
+}
+
+/// cp's rule: a file is not copied onto itself.
+fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
+    for source in sources {
+        let LocalSource::Path(source) = source else {
+            continue;
+        };
+        let end = match source.file_name() {
+            Some(name) if target.is_dir() => target.join(name),
+            _ => target.to_owned(),
+        };
+        let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+        if identity(source).is_some_and(|one| identity(&end) == Some(one)) {
+            return Err(usage(format!(
+                "cannot copy {} onto itself: {} is the same file",
+                source.display(),
+                end.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;

@@ -1,0 +1,72 @@
+//! A server inside this process, for copies and measurements whose ends are
+//! both here.
+//!
+//! Leaves to others: what is copied. Invariant: it listens on loopback only,
+//! and its token never leaves the process.
+
+use crate::token;
+use haul_engine::options::{Congestion, PoolOptions, ServeOptions, Token};
+use haul_engine::{Error, ErrorKind, PeerAddress, Server};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// A running embedded server.
+pub struct Embedded {
+    server: Server,
+    peer: PeerAddress,
+    token: Token,
+}
+
+impl Embedded {
+    /// Starts one whose root is `root`, with the buffers and the congestion
+    /// control that `pool`'s end of the connections has.
+    ///
+    /// # Errors
+    /// The root cannot be opened, or loopback cannot be listened on.
+    pub fn start(root: PathBuf, pool: &PoolOptions) -> Result<Self, Error> {
+        let token = token::random()?;
+        let congestion: Congestion = pool.congestion.clone();
+        let server = Server::bind(ServeOptions {
+            root,
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
+            token: Some(token.clone()),
+            allow_unauthenticated: false,
+            // Only this process can prove the token.
+            allow_null: true,
+            socket_buffer_bytes: pool.socket_buffer_bytes,
+            congestion,
+            workers: pool.workers,
+        })?;
+        let port = server
+            .local_addresses()
+            .first()
+            .map(SocketAddr::port)
+            .ok_or_else(|| Error::new(ErrorKind::Local, "the embedded server listens nowhere"))?;
+        Ok(Self {
+            server,
+            peer: PeerAddress {
+                host: Ipv4Addr::LOCALHOST.to_string(),
+                port,
+            },
+            token,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn peer(&self) -> &PeerAddress {
+        &self.peer
+    }
+
+    /// What it asks for.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.token.clone()
+    }
+
+    /// Stops it and waits for its threads.
+    pub fn stop(self) {
+        self.server.stop_handle().stop();
+        self.server.wait();
+    }
+}

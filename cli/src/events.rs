@@ -1,0 +1,173 @@
+//! `--events`: a JSON object a line while a transfer runs (schema in
+//! cli/SCHEMA.md).
+//!
+//! Leaves to others: when something happens. Invariant: the last event of a
+//! transfer is `finished`, and nothing of that transfer follows it.
+
+use crate::console::Console;
+use crate::outcome::{Outcome, ReportJson};
+use haul_engine::report::{ConnectionReport, FileReport};
+use haul_engine::{Error, Event};
+use serde::Serialize;
+
+/// One line.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line<'a> {
+    Planned {
+        run: Option<u32>,
+        files: u64,
+        bytes: Option<u64>,
+    },
+    Progress {
+        run: Option<u32>,
+        seconds: f64,
+        landed_bytes: u64,
+        planned_bytes: Option<u64>,
+        connections: &'a [ConnectionReport],
+    },
+    File {
+        run: Option<u32>,
+        #[serde(flatten)]
+        file: &'a FileReport,
+    },
+    ConnectionLost {
+        run: Option<u32>,
+        connection: u32,
+        why: &'a str,
+    },
+    ConnectionJoined {
+        run: Option<u32>,
+        connection: u32,
+    },
+    Note {
+        run: Option<u32>,
+        text: &'a str,
+    },
+    Finished {
+        run: Option<u32>,
+        outcome: Outcome,
+        exit_code: u8,
+        landed_bytes: u64,
+        seconds: f64,
+    },
+}
+
+/// Where events are written, if they are wanted.
+pub struct Events {
+    console: Console,
+    wanted: bool,
+    /// Which run of a bench they are of.
+    run: Option<u32>,
+    /// The first failure to write; nothing is written after it.
+    failed: Option<Error>,
+}
+
+impl Events {
+    /// Events to standard output where they are `wanted`.
+    #[must_use]
+    pub fn new(console: &Console, wanted: bool) -> Self {
+        Self {
+            console: console.clone(),
+            wanted,
+            run: None,
+            failed: None,
+        }
+    }
+
+    /// The events that follow are of run number `run`.
+    pub fn of_run(&mut self, run: u32) {
+        self.run = Some(run);
+    }
+
+    /// Writes one event of the engine's.
+    pub fn tell(&mut self, event: &Event) {
+        let run = self.run;
+        self.write(&match event {
+            Event::Planned { files, bytes } => Line::Planned {
+                run,
+                files: *files,
+                bytes: *bytes,
+            },
+            Event::Progress(progress) => Line::Progress {
+                run,
+                seconds: progress.seconds,
+                landed_bytes: progress.landed_bytes,
+                planned_bytes: progress.planned_bytes,
+                connections: &progress.connections,
+            },
+            Event::FileEnded(file) => Line::File { run, file },
+            Event::ConnectionLost { connection, why } => Line::ConnectionLost {
+                run,
+                connection: *connection,
+                why,
+            },
+            Event::ConnectionJoined { connection } => Line::ConnectionJoined {
+                run,
+                connection: *connection,
+            },
+            Event::Note(text) => Line::Note { run, text },
+        });
+    }
+
+    /// Writes the last event of a transfer.
+    pub fn finished(&mut self, report: &ReportJson) {
+        self.write(&Line::Finished {
+            run: self.run,
+            outcome: report.outcome,
+            exit_code: report.exit_code,
+            landed_bytes: report.bytes.landed,
+            seconds: report.seconds.total,
+        });
+    }
+
+    /// The first failure to write an event.
+    pub fn failure(&mut self) -> Option<Error> {
+        self.failed.take()
+    }
+
+    fn write(&mut self, line: &Line<'_>) {
+        if !self.wanted || self.failed.is_some() {
+            return;
+        }
+        let text = serde_json::to_string(line).expect("plain values serialize");
+        self.failed = self.console.result(&text).err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_object_with_its_name() {
+        let line = serde_json::to_value(Line::ConnectionLost {
+            run: Some(2),
+            connection: 7,
+            why: "reset",
+        })
+        .expect("JSON");
+        assert_eq!(
+            line,
+            serde_json::json!({
+                "event": "connection_lost", "run": 2, "connection": 7, "why": "reset"
+            })
+        );
+    }
+
+    #[test]
+    fn every_event_is_in_the_schema() {
+        let text = include_str!("../SCHEMA.md");
+        for name in [
+            "planned",
+            "progress",
+            "file",
+            "connection_lost",
+            "connection_joined",
+            "note",
+            "finished",
+        ] {
+            assert!(text.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+}

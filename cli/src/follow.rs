@@ -1,0 +1,190 @@
+//! Follows one transfer to its end: progress, events, signals; then tells how
+//! it went.
+//!
+//! Leaves to others: starting it. Invariant: whatever happened, there is one
+//! report, and it is written everywhere it was asked for.
+
+use crate::arguments::OutputOptions;
+use crate::console::Console;
+use crate::events::Events;
+use crate::hlog::HdrLog;
+use crate::interrupt::Interrupts;
+use crate::outcome::{self, ReportJson};
+use crate::progress::Shown;
+use crate::table;
+use haul_engine::report::Report;
+use haul_engine::{Error, Event, Progress, Transfer};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Follows `transfer` until it is over, or asks it to finish after `finish_after`;
+/// `seen` is shown every progress.
+pub fn follow(
+    mut transfer: Transfer,
+    interrupts: &Interrupts,
+    shown: &mut Shown,
+    events: &mut Events,
+    finish_after: Option<Duration>,
+    mut seen: impl FnMut(&Progress),
+) -> Report {
+    let stop = transfer.stop_handle();
+    interrupts.on_stop(move || stop.stop());
+    let began = Instant::now();
+    let mut finish_after = finish_after;
+    while !transfer.is_over() {
+        let timeout = finish_after.map(|all| all.saturating_sub(began.elapsed()));
+        if timeout == Some(Duration::ZERO) {
+            finish_after = None;
+            transfer.stop_handle().finish();
+            continue;
+        }
+        let Some(event) = transfer.next_event(timeout) else {
+            continue;
+        };
+        events.tell(&event);
+        match &event {
+            Event::Progress(progress) => {
+                shown.update(progress);
+                seen(progress);
+            }
+            Event::ConnectionLost { connection, why } => {
+                tracing::info!("data connection {connection} was lost: {why}");
+            }
+            Event::ConnectionJoined { connection } => {
+                tracing::debug!("data connection {connection} joined");
+            }
+            Event::Note(text) => tracing::info!("{text}"),
+            Event::Planned { .. } | Event::FileEnded(_) => {}
+        }
+    }
+    transfer.wait()
+}
+
+/// The files that the report is written to, made before anything moves.
+pub struct Outputs {
+    report: Option<(PathBuf, File)>,
+    hdr_log: Option<HdrLog>,
+    began: SystemTime,
+}
+
+impl Outputs {
+    /// Makes the files that were asked for.
+    ///
+    /// # Errors
+    /// One of them cannot be made.
+    pub fn create(options: &OutputOptions) -> Result<Self, Error> {
+        let report = match &options.report {
+            None => None,
+            Some(path) => Some((
+                path.clone(),
+                File::create(path).map_err(|error| report_failed(path, &error))?,
+            )),
+        };
+        let hdr_log = options.hdr_log.as_deref().map(HdrLog::create).transpose()?;
+        Ok(Self {
+            report,
+            hdr_log,
+            began: SystemTime::now(),
+        })
+    }
+
+    /// Adds the latencies of one transfer that began at `began`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add(&mut self, prefix: &str, began: SystemTime, report: &Report) -> Result<(), Error> {
+        match &mut self.hdr_log {
+            None => Ok(()),
+            Some(log) => log.add(
+                prefix,
+                began,
+                report.seconds.total,
+                &outcome::latencies(report),
+            ),
+        }
+    }
+
+    /// Writes the final JSON and closes the files.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn finish(self, json: &str) -> Result<(), Error> {
+        if let Some((path, mut file)) = self.report {
+            writeln!(file, "{json}").map_err(|error| report_failed(&path, &error))?;
+        }
+        self.hdr_log.map_or(Ok(()), HdrLog::finish)
+    }
+}
+
+/// The error of a report that cannot be written.
+fn report_failed(path: &Path, error: &std::io::Error) -> Error {
+    Error::local(
+        format!("cannot write the report to {}", path.display()),
+        error,
+    )
+}
+
+/// Tells of a copy's end everywhere it was asked for; the exit code.
+pub fn tell(
+    report: &Report,
+    outputs: Option<Outputs>,
+    events: &mut Events,
+    options: &OutputOptions,
+    verbose: u8,
+    console: &Console,
+    signalled: Option<u8>,
+) -> u8 {
+    let json = ReportJson::new(report, signalled);
+    errors(report, console);
+    if !options.quiet && (report.error.is_none() || report.bytes.landed > 0) {
+        console.line(&format!("haul: {}", table::headline(report)));
+        if verbose > 0 {
+            console.line(table::details(report).trim_end());
+        }
+    }
+    events.finished(&json);
+    let written = outputs.map_or(Ok(()), |mut outputs| {
+        let began = outputs.began;
+        outputs
+            .add("", began, report)
+            .and_then(|()| outputs.finish(&json.to_pretty()))
+    });
+    let printed = if options.json {
+        console.result(&json.to_line())
+    } else {
+        Ok(())
+    };
+    let mut code = json.exit_code;
+    for error in [written.err(), printed.err(), events.failure()]
+        .into_iter()
+        .flatten()
+    {
+        console.error(&error);
+        // What was copied is copied; but a report that was asked for and could
+        // not be given is a failure of this command.
+        if code == 0 {
+            code = error.exit_code();
+        }
+    }
+    code
+}
+
+/// Writes every file's error, then the transfer's, each once.
+pub fn errors(report: &Report, console: &Console) {
+    let whole = report.error.as_ref();
+    let whole_text = whole.map(ToString::to_string);
+    let mut said: Vec<&str> = Vec::new();
+    for file in &report.files {
+        let Some(error) = &file.error else { continue };
+        let text = error.message.as_str();
+        if whole_text.as_deref() != Some(text) && !said.contains(&text) {
+            console.line(&format!("haul: {}", crate::console::printable(text)));
+            said.push(text);
+        }
+    }
+    if let Some(error) = whole {
+        console.error(error);
+    }
+}

@@ -1,0 +1,285 @@
+//! `--hdr-log`: the histograms as an interval log (.hlog) or as percentile
+//! distributions (.hgrm).
+//!
+//! Leaves to others: what was timed. Invariant: values are microseconds, as in
+//! the JSON, and every file opens with what the readers of its format expect.
+
+use haul_engine::Error;
+use haul_engine::report::{LATENCY_NANOS_MAX, Latencies, Latency};
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// The line that names the columns of an interval log.
+const LEGEND: &str =
+    "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"";
+/// The version of the interval log's format that has tags.
+const VERSION: &str = "#[Histogram log format version 1.3]";
+
+/// Which of the two formats, by the file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// A line for each stage and run.
+    IntervalLog,
+    /// A table for each stage and run.
+    Percentiles,
+}
+
+/// An open `--hdr-log` file.
+pub struct HdrLog {
+    path: PathBuf,
+    format: Format,
+    output: BufWriter<File>,
+    started: SystemTime,
+}
+
+impl HdrLog {
+    /// Makes `path` before anything moves, so that a name that cannot be
+    /// written fails early.
+    ///
+    /// # Errors
+    /// The name ends in neither .hlog nor .hgrm, or the file cannot be made.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let format = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("hlog") => Format::IntervalLog,
+            Some("hgrm") => Format::Percentiles,
+            _ => {
+                return Err(Error::usage(format!(
+                    "cannot tell the format of --hdr-log {}",
+                    path.display()
+                ))
+                .cure("end its name in .hlog or .hgrm"));
+            }
+        };
+        let file = File::create(path).map_err(|error| failed(path, &error))?;
+        let mut log = Self {
+            path: path.to_owned(),
+            format,
+            output: BufWriter::new(file),
+            started: SystemTime::now(),
+        };
+        if format == Format::IntervalLog {
+            write_header(&mut log.output, log.started).map_err(|error| failed(path, &error))?;
+        }
+        Ok(log)
+    }
+
+    /// Adds one transfer that began at `began`; `prefix` tells runs apart.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add(
+        &mut self,
+        prefix: &str,
+        began: SystemTime,
+        seconds: f64,
+        all: &Latencies,
+    ) -> Result<(), Error> {
+        let start = began.duration_since(self.started).unwrap_or_default();
+        let length = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        for (name, of, latency) in all.stages() {
+            if latency.is_empty() {
+                continue;
+            }
+            let stage = format!("{prefix}{name}");
+            let values = in_micros(latency);
+            match self.format {
+                Format::IntervalLog => {
+                    write_interval(&mut self.output, &stage, of, (start, length), &values)
+                }
+                Format::Percentiles => write_percentiles(&mut self.output, &stage, of, &values),
+            }
+            .map_err(|error| failed(&self.path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes out what is buffered.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.output
+            .flush()
+            .map_err(|error| failed(&self.path, &error))
+    }
+}
+
+/// The error of a file that cannot be written.
+fn failed(path: &Path, error: &io::Error) -> Error {
+    Error::local(
+        format!("cannot write the latencies to {}", path.display()),
+        error,
+    )
+}
+
+/// The same values in microseconds, rounded, at one digit more than the
+/// engine keeps, so that the conversion adds no error worth naming.
+fn in_micros(latency: &Latency) -> Histogram<u64> {
+    let mut micros =
+        Histogram::new_with_bounds(1, LATENCY_NANOS_MAX / 1_000, 3).expect("constant bounds");
+    for bucket in latency.0.iter_recorded() {
+        let nanos = latency.0.median_equivalent(bucket.value_iterated_to());
+        micros.saturating_record_n((nanos + 500) / 1_000, bucket.count_at_value());
+    }
+    micros
+}
+
+/// The lines that an interval log begins with.
+fn write_header(output: &mut impl Write, started: SystemTime) -> io::Result<()> {
+    writeln!(output, "{VERSION}")?;
+    writeln!(
+        output,
+        "#[haul {}; values are microseconds]",
+        env!("CARGO_PKG_VERSION")
+    )?;
+    IntervalLogWriterBuilder::new()
+        .with_start_time(started)
+        .begin_log_with(output, &mut V2DeflateSerializer::new())?;
+    writeln!(output, "{LEGEND}")
+}
+
+/// One stage of one transfer: a comment and an interval.
+fn write_interval(
+    output: &mut impl Write,
+    stage: &str,
+    of: &str,
+    (start, length): (Duration, Duration),
+    values: &Histogram<u64>,
+) -> io::Result<()> {
+    let mut serializer = V2DeflateSerializer::new();
+    let mut writer = IntervalLogWriterBuilder::new().begin_log_with(output, &mut serializer)?;
+    writer.write_comment(&format!("{stage}: {of}, microseconds"))?;
+    writer
+        .write_histogram(values, start, length, Tag::new(stage))
+        .map_err(|error| io::Error::other(format!("{error:?}")))
+}
+
+/// One stage of one transfer: a percentile distribution, as HdrHistogram's
+/// outputPercentileDistribution writes it.
+fn write_percentiles(
+    output: &mut impl Write,
+    stage: &str,
+    of: &str,
+    values: &Histogram<u64>,
+) -> io::Result<()> {
+    writeln!(output, "#[{stage}: {of}, microseconds]")?;
+    writeln!(
+        output,
+        "{:>12} {:>14} {:>10} {:>14}\n",
+        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+    )?;
+    let mut total = 0;
+    for step in values.iter_quantiles(5) {
+        total += step.count_since_last_iteration();
+        let quantile = step.quantile_iterated_to();
+        let value = step.value_iterated_to().min(values.max());
+        if quantile < 1.0 {
+            writeln!(
+                output,
+                "{value:>12}.000 {quantile:>14.12} {total:>10} {:>14.2}",
+                1.0 / (1.0 - quantile)
+            )?;
+        } else {
+            writeln!(output, "{value:>12}.000 {quantile:>14.12} {total:>10}")?;
+        }
+    }
+    writeln!(
+        output,
+        "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]",
+        values.mean(),
+        values.stdev()
+    )?;
+    writeln!(
+        output,
+        "#[Max     = {:>12.3}, Total count    = {:>12}]",
+        values.max() as f64,
+        values.len()
+    )?;
+    writeln!(
+        output,
+        "#[Buckets = {:>12}, SubBuckets     = {:>12}]\n",
+        values.buckets(),
+        // At three digits a sub-bucket tells 2 × 10³ values apart, rounded up
+        // to a power of two.
+        2_048
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+
+    fn some() -> Latencies {
+        let mut all = Latencies::default();
+        all.send.record(12_345_000, 90);
+        all.send.record(50_000_000, 10);
+        all.sync.record(400, 1);
+        all
+    }
+
+    fn write(name: &str) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(name);
+        let mut log = HdrLog::create(&path).expect("made");
+        log.add("", SystemTime::now(), 1.5, &some()).expect("added");
+        log.finish().expect("written");
+        std::fs::read_to_string(path).expect("read")
+    }
+
+    #[test]
+    fn an_interval_log_has_its_version_and_legend() {
+        let text = write("x.hlog");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], VERSION);
+        assert!(lines[2].starts_with("#[StartTime: "), "{}", lines[2]);
+        assert_eq!(lines[3], LEGEND);
+        assert!(lines.iter().any(|line| line.starts_with("Tag=send,0.")));
+        // The crate's reader has no rule for the legend, as other readers have.
+        let entries = text.replace(&format!("{LEGEND}\n"), "");
+        let tags: Vec<String> = IntervalLogIterator::new(entries.as_bytes())
+            .filter_map(|entry| match entry.expect("parsed") {
+                LogEntry::Interval(interval) => {
+                    assert_eq!(interval.duration(), Duration::from_millis(1_500));
+                    interval.tag().map(|tag| tag.as_str().to_owned())
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(tags, ["send", "sync"]);
+    }
+
+    #[test]
+    fn values_are_microseconds() {
+        let values = in_micros(&some().send);
+        assert_eq!(values.len(), 100);
+        let p50 = values.value_at_quantile(0.5);
+        assert!((12_200..=12_500).contains(&p50), "{p50}");
+        assert_eq!(in_micros(&some().sync).max(), 0, "0.4 µs rounds to 0");
+    }
+
+    #[test]
+    fn a_percentile_distribution_ends_at_one() {
+        let text = write("x.hgrm");
+        assert!(text.contains("Value     Percentile TotalCount 1/(1-Percentile)"));
+        let last = text
+            .lines()
+            .rfind(|line| line.contains(" 1.000000000000 "))
+            .expect("the last step");
+        assert!(last.trim_end().ends_with(" 1"), "{last}");
+        assert_eq!(text.matches("#[Mean    =").count(), 2);
+    }
+
+    #[test]
+    fn another_name_is_a_usage_error() {
+        let error = HdrLog::create(Path::new("/tmp/x.txt"))
+            .err()
+            .expect("refused");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

@@ -1,0 +1,118 @@
+//! SIGINT and SIGTERM: the first stops cleanly, the second ends at once.
+//!
+//! Leaves to others: what stopping means. Invariant: after the first signal
+//! every stop that is or will be registered is called, exactly once.
+
+use haul_engine::Error;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What to call when a signal comes.
+type Stop = Box<dyn FnOnce() + Send>;
+
+/// What the signal's thread and the commands share.
+#[derive(Default)]
+struct State {
+    /// The first signal that came.
+    signal: Option<i32>,
+    /// What it stops.
+    stop: Option<Stop>,
+}
+
+/// The signals of this process.
+#[derive(Clone, Default)]
+pub struct Interrupts(Arc<Mutex<State>>);
+
+impl Interrupts {
+    /// Takes SIGINT and SIGTERM over, on a thread of its own.
+    ///
+    /// # Errors
+    /// The system refuses the handler or the thread.
+    pub fn take_over() -> Result<Self, Error> {
+        let interrupts = Self::default();
+        let mut signals = Signals::new([SIGINT, SIGTERM])
+            .map_err(|error| Error::local("cannot watch for SIGINT and SIGTERM", error))?;
+        let shared = interrupts.clone();
+        std::thread::Builder::new()
+            .name("haul-signals".to_owned())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    shared.signalled(signal);
+                }
+            })
+            .map_err(|error| Error::local("cannot start the signals' thread", error))?;
+        Ok(interrupts)
+    }
+
+    /// `stop` is what the first signal calls from now on; at once where it came.
+    pub fn on_stop(&self, stop: impl FnOnce() + Send + 'static) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.signal.is_some() {
+            drop(state);
+            stop();
+        } else {
+            state.stop = Some(Box::new(stop));
+        }
+    }
+
+    /// The exit code of the signal that came: 130 or 143.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<u8> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.signal.map(exit_code)
+    }
+
+    /// Ends the process at once with the signal's exit code.
+    pub fn exit(&self) {
+        if let Some(code) = self.exit_code() {
+            signal_hook::low_level::exit(i32::from(code));
+        }
+    }
+
+    /// What the thread does with one signal.
+    fn signalled(&self, signal: i32) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = state.signal {
+            // The clean stop takes too long for them, whatever it is doing.
+            signal_hook::low_level::exit(i32::from(exit_code(first)));
+        }
+        state.signal = Some(signal);
+        let stop = state.stop.take();
+        drop(state);
+        if let Some(stop) = stop {
+            stop();
+        }
+    }
+}
+
+/// What the shell calls a process that `signal` ended.
+fn exit_code(signal: i32) -> u8 {
+    if signal == SIGTERM { 143 } else { 130 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_stop_is_called_before_and_after_the_signal() {
+        let interrupts = Interrupts::default();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = |calls: &Arc<AtomicUsize>| {
+            let calls = calls.clone();
+            move || {
+                calls.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        interrupts.on_stop(count(&calls));
+        assert_eq!(interrupts.exit_code(), None);
+        interrupts.signalled(SIGTERM);
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        interrupts.on_stop(count(&calls));
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
+        assert_eq!(interrupts.exit_code(), Some(143));
+        assert_eq!(exit_code(SIGINT), 130);
+    }
+}

@@ -1,0 +1,111 @@
+//! Diagnostics to standard error: -v, -vv and HAUL_LOG.
+//!
+//! Leaves to others: what is worth a line. Invariant: results never pass
+//! through here, and a bad HAUL_LOG is an error, not a silent nothing.
+
+use crate::console::{Console, usage};
+use haul_engine::Error;
+use std::io;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The environment's filter, in tracing's syntax: "debug", "haul_engine=trace".
+pub const VARIABLE: &str = "HAUL_LOG";
+
+/// Starts the diagnostics: HAUL_LOG's filter where it is set, else `verbose`
+/// steps above `quietest`.
+///
+/// # Errors
+/// HAUL_LOG is not a filter.
+pub fn start(console: &Console, verbose: u8, quietest: Level) -> Result<(), Error> {
+    let filter = match std::env::var(VARIABLE) {
+        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).map_err(|error| {
+            usage(format!(
+                "cannot use {VARIABLE}=\"{text}\" as a log filter: {error}"
+            ))
+            .cure("write a level (error, warn, info, debug, trace) or target=level")
+        })?,
+        _ => EnvFilter::new(filter_text(verbose, quietest)),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(console.colour())
+        .with_writer(Lines(console.clone()))
+        .with_target(verbose > 1)
+        .init();
+    Ok(())
+}
+
+/// How much a subcommand says without -v.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Only what went wrong and was got over.
+    Warn,
+    /// What a server's log holds: sessions and transfers.
+    Info,
+}
+
+/// The filter that -v's stand for.
+fn filter_text(verbose: u8, quietest: Level) -> &'static str {
+    match (quietest, verbose) {
+        (Level::Warn, 0) => "warn",
+        (Level::Warn, 1) | (Level::Info, 0) => "warn,haul=info,haul_engine=info",
+        (Level::Warn, 2) | (Level::Info, 1) => "info,haul=debug,haul_engine=debug",
+        _ => "debug,haul=trace,haul_engine=trace",
+    }
+}
+
+/// Writes whole lines through the console, so that none tears the bar.
+struct Lines(Console);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line {
+            console: self.0.clone(),
+            text: Vec::new(),
+        }
+    }
+}
+
+/// One event's line, written when it is complete.
+struct Line {
+    console: Console,
+    text: Vec<u8>,
+}
+
+impl io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.text.is_empty() {
+            self.console
+                .line(String::from_utf8_lossy(&self.text).trim_end());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_is_a_filter() {
+        for quietest in [Level::Warn, Level::Info] {
+            for verbose in 0..5 {
+                let text = filter_text(verbose, quietest);
+                assert!(EnvFilter::try_new(text).is_ok(), "{text}");
+            }
+        }
+    }
+}

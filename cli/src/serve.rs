@@ -1,0 +1,98 @@
+//! `haul serve`: a server until a signal stops it.
+//!
+//! Leaves to others: sessions (the engine). Invariant: the token itself is
+//! never shown, only where it is.
+
+use crate::arguments::{Auto, ServeArguments, congestion};
+use crate::console::Console;
+use crate::interrupt::Interrupts;
+use crate::size::format_size;
+use crate::token;
+use haul_engine::options::ServeOptions;
+use haul_engine::{Error, Server, ServerEvent};
+use std::net::SocketAddr;
+
+/// Runs `haul serve` until SIGINT or SIGTERM.
+///
+/// # Errors
+/// The root, the token or an address cannot be used.
+pub fn run(
+    arguments: &ServeArguments,
+    console: &Console,
+    interrupts: &Interrupts,
+) -> Result<(), Error> {
+    let found = token::find_or_make(arguments.token_file.as_deref())?;
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for address in arguments.listen.iter().flat_map(|listen| &listen.0) {
+        if address.port() == 0 || !listen.contains(address) {
+            listen.push(*address);
+        }
+    }
+    let server = Server::bind(ServeOptions {
+        root: arguments.root.clone(),
+        listen,
+        token: Some(found.token),
+        allow_unauthenticated: arguments.allow_unauthenticated,
+        allow_null: arguments.allow_null,
+        socket_buffer_bytes: arguments.socket_buffer.chosen(),
+        congestion: congestion(&arguments.congestion),
+        workers: None,
+    })?;
+    let stop = server.stop_handle();
+    interrupts.on_stop(move || stop.stop());
+    if !arguments.quiet {
+        for address in server.local_addresses() {
+            console.line(&format!("haul: listening on {address}"));
+        }
+        console.line(&format!("haul: token file {}", found.origin));
+        if arguments.allow_unauthenticated {
+            console.line("haul: peers without a token are served, too");
+        }
+    }
+    if let Auto::Value(bytes) = arguments.socket_buffer {
+        tracing::debug!("socket buffers of {}", format_size(bytes));
+    }
+    while let Some(event) = server.next_event(None) {
+        log(&event);
+    }
+    server.wait();
+    if !arguments.quiet {
+        console.line("haul: stopped");
+    }
+    Ok(())
+}
+
+/// One event as a line of the log.
+fn log(event: &ServerEvent) {
+    match event {
+        ServerEvent::SessionOpened {
+            peer,
+            authenticated: true,
+        } => tracing::info!("{peer}: session opened"),
+        ServerEvent::SessionOpened {
+            peer,
+            authenticated: false,
+        } => tracing::warn!("{peer}: session opened without a token"),
+        ServerEvent::SessionClosed { peer, error: None } => {
+            tracing::info!("{peer}: session closed");
+        }
+        ServerEvent::SessionClosed {
+            peer,
+            error: Some(error),
+        } => tracing::warn!("{peer}: session ended: {error}"),
+        ServerEvent::TransferEnded {
+            peer,
+            bytes,
+            error: None,
+        } => tracing::info!("{peer}: transfer of {} complete", format_size(*bytes)),
+        ServerEvent::TransferEnded {
+            peer,
+            bytes,
+            error: Some(error),
+        } => tracing::warn!(
+            "{peer}: transfer ended after {}: {error}",
+            format_size(*bytes)
+        ),
+        ServerEvent::Refused { peer, error } => tracing::warn!("{peer}: refused: {error}"),
+    }
+}
