@@ -383,6 +383,10 @@ async fn wait<E>(events: Option<&AsyncFd<Reader<E>>>) {
         return std::future::pending().await;
     };
     if !events.get_ref().sleep() {
+        if events.get_ref().is_closed() {
+            // All its workers have ended, and told so: nothing more comes.
+            return std::future::pending().await;
+        }
         return;
     }
     // Only a runtime that shuts down makes this fail; then nothing is awaited.
