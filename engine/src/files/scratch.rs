@@ -10,6 +10,7 @@ use crate::protocol::wire::{Answer, Entry, EntryKind, Offer, Verdict};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -140,6 +141,24 @@ impl Mount {
     /// The file that it lies in.
     pub fn image(&self) -> PathBuf {
         self.directory.path().join("image")
+    }
+
+    /// Turns over one byte of each sector of the image that starts with
+    /// `marker`, below every cache of the mounted file system.
+    pub fn damage(&self, marker: &[u8]) {
+        let open = File::options().read(true).write(true).open(self.image());
+        let image = open.expect("image");
+        let mut all = vec![0; image.metadata().expect("metadata").len() as usize];
+        image.read_exact_at(&mut all, 0).expect("reads");
+        let mut found = false;
+        for (sector, bytes) in all.chunks(512).enumerate() {
+            if bytes.starts_with(marker) {
+                let place = sector as u64 * 512;
+                image.write_all_at(&[!marker[0]], place).expect("writes");
+                found = true;
+            }
+        }
+        assert!(found, "the marker is on the disk");
     }
 
     /// Makes it read-only.

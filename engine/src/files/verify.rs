@@ -5,6 +5,7 @@
 //! either by O_DIRECT or after its page was dropped.
 
 use super::{DIRECT_ALIGN_BYTES, direct_is_possible, reopening};
+use crate::kernel::file::cached_pages;
 use crate::limits;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
@@ -70,7 +71,8 @@ impl ReadBack {
     /// after the fsync.
     ///
     /// # Errors
-    /// The errno of a read; `None` when the file ends before `size`.
+    /// The errno of a read, [`Errno::BUSY`] when its pages would not leave the
+    /// page cache; `None` when the file ends before `size`.
     pub(super) fn sum(
         &mut self,
         plan: &Plan,
@@ -80,6 +82,12 @@ impl ReadBack {
         if !self.direct {
             // The fsync cleaned the pages, so that all of them can go.
             rustix::fs::fadvise(self.file.as_fd(), 0, None, Advice::DontNeed)?;
+            // The advice may be refused silently, for a page that is in use
+            // and wherever the page cache is the storage itself.
+            let (cached, _) = cached_pages(self.file.as_fd(), 0, size)?;
+            if cached > 0 {
+                return Err(Some(Errno::BUSY));
+            }
         }
         let mut sum = FileSum::default();
         for chunk in plan.chunks_of(file).flatten() {

@@ -155,6 +155,14 @@ fn a_peers_target_stays_below_the_root() {
             "{target} {said}"
         );
     }
+    for link in ["tofile", "dangling", "todir"] {
+        let found = resolve_beneath(root.as_fd(), b"", true);
+        let said = outcome(base.path(), found, link);
+        assert!(
+            said.contains("links below the root are left alone"),
+            "{said}"
+        );
+    }
     assert!(of("fresh/", false).contains("no such directory"));
     assert!(of("no/fresh", false).contains("no such file"));
     assert!(of(&"n".repeat(256), false).contains("longer than 255"));

@@ -170,6 +170,19 @@ fn an_unsettled_target_leaves_nothing_and_the_old_file() {
 }
 
 #[test]
+fn a_settled_target_removes_nothing_any_more() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("file");
+    let target = create(&path, &entry("x", 3), PLAIN).expect("creates");
+    let temporary = names(directory.path()).remove(0);
+    land(&target, b"new");
+    settle(&target, 3).expect("seals");
+    std::fs::write(directory.path().join(&temporary), "theirs").expect("write");
+    drop(target);
+    assert_eq!(names(directory.path()), [temporary.as_str(), "file"]);
+}
+
+#[test]
 fn a_file_that_is_too_short_is_not_sealed() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("file");
@@ -279,29 +292,6 @@ fn a_file_that_its_owner_cannot_read_is_verified_all_the_same() {
     assert_eq!(settle(&target, 5000), Ok(Level::Sealed));
 }
 
-/// Turns over one byte of the file system's own image, below every cache of
-/// the mounted file system.
-fn damage(image: &Path, marker: &[u8]) {
-    let image = File::options()
-        .read(true)
-        .write(true)
-        .open(image)
-        .expect("image");
-    let mut all = vec![0; image.metadata().expect("metadata").len() as usize];
-    image.read_exact_at(&mut all, 0).expect("reads");
-    // The journal may hold a copy: every one is damaged.
-    let places: Vec<_> = all
-        .chunks(512)
-        .enumerate()
-        .filter(|(_, sector)| sector.starts_with(marker))
-        .map(|(sector, _)| sector as u64 * 512)
-        .collect();
-    assert!(!places.is_empty(), "the marker is on the disk");
-    for place in places {
-        image.write_all_at(&[!marker[0]], place).expect("writes");
-    }
-}
-
 #[test]
 fn verification_finds_a_byte_that_the_disk_turned_over() {
     const SIZE: usize = 6 << 20;
@@ -323,7 +313,7 @@ fn verification_finds_a_byte_that_the_disk_turned_over() {
         rustix::fs::fsync(fd).expect("fsync");
         // The page cache holds the good bytes: it must not be believed.
         assert!(scratch::contents(fd) == contents);
-        damage(&mount.image(), marker);
+        mount.damage(marker);
         let result = settle(&target, SIZE as u64);
         if !verify {
             assert_eq!(result, Ok(Level::Sealed));
