@@ -97,10 +97,8 @@ fn an_unreadable_file_is_refused() {
     if rustix::process::geteuid().is_root() {
         return scratch::skip("root reads everything");
     }
-    let path = tempfile::tempdir()
-        .expect("directory")
-        .keep()
-        .join("secret");
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("secret");
     std::fs::write(&path, "x").expect("write");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
     std::fs::set_permissions(&path, mode).expect("chmod");
