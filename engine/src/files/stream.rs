@@ -29,6 +29,12 @@ impl Deref for StreamChunk {
     }
 }
 
+impl From<StreamChunk> for Arc<Vec<u8>> {
+    fn from(chunk: StreamChunk) -> Self {
+        chunk.0
+    }
+}
+
 /// What the reading thread tells after each chunk and at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamNews {

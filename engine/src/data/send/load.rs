@@ -1,0 +1,607 @@
+//! One run on its way: its parts in memory, its checks, its frame.
+//!
+//! Leaves to others: operations (reading, sending) and events. Invariant: the
+//! parts lie end to end from `from` to the payload's end, each inside one
+//! block or one kept chunk, and a part that came up short holds zeros and is
+//! named in `voids`.
+
+use super::pool::{BLOCK_BYTES, Pool};
+use crate::Side;
+use crate::data::SendSegment;
+use crate::error::Error;
+use crate::files::DIRECT_ALIGN_BYTES;
+use crate::files::source::{FileSource, Source};
+use crate::kernel::memory::Block;
+use crate::kernel::ring::{Handle, Message, Owner, Slice};
+use crate::protocol::check::Check;
+use crate::protocol::frame::{CHECK_BYTES, FrameHeader, HEADER_BYTES};
+use crate::protocol::plan::Piece;
+use crate::protocol::wire::ChunkRange;
+use crate::protocol::{FileId, Nanos, Run};
+use rustix::io::Errno;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// How a run's bytes leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// SENDMSG: the kernel copies into the socket.
+    Copy,
+    /// SENDMSG_ZC.
+    ZeroCopy,
+    /// Through a pipe, page-cache pages by reference.
+    Splice,
+}
+
+impl Path {
+    /// As reports call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::ZeroCopy => "zerocopy",
+            Self::Splice => "splice",
+        }
+    }
+}
+
+/// A stretch of a run's payload that is read by one operation.
+pub struct Part {
+    /// Whose bytes.
+    pub file: FileId,
+    /// Where in the file.
+    pub file_offset: u64,
+    /// Where in the payload.
+    pub run_offset: u64,
+    /// How long.
+    pub bytes: usize,
+    /// How much of it is there.
+    pub filled: usize,
+    /// Read past the page cache.
+    pub direct: bool,
+    /// Which of the load's blocks it is laid in, and where; then where in the
+    /// block (or its cut part) that it holds.
+    laid: Option<(usize, usize)>,
+    start: usize,
+    /// `None` while it is lent, or kept elsewhere.
+    pub block: Option<Arc<Block>>,
+    /// Bytes that are kept by their source.
+    kept: Option<Slice>,
+}
+
+impl Part {
+    /// What is read next: where in the block, where in the file.
+    pub fn missing(&self) -> (std::ops::Range<usize>, u64) {
+        let start = self.start + self.filled;
+        let mut end = self.start + self.bytes;
+        if self.direct {
+            // Blocks are whole pages, so the rounding stays inside.
+            end = end.next_multiple_of(DIRECT_ALIGN_BYTES);
+        }
+        (start..end, self.file_offset + self.filled as u64)
+    }
+
+    fn slice(&self) -> Option<Slice> {
+        match (&self.kept, &self.block) {
+            (Some(kept), _) => Some(kept.clone()),
+            (None, Some(block)) => Some(Slice::new(
+                Owner::Block(block.clone()),
+                self.start..self.start + self.bytes,
+            )),
+            (None, None) => None,
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match (&self.kept, &self.block) {
+            (Some(kept), _) => kept.as_bytes().unwrap_or(&[]),
+            (None, Some(block)) => &block.as_slice()[self.start..self.start + self.bytes],
+            // All reads are back when bytes are looked at.
+            (None, None) => &[],
+        }
+    }
+}
+
+/// A stretch of the payload that holds filler.
+pub struct Void {
+    /// The file that was short.
+    pub file: FileId,
+    /// Where in the payload.
+    pub start: u64,
+    /// One past its end.
+    pub end: u64,
+    /// Why; `None` at the end of the file.
+    pub error: Option<Error>,
+}
+
+/// Where a load stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// For blocks.                           From: start, Sending. To: Reading.
+    Waiting,
+    /// Reads are in flight or to be queued.  From: Waiting. To: Read.
+    Reading,
+    /// All bytes are in memory.              From: Reading. To: Ready.
+    Read,
+    /// The frame (or its rest) can go.       From: Read, Sending. To: Sending.
+    Ready,
+    /// The socket has it.                    From: Ready. To: gone, Ready, Waiting.
+    Sending,
+}
+
+/// A run that was handed to a connection.
+pub struct Load {
+    /// The connection's place in the worker; `None` once it is gone.
+    pub place: Option<usize>,
+    /// What it is part of.
+    pub segment: Arc<SendSegment>,
+    /// Which chunks.
+    pub run: Run,
+    /// Payload bytes.
+    pub payload_bytes: u64,
+    /// Where each chunk ends in the payload.
+    ends: Vec<u64>,
+    /// The files' pieces, cut to the payload.
+    pub pieces: Vec<Piece>,
+    /// Where it stands.
+    pub stage: Stage,
+    /// How it goes.
+    pub path: Path,
+    /// Sent from mapping windows; its blocks serve for the check only.
+    pub mapped: bool,
+    /// Where in the payload the parts begin: 0, or where a rest begins.
+    from: u64,
+    /// The stretches to read.
+    pub parts: Vec<Part>,
+    /// Blocks that `parts` are laid in.
+    blocks: usize,
+    /// Reads in flight.
+    pub reading: usize,
+    /// The first part whose read was not queued yet.
+    pub next_read: usize,
+    /// One for each chunk, once computed.
+    pub checks: Vec<Check>,
+    /// Header and table.
+    pub head: Vec<u8>,
+    /// Bytes of the frame that the socket has.
+    pub frame_sent: u64,
+    /// When its first operation was submitted.
+    pub submitted: Option<Nanos>,
+    /// What holds filler and was not told yet.
+    pub voids: Vec<Void>,
+    /// The mapping windows that stand for the payload.
+    pub mapping: Vec<Slice>,
+    /// A part of the frame went already, or its operation failed: what is left
+    /// is read afresh.
+    pub rest: bool,
+    /// Some of it was not copied: the source must not be judged yet.
+    pub lent: bool,
+}
+
+impl Load {
+    /// A load of `run`; `bytes` is a stream's short tail.
+    pub fn new(place: usize, segment: Arc<SendSegment>, run: Run, bytes: Option<u64>) -> Self {
+        let mut ends = Vec::with_capacity(run.count as usize);
+        let mut end = 0;
+        let planned: u64 = segment.plan.run_bytes(run.first, run.count);
+        let payload_bytes = bytes.map_or(planned, |bytes| bytes.min(planned));
+        for chunk in run.first..run.first + u64::from(run.count) {
+            end = payload_bytes.min(end + u64::from(segment.plan.chunk_len(chunk)));
+            ends.push(end);
+        }
+        let pieces = segment
+            .plan
+            .pieces(run.first, run.count)
+            .filter(|piece| piece.run_offset < payload_bytes)
+            .map(|mut piece| {
+                piece.bytes = piece.bytes.min(payload_bytes - piece.run_offset);
+                piece
+            })
+            .collect();
+        Self {
+            place: Some(place),
+            segment,
+            run,
+            payload_bytes,
+            ends,
+            pieces,
+            stage: Stage::Waiting,
+            path: Path::Copy,
+            mapped: false,
+            from: 0,
+            parts: Vec::new(),
+            blocks: 0,
+            reading: 0,
+            next_read: 0,
+            checks: Vec::new(),
+            head: Vec::new(),
+            frame_sent: 0,
+            submitted: None,
+            voids: Vec::new(),
+            mapping: Vec::new(),
+            rest: false,
+            lent: false,
+        }
+    }
+
+    /// True when this sends the end of a frame whose beginning went before.
+    pub fn is_rest(&self) -> bool {
+        self.rest
+    }
+
+    /// Blocks that the parts want.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// True when the part's pages have to come from a disk.
+    pub fn is_cold(&self, part: &Part) -> bool {
+        match self.source(part.file).map(Arc::as_ref) {
+            Some(Source::File(file)) => file.is_cold(),
+            _ => false,
+        }
+    }
+
+    /// A failed read, as a sentence.
+    pub fn read_error(&self, part: usize, errno: Errno) -> Error {
+        let part = &self.parts[part];
+        let name = self
+            .source(part.file)
+            .map_or("a source", |source| source.display());
+        let offset = part.file_offset + part.filled as u64;
+        let doing = format!("cannot read {name} at byte {offset}");
+        Error::local(doing, std::io::Error::from(errno)).at(Side::Sender)
+    }
+
+    /// Declares all of a file's bytes here void.
+    pub fn void_file(&mut self, file: FileId, error: Error) {
+        let pieces = self.pieces.iter().filter(|piece| piece.file == file);
+        let start = pieces.clone().map(|piece| piece.run_offset).min();
+        let end = pieces.map(|piece| piece.run_offset + piece.bytes).max();
+        if let (Some(start), Some(end)) = (start, end) {
+            self.void_range(file, start, end, Some(error));
+        }
+    }
+
+    /// Bytes of the whole frame.
+    pub fn frame_bytes(&self) -> u64 {
+        (HEADER_BYTES + self.run.count as usize * CHECK_BYTES) as u64 + self.payload_bytes
+    }
+
+    /// The source of `file`, which is open while chunks of it are in a run.
+    pub fn source(&self, file: FileId) -> Option<&Arc<Source>> {
+        self.segment.sources.get(file as usize)?.as_ref()
+    }
+
+    /// The file behind every piece, where all are regular files.
+    pub fn files(&self) -> Option<Vec<(&Arc<Source>, &FileSource, Piece)>> {
+        self.pieces
+            .iter()
+            .map(|piece| {
+                let source = self.source(piece.file)?;
+                match source.as_ref() {
+                    Source::File(file) => Some((source, file, *piece)),
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+
+    /// Lays parts for the payload that is still to go, and says how many
+    /// blocks they want.
+    pub fn lay(&mut self) -> usize {
+        let head_bytes = (HEADER_BYTES + self.run.count as usize * CHECK_BYTES) as u64;
+        self.from = self.frame_sent.saturating_sub(head_bytes);
+        self.parts.clear();
+        let mut cursor = Cursor::default();
+        for index in 0..self.pieces.len() {
+            let mut piece = self.pieces[index];
+            let skip = self.from.saturating_sub(piece.run_offset).min(piece.bytes);
+            piece.file_offset += skip;
+            piece.run_offset += skip;
+            piece.bytes -= skip;
+            match self.source(piece.file).map(Arc::as_ref) {
+                Some(Source::Stream(stream)) => {
+                    let chunk_bytes = u64::from(self.segment.plan.chunk_bytes());
+                    let parts = kept_parts(stream, piece, chunk_bytes);
+                    self.parts.extend(parts);
+                }
+                Some(Source::File(file)) => {
+                    let direct =
+                        self.path != Path::Splice && file.direct().is_some() && is_direct(&piece);
+                    cursor.lay(piece, direct, &mut self.parts);
+                }
+                Some(Source::Generated(_)) | None => cursor.lay(piece, false, &mut self.parts),
+            }
+        }
+        self.next_read = 0;
+        self.blocks = cursor.blocks();
+        self.blocks
+    }
+
+    /// Takes the blocks that [`Load::lay`] asked for; the pool has them.
+    pub fn take_blocks(&mut self, pool: &mut Pool) {
+        let mut index = 0;
+        for number in 0..self.blocks {
+            let mut rest = pool.take();
+            let mut taken = 0;
+            while let Some(part) = self.parts.get(index)
+                && part.laid.is_none_or(|(block, _)| block == number)
+            {
+                let next = self.parts[index + 1..].iter().find_map(|next| next.laid);
+                let part = &mut self.parts[index];
+                index += 1;
+                let Some((_, at)) = part.laid else { continue };
+                part.start = at - taken;
+                part.block = match next {
+                    // Another part in the same block: each is lent on its own.
+                    Some((block, next_at)) if block == number => rest.take().map(|whole| {
+                        let (own, behind) = Block::split(whole, next_at - taken);
+                        taken = next_at;
+                        rest = Some(behind);
+                        own
+                    }),
+                    _ => rest.take(),
+                };
+            }
+            rest.into_iter().for_each(|block| pool.put(block));
+        }
+        self.stage = Stage::Reading;
+    }
+
+    /// Fills what needs no operation: generated bytes, sources that are gone.
+    pub fn fill(&mut self) {
+        for index in 0..self.parts.len() {
+            let part = &self.parts[index];
+            if part.filled == part.bytes {
+                continue;
+            }
+            let source = self.source(part.file).cloned();
+            match source.as_deref() {
+                Some(Source::File(_)) => {}
+                Some(Source::Generated(generated)) => {
+                    let part = &mut self.parts[index];
+                    let (start, bytes, offset) = (part.start, part.bytes, part.file_offset);
+                    if let Some(block) = part.block.as_mut().and_then(Arc::get_mut) {
+                        generated.fill(offset, &mut block.as_mut_slice()[start..start + bytes]);
+                    }
+                    part.filled = part.bytes;
+                }
+                Some(Source::Stream(_)) => {
+                    self.void(index, Some(gone("its chunk was forgotten")));
+                }
+                None => self.void(index, Some(gone("its source is closed"))),
+            }
+        }
+    }
+
+    /// Fills the missing end of a part with zeros and remembers why.
+    pub fn void(&mut self, index: usize, error: Option<Error>) {
+        let part = &mut self.parts[index];
+        let (filled, bytes) = (part.start + part.filled, part.start + part.bytes);
+        match part.block.as_mut().and_then(Arc::get_mut) {
+            Some(block) => block.as_mut_slice()[filled..bytes].fill(0),
+            None => {
+                let zeros = Arc::new(vec![0; part.bytes]);
+                part.kept = Some(Slice::new(Owner::Vector(zeros), 0..part.bytes));
+            }
+        }
+        let (start, end) = (
+            part.run_offset + part.filled as u64,
+            part.run_offset + part.bytes as u64,
+        );
+        part.filled = part.bytes;
+        let file = part.file;
+        self.void_range(file, start, end, error);
+    }
+
+    /// Remembers that `start..end` of the payload holds filler of `file`.
+    pub fn void_range(&mut self, file: FileId, start: u64, end: u64, error: Option<Error>) {
+        match self.voids.iter_mut().find(|void| void.file == file) {
+            Some(void) => {
+                void.start = void.start.min(start);
+                void.end = void.end.max(end);
+                void.error = void.error.take().or(error);
+            }
+            None => self.voids.push(Void {
+                file,
+                start,
+                end,
+                error,
+            }),
+        }
+    }
+
+    /// The chunks that `void` touches.
+    pub fn void_chunks(&self, void: &Void) -> ChunkRange {
+        let first = self.ends.partition_point(|end| *end <= void.start);
+        let last = self.ends.partition_point(|end| *end < void.end);
+        let last = last.min(self.ends.len() - 1);
+        ChunkRange {
+            first: self.run.first + first as u64,
+            count: (last - first + 1) as u64,
+        }
+    }
+
+    /// Computes the checks and the head, once all bytes are there.
+    pub fn seal(&mut self) {
+        let mut parts = self.parts.iter().peekable();
+        let mut start = 0;
+        for (index, end) in self.ends.iter().enumerate() {
+            let chunk = self.run.first + index as u64;
+            let mut stretches = Vec::new();
+            while let Some(part) = parts.peek() {
+                let part_end = part.run_offset + part.bytes as u64;
+                let from = start.max(part.run_offset) - part.run_offset;
+                let to = part_end.min(*end) - part.run_offset;
+                stretches.push(&part.as_bytes()[from as usize..to as usize]);
+                if part_end > *end {
+                    break;
+                }
+                parts.next();
+                if part_end == *end {
+                    break;
+                }
+            }
+            let seed = self.segment.seed;
+            let check = match stretches.as_slice() {
+                [only] => seed.check(chunk, only),
+                // A chunk's length fits: it is at most CHUNK_BYTES_MAX.
+                several => seed.check_pieces(chunk, (end - start) as u32, several.iter().copied()),
+            };
+            self.checks.push(check);
+            start = *end;
+        }
+        let header = FrameHeader {
+            transfer: self.segment.transfer,
+            segment: self.run.segment,
+            first: self.run.first,
+            count: self.run.count,
+            payload_bytes: self.payload_bytes,
+        };
+        self.head.extend_from_slice(&header.encode());
+        self.head.extend(self.checks.iter().flatten());
+    }
+
+    /// Writes what is left of the frame into `message`, from the parts.
+    pub fn write_message(&mut self, message: &mut Message) {
+        self.write_head(message);
+        message.slices.append(&mut self.mapping);
+        let slices = self.parts.drain(..).filter_map(|part| part.slice());
+        message
+            .slices
+            .extend(slices.filter(|slice| !slice.is_empty()));
+    }
+
+    /// Writes what is left of the head.
+    pub fn write_head(&self, message: &mut Message) {
+        message.clear();
+        let sent = (self.frame_sent as usize).min(self.head.len());
+        message.head.extend_from_slice(&self.head[sent..]);
+    }
+
+    /// Gives all blocks that are here back.
+    pub fn release(&mut self, pool: &mut Pool) {
+        for part in self.parts.drain(..) {
+            part.block.into_iter().for_each(|block| pool.put(block));
+        }
+    }
+
+    /// The descriptor that a part is read from.
+    pub fn handle(&self, part: &Part) -> Option<Handle> {
+        let source = self.source(part.file)?;
+        let Source::File(_) = source.as_ref() else {
+            return None;
+        };
+        let direct = part.direct && part.filled.is_multiple_of(DIRECT_ALIGN_BYTES);
+        Some(Handle::of(source, |source| descriptor(source, direct)))
+    }
+}
+
+/// A file's descriptor. Only files have one; the caller looked.
+fn descriptor(source: &Source, direct: bool) -> BorrowedFd<'_> {
+    let Source::File(file) = source else {
+        unreachable!("only files are read by descriptor");
+    };
+    match file.direct() {
+        Some(descriptor) if direct => descriptor,
+        _ => file.fd(),
+    }
+}
+
+/// A file's page-cache descriptor, held with its source.
+pub fn cached(source: &Arc<Source>) -> Handle {
+    Handle::of(source, |source| descriptor(source, false))
+}
+
+/// Direct reads start at aligned offsets; a small piece is not worth one.
+fn is_direct(piece: &Piece) -> bool {
+    piece.file_offset.is_multiple_of(DIRECT_ALIGN_BYTES as u64) && piece.bytes >= 64 * 1024
+}
+
+fn gone(why: &str) -> Error {
+    Error::local("cannot read what is to be sent", why)
+}
+
+/// A stream's kept chunks as parts.
+fn kept_parts(
+    stream: &crate::files::stream::StreamSource,
+    piece: Piece,
+    chunk_bytes: u64,
+) -> Vec<Part> {
+    let end = piece.file_offset + piece.bytes;
+    let mut parts = Vec::new();
+    let mut next = piece.file_offset;
+    while next < end {
+        let chunk = next / chunk_bytes;
+        let stop = end.min((chunk + 1) * chunk_bytes);
+        // Inside a chunk, which is at most CHUNK_BYTES_MAX.
+        let (start, bytes) = (
+            (next - chunk * chunk_bytes) as usize,
+            (stop - next) as usize,
+        );
+        let kept = stream.chunk(chunk).map(Arc::<Vec<u8>>::from);
+        let kept = kept
+            .filter(|kept| kept.len() >= start + bytes)
+            .map(|kept| Slice::new(Owner::Vector(kept), start..start + bytes));
+        parts.push(Part {
+            file: piece.file,
+            file_offset: next,
+            run_offset: piece.run_offset + (next - piece.file_offset),
+            bytes,
+            filled: if kept.is_some() { bytes } else { 0 },
+            direct: false,
+            laid: None,
+            start: 0,
+            block: None,
+            kept,
+        });
+        next = stop;
+    }
+    parts
+}
+
+/// Where the next part is laid.
+#[derive(Default)]
+struct Cursor {
+    block: usize,
+    at: usize,
+}
+
+impl Cursor {
+    fn blocks(&self) -> usize {
+        self.block + usize::from(self.at > 0)
+    }
+
+    fn lay(&mut self, piece: Piece, direct: bool, parts: &mut Vec<Part>) {
+        if direct {
+            self.at = self.at.next_multiple_of(DIRECT_ALIGN_BYTES);
+        }
+        let mut done = 0;
+        while done < piece.bytes {
+            if self.at == BLOCK_BYTES {
+                self.block += 1;
+                self.at = 0;
+            }
+            let left = usize::try_from(piece.bytes - done).unwrap_or(usize::MAX);
+            let bytes = left.min(BLOCK_BYTES - self.at);
+            parts.push(Part {
+                file: piece.file,
+                file_offset: piece.file_offset + done,
+                run_offset: piece.run_offset + done,
+                bytes,
+                filled: 0,
+                direct,
+                laid: Some((self.block, self.at)),
+                start: 0,
+                block: None,
+                kept: None,
+            });
+            self.at += bytes;
+            done += bytes as u64;
+        }
+        if direct {
+            // The read of its end is rounded up, and nothing may lie there.
+            self.at = self.at.next_multiple_of(DIRECT_ALIGN_BYTES);
+        }
+    }
+}

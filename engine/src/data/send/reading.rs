@@ -1,0 +1,365 @@
+//! Bringing a load's bytes into memory, ahead of its turn to be sent.
+//!
+//! Leaves to others: sending. Invariant: a load waits in exactly one of
+//! `waiting`, `unread` and `arrived`, or its reads are in flight, until it is
+//! ready; it never holds a part of the blocks that it needs.
+
+use super::load::{Load, Path, Stage, cached};
+use super::pool::BLOCKS;
+use super::worker::{Job, ROOM_KEPT, Worker};
+use crate::data::SendEvent;
+use crate::error::Error;
+use crate::files::source::Source;
+use crate::kernel::ring::{Completion, Outcome, Owner, Slice};
+use crate::options::Transmit;
+use crate::{ErrorKind, Side};
+use rustix::io::Errno;
+use std::sync::Arc;
+
+/// With fewer blocks left than this, warm files are sent from mapping windows,
+/// so that slow or stuck connections cannot hold all blocks.
+const BLOCKS_SCARCE: usize = BLOCKS / 3;
+/// Pieces that one chain of splices moves, at most: each costs two operations
+/// by a kernel worker.
+const SPLICE_PIECES_MAX: usize = 16;
+
+impl Worker {
+    /// Starts reading for as many loads as there are blocks.
+    pub fn prepare_loads(&mut self) {
+        while let Some(index) = self.unread.pop_front() {
+            if !self.queue_reads(index) {
+                self.unread.push_front(index);
+                return;
+            }
+        }
+        while let Some(index) = self.waiting.front().copied() {
+            let Some(mut load) = self.loads[index].take() else {
+                self.waiting.pop_front();
+                continue;
+            };
+            if load.parts.is_empty() {
+                self.choose_path(&mut load);
+                load.lay();
+            }
+            let fits = load.blocks() <= self.pool.len();
+            if fits {
+                load.mapped &= !load.is_rest();
+                load.take_blocks(&mut self.pool);
+                load.fill();
+                self.note_method(&load);
+            }
+            self.loads[index] = Some(load);
+            if !fits {
+                return;
+            }
+            self.waiting.pop_front();
+            if !self.queue_reads(index) {
+                self.unread.push_back(index);
+                return;
+            }
+        }
+    }
+
+    /// Queues the reads of a load that were not queued yet. False when the
+    /// ring has no room for all of them.
+    fn queue_reads(&mut self, index: usize) -> bool {
+        loop {
+            let Some(load) = self.loads[index].as_mut() else {
+                return true;
+            };
+            let Some(part) = load.parts.get(load.next_read) else {
+                break;
+            };
+            if part.filled == part.bytes {
+                load.next_read += 1;
+                continue;
+            }
+            if self.ring.room() <= ROOM_KEPT {
+                return false;
+            }
+            let part = load.next_read;
+            load.next_read += 1;
+            self.queue_read(index, part);
+        }
+        self.look_whether_read(index);
+        true
+    }
+
+    /// Queues the read of what a part misses.
+    fn queue_read(&mut self, index: usize, number: usize) {
+        let token = self.token(Job::Read {
+            load: index,
+            part: number,
+        });
+        let Some(load) = self.loads[index].as_mut() else {
+            return;
+        };
+        let part = &load.parts[number];
+        let (range, offset) = part.missing();
+        let at_once = !part.direct && !load.is_cold(part);
+        let handle = load.handle(part);
+        let part = &mut load.parts[number];
+        if let (Some(handle), Some(block)) = (handle, part.block.take()) {
+            load.reading += 1;
+            self.reads_at_once += usize::from(at_once);
+            self.ring.read(&handle, block, range, offset, token);
+        }
+    }
+
+    /// A read completed.
+    pub fn part_read(&mut self, index: usize, number: usize, completion: Completion) {
+        let (Outcome::Done(result), Some(block)) =
+            (completion.outcome, completion.loan.into_block())
+        else {
+            return;
+        };
+        let Some(load) = self.loads[index].as_mut() else {
+            return self.pool.put(block);
+        };
+        load.reading -= 1;
+        let part = &mut load.parts[number];
+        part.block = Some(block);
+        if load.place.is_none() {
+            if load.reading == 0 {
+                load.release(&mut self.pool);
+                self.loads[index] = None;
+            }
+            return;
+        }
+        let again = match result {
+            Ok(0) => {
+                load.void(number, None);
+                false
+            }
+            Ok(count) => {
+                // A direct read is rounded up and may bring more than the part.
+                part.filled = part.bytes.min(part.filled + count as usize);
+                part.filled < part.bytes
+            }
+            Err(Errno::INTR | Errno::AGAIN) => true,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) if part.direct => {
+                part.direct = false;
+                true
+            }
+            Err(errno) => {
+                let error = load.read_error(number, errno);
+                load.void(number, Some(error));
+                false
+            }
+        };
+        if again {
+            self.queue_read(index, number);
+        } else {
+            self.look_whether_read(index);
+        }
+    }
+
+    fn look_whether_read(&mut self, index: usize) {
+        if let Some(load) = self.loads[index].as_mut()
+            && load.stage == Stage::Reading
+            && load.reading == 0
+            && load.next_read == load.parts.len()
+        {
+            load.stage = Stage::Read;
+            self.arrived.push_back(index);
+        }
+    }
+
+    /// Computes the checks of what arrived.
+    pub fn seal_loads(&mut self) {
+        while let Some(index) = self.arrived.pop_front() {
+            let Some(mut load) = self.loads[index].take() else {
+                continue;
+            };
+            if load.checks.is_empty() {
+                load.seal();
+            }
+            load.stage = Stage::Ready;
+            let whole = load.voids.is_empty() && !load.is_rest();
+            if load.path == Path::Splice {
+                if whole {
+                    load.release(&mut self.pool);
+                } else {
+                    // Filler is not in the file.
+                    load.path = Path::Copy;
+                }
+            } else if load.mapped && whole && self.map(&mut load) {
+                load.release(&mut self.pool);
+            }
+            self.tell_voids(&mut load);
+            self.loads[index] = Some(load);
+        }
+    }
+
+    /// Puts the payload's mapping windows in the place of its blocks. False
+    /// when a file cannot be mapped.
+    fn map(&mut self, load: &mut Load) -> bool {
+        let mut slices = Vec::new();
+        let Some(files) = load.files() else {
+            return false;
+        };
+        let mut wanted = Vec::new();
+        for (source, file, piece) in files {
+            let Ok(windows) = self
+                .windows
+                .cover(source, file.fd(), piece.file_offset, piece.bytes)
+            else {
+                return false;
+            };
+            for (window, range) in windows {
+                slices.push(Slice::new(Owner::Window(window.clone()), range.clone()));
+                wanted.push((window, range));
+            }
+        }
+        for (window, range) in wanted {
+            // Its page tables are filled by a kernel worker while the run
+            // before is sent; without room the send faults them in itself.
+            if self.ring.room() > ROOM_KEPT {
+                let token = self.token(Job::Aside);
+                self.ring.populate(window, range, token);
+            }
+        }
+        load.mapping = slices;
+        true
+    }
+
+    /// Tells what of a load is filler, before it is told to be sent.
+    pub fn tell_voids(&mut self, load: &mut Load) {
+        for void in std::mem::take(&mut load.voids) {
+            let chunks = load.void_chunks(&void);
+            self.tell(SendEvent::Void {
+                transfer: load.segment.transfer,
+                segment: load.run.segment,
+                file: void.file,
+                chunks,
+                error: void.error,
+            });
+        }
+    }
+
+    /// Decides how a load goes, by what was asked for, what its sources are
+    /// and what its connection found out.
+    fn choose_path(&mut self, load: &mut Load) {
+        load.mapped = false;
+        let connection = load
+            .place
+            .and_then(|place| self.connections[place].as_ref());
+        let Some(connection) = connection.filter(|_| !load.is_rest()) else {
+            load.path = Path::Copy;
+            return;
+        };
+        let (direct, files) = match load.files() {
+            Some(files) => (
+                files.iter().any(|(_, file, _)| file.direct().is_some()),
+                true,
+            ),
+            None => (false, false),
+        };
+        let transmit = load.segment.transmit;
+        load.path = match transmit {
+            Transmit::Copy => Path::Copy,
+            Transmit::Splice if files && (1..=SPLICE_PIECES_MAX).contains(&load.pieces.len()) => {
+                Path::Splice
+            }
+            Transmit::Splice => Path::Copy,
+            Transmit::Zerocopy if connection.refused_zero_copy => Path::Copy,
+            Transmit::Zerocopy => Path::ZeroCopy,
+            // Blocks would be bound for a round trip, and a cold disk is
+            // slower than the copy.
+            Transmit::Auto if !files || direct || connection.refused_zero_copy => Path::Copy,
+            Transmit::Auto => connection.auto,
+        };
+        load.mapped = files
+            && !direct
+            && match load.path {
+                Path::Copy => self.pool.len() < BLOCKS_SCARCE,
+                Path::ZeroCopy => true,
+                Path::Splice => false,
+            };
+        if transmit == Transmit::Splice && !files {
+            let sources: Vec<_> = load.pieces.iter().map(|piece| piece.file).collect();
+            for file in sources {
+                let refused = load
+                    .source(file)
+                    .and_then(|source| super::refuses(transmit, source));
+                if let Some(error) = refused {
+                    load.void_file(file, error);
+                }
+            }
+        }
+        if transmit == Transmit::Splice && files && load.path == Path::Copy {
+            self.note("small files that share a chunk were copied: splice pays for large ones");
+        }
+        if transmit == Transmit::Zerocopy && load.path == Path::Copy {
+            self.refuse_zero_copy(load);
+        }
+    }
+
+    /// Zero-copy was asked for and cannot be had: the files fail, because
+    /// nothing is silently weaker than asked.
+    fn refuse_zero_copy(&self, load: &mut Load) {
+        let sources: Vec<_> = load.pieces.iter().map(|piece| piece.file).collect();
+        for file in sources {
+            let name = load
+                .source(file)
+                .map_or("a source", |source| source.display());
+            let why = if self.knows_zero_copy {
+                "the kernel may not pin enough memory for it"
+            } else {
+                "this kernel does not know SENDMSG_ZC"
+            };
+            let error = Error::new(
+                ErrorKind::Incompatible,
+                format!("cannot send {name} without a copy: {why}"),
+            )
+            .cure("raise RLIMIT_MEMLOCK (`ulimit -l`), or use --transmit auto")
+            .at(Side::Sender);
+            load.void_file(file, error);
+        }
+    }
+
+    /// Adds a note to the report, once.
+    pub fn note(&mut self, note: &str) {
+        if !self.report.notes.iter().any(|old| old == note) {
+            self.report.notes.push(note.to_owned());
+        }
+    }
+
+    fn note_method(&mut self, load: &Load) {
+        let method = match load
+            .pieces
+            .first()
+            .and_then(|piece| load.source(piece.file))
+        {
+            Some(source) => match source.as_ref() {
+                Source::Generated(_) => "generated",
+                Source::Stream(_) => "stream",
+                Source::File(_) if load.mapped => "mapping",
+                Source::File(_) if load.parts.iter().any(|part| part.direct) => "direct read",
+                Source::File(_) => "buffered read",
+            },
+            None => return,
+        };
+        self.methods.insert(method);
+    }
+
+    /// With `--drop-cache`: what went leaves the page cache.
+    pub fn forget_pages(&mut self, load: &Load) {
+        if !load.segment.drop_cache {
+            return;
+        }
+        for piece in &load.pieces {
+            let Some(source) = load.source(piece.file) else {
+                continue;
+            };
+            let cached_by_us =
+                matches!(source.as_ref(), Source::File(file) if file.direct().is_none());
+            if cached_by_us && self.ring.room() > ROOM_KEPT {
+                let handle = cached(&Arc::clone(source));
+                let token = self.token(Job::Aside);
+                self.ring
+                    .forget_pages(&handle, piece.file_offset, piece.bytes, token);
+            }
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! The worker's loop: commands in, operations round by round, events out.
+//!
+//! Leaves to others: reading (`reading`), sending (`sending`, `splice`).
+//! Invariant: every operation in the ring has its entry in `jobs`, under the
+//! token that it bears.
+
+use super::connection::{Connection, Ending};
+use super::load::Load;
+use super::pool::Pool;
+use crate::data::window::Windows;
+use crate::data::{Clock, SendCommand, SendEvent, SendEvents};
+use crate::error::{Error, Result};
+use crate::kernel::queue::Reader;
+use crate::kernel::ring::{Completion, Handle, Message, Outcome, Ring};
+use crate::kernel::socket;
+use crate::protocol::{ConnectionId, Nanos};
+use crate::report::{ConnectionReport, SideReport};
+use rustix::time::{ClockId, clock_gettime};
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Operations in flight in one worker, at most. What does not fit waits.
+const IN_FLIGHT_MAX: u32 = 2048;
+/// Room that reads leave to sends, splices and watches.
+pub(super) const ROOM_KEPT: usize = 768;
+/// While sends take less than this on average, their completions wake the
+/// worker soon enough for new commands, and it spares itself the eventfd.
+const BRISK_NANOS: u64 = 4_000_000;
+/// … for this long at a time.
+const BRISK_WAIT: Duration = Duration::from_millis(5);
+
+/// What an operation is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Job {
+    /// The command queue's eventfd became readable.
+    Wake,
+    /// The peer ended the connection at this place.
+    Watch { place: usize },
+    /// A part of a load is read.
+    Read { load: usize, part: usize },
+    /// A frame, or its rest, is sent.
+    Send {
+        place: usize,
+        load: usize,
+        bytes: u64,
+        submitted: Nanos,
+        zero_copy: bool,
+    },
+    /// A step of a chain of splices.
+    Splice {
+        place: usize,
+        step: super::splice::Step,
+    },
+    /// Nobody waits for the result.
+    Aside,
+}
+
+/// A worker thread's state.
+pub(super) struct Worker {
+    pub ring: Ring,
+    pub pool: Pool,
+    pub windows: Windows,
+    pub connections: Vec<Option<Connection>>,
+    pub loads: Vec<Option<Load>>,
+    /// Loads that wait for blocks, oldest first.
+    pub waiting: VecDeque<usize>,
+    /// Loads with reads that were not queued yet for want of room.
+    pub unread: VecDeque<usize>,
+    /// Loads whose bytes are all there.
+    pub arrived: VecDeque<usize>,
+    /// Loads that wait for memory that notifications will free.
+    pub paused: Vec<usize>,
+    /// Zero-copy sends whose notification is due.
+    pub unreleased: usize,
+    pub messages: Vec<Box<Message>>,
+    pub now: Nanos,
+    pub report: SideReport,
+    pub methods: BTreeSet<&'static str>,
+    pub knows_zero_copy: bool,
+    /// Reads queued in this round that the page cache answers at once.
+    pub reads_at_once: usize,
+    jobs: Vec<Option<Job>>,
+    jobs_free: Vec<usize>,
+    commands: Arc<Reader<SendCommand>>,
+    wake: Handle,
+    armed: bool,
+    events: SendEvents,
+    clock: Clock,
+    ended: Vec<ConnectionReport>,
+    cpu_before: u64,
+    stopping: bool,
+}
+
+impl Worker {
+    /// A worker for the calling thread.
+    pub fn new(commands: Reader<SendCommand>, events: SendEvents, clock: Clock) -> Result<Self> {
+        let mut ring = Ring::new(IN_FLIGHT_MAX)?;
+        let (arena, pool) =
+            Pool::new().map_err(|errno| Error::local("cannot map the sending buffers", errno))?;
+        let mut report = SideReport::default();
+        if let Err(errno) = ring.register(&arena) {
+            // Plain reads do the same with more work for each.
+            report.notes.push(format!(
+                "the sending buffers could not be registered with the kernel ({errno}): raise RLIMIT_MEMLOCK (`ulimit -l`) for cheaper reads"
+            ));
+        }
+        let commands = Arc::new(commands);
+        Ok(Self {
+            knows_zero_copy: ring.knows_zero_copy(),
+            ring,
+            pool,
+            windows: Windows::default(),
+            connections: Vec::new(),
+            loads: Vec::new(),
+            waiting: VecDeque::new(),
+            unread: VecDeque::new(),
+            arrived: VecDeque::new(),
+            paused: Vec::new(),
+            unreleased: 0,
+            messages: Vec::new(),
+            now: clock.now(),
+            report,
+            methods: BTreeSet::new(),
+            reads_at_once: 0,
+            jobs: Vec::new(),
+            jobs_free: Vec::new(),
+            wake: Handle::of(&commands, |commands| commands.as_fd()),
+            commands,
+            armed: false,
+            events,
+            clock,
+            ended: Vec::new(),
+            cpu_before: cpu_nanos(),
+            stopping: false,
+        })
+    }
+
+    /// The connections that were not detached.
+    pub fn connections(&self) -> Vec<ConnectionId> {
+        let attached = self.connections.iter().flatten();
+        attached.map(|connection| connection.id).collect()
+    }
+
+    /// Works until it is stopped and everything is detached.
+    pub fn run(&mut self) {
+        let mut completions = Vec::new();
+        loop {
+            self.take_commands();
+            self.prepare_loads();
+            self.seal_loads();
+            // A sealed load may have freed blocks, and new commands came.
+            self.take_commands();
+            self.prepare_loads();
+            self.start_sends();
+            if self.stopping && self.connections.iter().all(Option::is_none) {
+                return;
+            }
+            if let Err(errno) = self.wait() {
+                // The ring itself is broken: nothing can be sent any more.
+                let why = format!("io_uring_enter failed: {errno}");
+                for place in 0..self.connections.len() {
+                    let error = self.connections[place].as_ref().map(|c| c.error(&why));
+                    self.close(place, error);
+                }
+                return;
+            }
+            self.ring.reap(&mut completions);
+            self.now = self.clock.now();
+            for completion in completions.drain(..) {
+                self.completed(completion);
+            }
+            self.look_for_ends();
+        }
+    }
+
+    /// A message to write a frame into.
+    pub fn message(&mut self) -> Box<Message> {
+        self.messages.pop().unwrap_or_default()
+    }
+
+    /// The session's time.
+    pub fn clock_now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    /// Queues an operation's job and gives the token for it.
+    pub fn token(&mut self, job: Job) -> u64 {
+        let place = self.jobs_free.pop().unwrap_or_else(|| {
+            self.jobs.push(None);
+            self.jobs.len() - 1
+        });
+        self.jobs[place] = Some(job);
+        place as u64
+    }
+
+    /// Sends an event; a control plane that is gone wants nothing more.
+    pub fn tell(&mut self, event: SendEvent) {
+        if self.events.send(event).is_err() {
+            self.stopping = true;
+        }
+    }
+
+    /// Ends a connection at once: nothing more is sent, what is in flight is
+    /// awaited.
+    pub fn close(&mut self, place: usize, cause: Option<Error>) {
+        let Some(connection) = self.connections[place].as_mut() else {
+            return;
+        };
+        if !connection.is_open() {
+            return;
+        }
+        connection.ending = Ending::Closing(cause);
+        socket::shutdown(&connection.socket);
+        self.report.system_calls += 1;
+        let queue = std::mem::take(&mut connection.queue);
+        let busy = connection.busy;
+        let mut unreleased = connection.operations;
+        if let Some(watch) = connection.watch.take() {
+            self.ring.cancel(watch);
+            unreleased -= 1;
+        }
+        if unreleased > 0 {
+            // Notifications of zero-copy sends come only once the peer has
+            // acknowledged, or after a reset.
+            let _ = crate::kernel::ring::reset_socket(&connection.socket);
+            self.report.system_calls += 1;
+        }
+        for (index, load) in queue.into_iter().enumerate() {
+            if index > 0 || !busy {
+                self.drop_load(load);
+            } else if let Some(load) = self.loads[load].as_mut() {
+                // Its operation gives it back.
+                load.place = None;
+            }
+        }
+    }
+
+    /// Forgets a load; blocks that are being read come back later.
+    pub fn drop_load(&mut self, index: usize) {
+        let Some(load) = self.loads[index].as_mut() else {
+            return;
+        };
+        load.place = None;
+        self.waiting.retain(|waiting| *waiting != index);
+        self.unread.retain(|unread| *unread != index);
+        self.arrived.retain(|arrived| *arrived != index);
+        self.paused.retain(|paused| *paused != index);
+        if load.reading == 0 {
+            load.release(&mut self.pool);
+            self.loads[index] = None;
+        }
+    }
+
+    /// Gives a message's blocks back to the pool and keeps the message.
+    pub fn recycle(&mut self, mut message: Box<Message>) {
+        for slice in message.slices.drain(..) {
+            if let crate::kernel::ring::Owner::Block(block) = slice.into_owner() {
+                self.pool.put(block);
+            }
+        }
+        message.clear();
+        self.messages.push(message);
+    }
+
+    fn take_commands(&mut self) {
+        while let Some(command) = self.commands.try_recv() {
+            match command {
+                SendCommand::Attach { connection, socket } => self.attach(connection, socket),
+                SendCommand::Run {
+                    connection,
+                    segment,
+                    run,
+                    bytes,
+                } => {
+                    // A connection that is gone: its runs were not sent.
+                    if let Some(place) = self.place_of(connection) {
+                        let index = self.free_load();
+                        self.loads[index] = Some(Load::new(place, segment, run, bytes));
+                        self.waiting.push_back(index);
+                        if let Some(connection) = self.connections[place].as_mut() {
+                            connection.queue.push_back(index);
+                        }
+                    }
+                }
+                SendCommand::Detach {
+                    connection,
+                    graceful,
+                } => self.detach(connection, graceful),
+                SendCommand::Report => self.send_report(),
+                SendCommand::Stop => self.stop(),
+            }
+        }
+        if self.commands.is_closed() && !self.stopping {
+            self.stop();
+        }
+    }
+
+    fn attach(&mut self, id: ConnectionId, socket: OwnedFd) {
+        let connection = Connection::new(id, socket, self.knows_zero_copy);
+        // fcntl, getsockname, getpeername.
+        self.report.system_calls += 4;
+        let free = self.connections.iter().position(Option::is_none);
+        let place = free.unwrap_or(self.connections.len());
+        if place == self.connections.len() {
+            self.connections.push(None);
+        }
+        let socket = connection.socket.clone();
+        self.connections[place] = Some(connection);
+        if self.stopping {
+            return self.close(place, None);
+        }
+        if self.ring.room() > 0 {
+            let token = self.token(Job::Watch { place });
+            self.ring.poll_readable(&socket, token);
+            if let Some(connection) = self.connections[place].as_mut() {
+                connection.watch = Some(token);
+                connection.operations += 1;
+            }
+        }
+    }
+
+    fn detach(&mut self, id: ConnectionId, graceful: bool) {
+        let Some(place) = self.place_of(id) else {
+            return;
+        };
+        match self.connections[place].as_mut() {
+            Some(connection) if graceful => connection.ending = Ending::Graceful,
+            _ => self.close(place, None),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        for place in 0..self.connections.len() {
+            self.close(place, None);
+        }
+    }
+
+    /// The place of an open connection.
+    fn place_of(&self, id: ConnectionId) -> Option<usize> {
+        self.connections.iter().position(|connection| {
+            connection
+                .as_ref()
+                .is_some_and(|connection| connection.id == id && connection.is_open())
+        })
+    }
+
+    fn free_load(&mut self) -> usize {
+        let free = self.loads.iter().position(Option::is_none);
+        free.unwrap_or_else(|| {
+            self.loads.push(None);
+            self.loads.len() - 1
+        })
+    }
+
+    /// Finishes graceful ends, and tells of connections whose last operation
+    /// was reaped.
+    fn look_for_ends(&mut self) {
+        for place in 0..self.connections.len() {
+            let Some(connection) = self.connections[place].as_mut() else {
+                continue;
+            };
+            let idle = connection.queue.is_empty() && !connection.busy;
+            if matches!(connection.ending, Ending::Graceful) && idle {
+                socket::shutdown_write(&connection.socket);
+                self.report.system_calls += 1;
+                connection.ending = Ending::Closing(None);
+                if let Some(watch) = connection.watch.take() {
+                    self.ring.cancel(watch);
+                }
+            }
+            if connection.is_open() || connection.operations > 0 {
+                continue;
+            }
+            let report = connection.report();
+            self.ended.push(report);
+            // getsockopt: facts and TCP_INFO; close.
+            self.report.system_calls += 6;
+            let ending = std::mem::replace(&mut connection.ending, Ending::No);
+            let (id, cause) = match ending {
+                Ending::Closing(cause) => (connection.id, cause),
+                Ending::No | Ending::Graceful => (connection.id, None),
+            };
+            // Closed before it is told.
+            self.connections[place] = None;
+            self.tell(SendEvent::Detached {
+                connection: id,
+                cause,
+            });
+        }
+        if self.loads.iter().all(Option::is_none) {
+            self.windows.clear();
+        }
+    }
+
+    /// Submits the round and waits for the first completions that matter.
+    fn wait(&mut self) -> Result<(), rustix::io::Errno> {
+        let at_once = std::mem::take(&mut self.reads_at_once);
+        let open = || self.connections.iter().flatten();
+        let sending = open().any(|connection| connection.busy);
+        let idle = open().any(|connection| !connection.busy);
+        // Reads from the page cache are done when the submission returns, so
+        // a send's completion is one more; but a connection that has nothing
+        // on the wire must not wait for another's.
+        let wanted = match (sending, idle) {
+            (true, false) => at_once + 1,
+            _ => at_once.max(1),
+        };
+        let brisk = sending
+            && open().all(|connection| connection.busy && connection.send_nanos < BRISK_NANOS);
+        if brisk {
+            return self.ring.submit_and_wait(wanted, Some(BRISK_WAIT));
+        }
+        if !self.armed && self.ring.room() > 0 {
+            self.armed = true;
+            let token = self.token(Job::Wake);
+            let wake = self.wake.clone();
+            self.ring.poll_readable(&wake, token);
+        }
+        if !self.commands.sleep() {
+            return self.ring.submit_and_wait(0, None);
+        }
+        let waited = self.ring.submit_and_wait(wanted, None);
+        self.commands.awake();
+        waited
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let token = completion.token as usize;
+        let Some(job) = self.jobs.get(token).copied().flatten() else {
+            return;
+        };
+        let last = !matches!(completion.outcome, Outcome::Sent(_));
+        if last {
+            self.jobs[token] = None;
+            self.jobs_free.push(token);
+        }
+        match job {
+            Job::Wake => {
+                self.armed = false;
+                self.commands.woken();
+                self.report.system_calls += 1;
+            }
+            Job::Watch { place } => self.watched(place),
+            Job::Read { load, part } => self.part_read(load, part, completion),
+            Job::Send { place, .. } | Job::Splice { place, .. } => {
+                if last && let Some(connection) = self.connections[place].as_mut() {
+                    connection.operations -= 1;
+                }
+                match job {
+                    Job::Send { .. } => self.send_completed(job, completion),
+                    Job::Splice { step, .. } => self.splice_completed(place, step, completion),
+                    _ => {}
+                }
+            }
+            Job::Aside => {}
+        }
+    }
+
+    /// The peer said or closed something; nothing is expected from it here.
+    fn watched(&mut self, place: usize) {
+        let Some(connection) = self.connections[place].as_mut() else {
+            return;
+        };
+        connection.operations -= 1;
+        connection.watch = None;
+        if !connection.is_open() {
+            return;
+        }
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        self.report.system_calls += 1;
+        let why = match rustix::net::recv(&connection.socket, &mut [0u8; 1][..], flags) {
+            Ok((0, _)) => "the peer closed it".to_owned(),
+            Ok(_) => "the peer broke the protocol: expected nothing from the receiver, got bytes"
+                .to_owned(),
+            Err(errno) => std::io::Error::from(errno).to_string(),
+        };
+        let error = connection.error(why);
+        self.close(place, Some(error));
+    }
+
+    fn send_report(&mut self) {
+        let cpu = cpu_nanos();
+        let mut report = std::mem::take(&mut self.report);
+        report.cpu_nanos = cpu.saturating_sub(std::mem::replace(&mut self.cpu_before, cpu));
+        report.connections = std::mem::take(&mut self.ended);
+        for connection in self.connections.iter_mut().flatten() {
+            report.system_calls += 6;
+            report.connections.push(connection.report());
+        }
+        report.system_calls += self.ring.take_system_calls() + self.windows.take_system_calls();
+        let methods: Vec<_> = std::mem::take(&mut self.methods).into_iter().collect();
+        report.method = methods.join(", ");
+        self.tell(SendEvent::Report(Box::new(report)));
+    }
+}
+
+/// This thread's CPU time.
+fn cpu_nanos() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // A thread's CPU time is not negative.
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
