@@ -219,9 +219,9 @@ impl Session {
                 if let Some(client) = self.client() {
                     client.starting = Some((Task::Push { target }, options.clone()));
                 }
-                let (inner, chunk_bytes) = (self.core.inner.clone(), options.chunk_bytes);
+                let inner = self.core.inner.clone();
                 self.core.hand(transfer, move || {
-                    Done::Opened(open_all(&sources, transfer, chunk_bytes, &inner))
+                    Done::Opened(open_all(&sources, transfer, &options, &inner))
                 });
                 self.want_connections(Flow::FromDialler);
             }
@@ -404,16 +404,22 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
 fn open_all(
     sources: &[LocalSource],
     transfer: TransferId,
-    chunk_bytes: u32,
+    options: &CopyOptions,
     inner: &UnboundedSender<Inner>,
 ) -> Result<Vec<(Entry, Arc<Source>)>> {
     let open = |source: &LocalSource| -> Result<(Entry, Arc<Source>)> {
         let source = match source {
-            LocalSource::Path(path) => Source::File(FileSource::open_local(path)?),
+            LocalSource::Path(path) => {
+                let mut file = FileSource::open_local(path)?;
+                if options.drop_cache {
+                    file.prefer_direct();
+                }
+                Source::File(file)
+            }
             LocalSource::Stdin => {
                 let inner = inner.clone();
                 let tell = move |news| drop(inner.send(Inner::Stream(transfer, news)));
-                Source::Stream(StreamSource::stdin(chunk_bytes, tell)?)
+                Source::Stream(StreamSource::stdin(options.chunk_bytes, tell)?)
             }
             LocalSource::Generated { pattern, bytes } => Source::Generated(Generated::new(
                 *pattern,

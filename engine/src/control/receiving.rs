@@ -40,21 +40,29 @@ pub(super) enum Destination {
 }
 
 impl Destination {
-    /// Creates the entry's target; blocks.
-    fn create(&self, entry: &Entry, options: TargetOptions) -> Result<Target> {
+    /// Creates the targets of one segment, in order; blocks.
+    fn create_all(&self, entries: &[Entry], options: TargetOptions) -> Vec<Result<Target>> {
         let place = match self {
             Self::Beneath {
                 root,
                 path,
                 directory,
-            } => place::resolve_beneath(root.as_fd(), path, *directory)?.place(&entry.name)?,
-            Self::Local { path, directory } => {
-                place::resolve_local(path, *directory)?.place(&entry.name)?
-            }
-            Self::Stdout => return Target::stdout(options),
-            Self::Null => return Target::null(options),
+            } => place::resolve_beneath(root.as_fd(), path, *directory),
+            Self::Local { path, directory } => place::resolve_local(path, *directory),
+            Self::Stdout => return entries.iter().map(|_| Target::stdout(options)).collect(),
+            Self::Null => return entries.iter().map(|_| Target::null(options)).collect(),
         };
-        Target::create(place, entry, options)
+        // Each file alone may fit where all of them do not.
+        let bytes = entries
+            .iter()
+            .map(|entry| entry.size)
+            .fold(0, u64::saturating_add);
+        let place = place.and_then(|place| place.require_space(bytes).map(|()| place));
+        let create = |entry: &Entry| match &place {
+            Ok(place) => Target::create(place.place(&entry.name)?, entry, options),
+            Err(error) => Err(error.clone()),
+        };
+        entries.iter().map(create).collect()
     }
 }
 
@@ -316,17 +324,13 @@ impl Receiving {
         let (destination, options) = (self.destination.clone(), self.options);
         core.hand(self.transfer, move || {
             let (mut verdicts, mut targets) = (Vec::new(), Vec::new());
-            for entry in &offer.entries {
-                match destination.create(entry, options) {
-                    Ok(target) => {
-                        verdicts.push(Verdict::Whole);
-                        targets.push(Some(Arc::new(target)));
-                    }
-                    Err(error) => {
-                        verdicts.push(Verdict::Refused(error.at(Side::Receiver)));
-                        targets.push(None);
-                    }
-                }
+            for created in destination.create_all(&offer.entries, options) {
+                let (verdict, target) = match created {
+                    Ok(target) => (Verdict::Whole, Some(Arc::new(target))),
+                    Err(error) => (Verdict::Refused(error.at(Side::Receiver)), None),
+                };
+                verdicts.push(verdict);
+                targets.push(target);
             }
             Done::Prepared {
                 segment: offer.segment,

@@ -325,7 +325,15 @@ impl Sending {
                 tally.set_peer(*report);
                 self.end = Some(Ok(()));
             }
-            SenderOutput::Failed(error) => self.end = Some(Err(error)),
+            SenderOutput::Failed(error) => {
+                // Its reader may wait for input that never comes.
+                for source in self.sources.values().flatten() {
+                    if let Source::Stream(stream) = &**source {
+                        stream.stop();
+                    }
+                }
+                self.end = Some(Err(error));
+            }
         }
     }
 

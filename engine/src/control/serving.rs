@@ -158,9 +158,11 @@ impl Session {
             return Err(null_refused(Side::Sender));
         }
         let (root, transfer) = (serving.shared.root.clone(), begin.transfer);
+        let drop_cache = begin.drop_cache;
         serving.starting = Some(begin);
-        self.core
-            .hand(transfer, move || Done::Opened(open_all(&root, &sources)));
+        self.core.hand(transfer, move || {
+            Done::Opened(open_all(&root, &sources, drop_cache))
+        });
         Ok(())
     }
 
@@ -242,10 +244,20 @@ fn null_refused(side: Side) -> Error {
 }
 
 /// Opens what a pull asks for; the first that fails ends it.
-fn open_all(root: &OwnedFd, sources: &[RemoteSource]) -> Result<Vec<(Entry, Arc<Source>)>> {
+fn open_all(
+    root: &OwnedFd,
+    sources: &[RemoteSource],
+    drop_cache: bool,
+) -> Result<Vec<(Entry, Arc<Source>)>> {
     let open = |source: &RemoteSource| -> Result<(Entry, Arc<Source>)> {
         let source = match source {
-            RemoteSource::Path(path) => Source::File(FileSource::open_beneath(root.as_fd(), path)?),
+            RemoteSource::Path(path) => {
+                let mut file = FileSource::open_beneath(root.as_fd(), path)?;
+                if drop_cache {
+                    file.prefer_direct();
+                }
+                Source::File(file)
+            }
             RemoteSource::Generated { pattern, bytes } => {
                 let seed = u64::from_le_bytes(super::client::random());
                 Source::Generated(Generated::new(*pattern, *bytes, seed))
