@@ -11,3 +11,4 @@ pub mod probe;
 pub mod queue;
 pub mod ring;
 pub mod socket;
+pub mod thread;

@@ -8,7 +8,7 @@ use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 struct Shared<T> {
@@ -18,11 +18,14 @@ struct Shared<T> {
     asleep: AtomicBool,
     reader_gone: AtomicBool,
     writers: AtomicUsize,
+    /// Writes of `event` that nobody counted yet.
+    signals: AtomicU64,
 }
 
 impl<T> Shared<T> {
     fn wake(&self) {
         if self.asleep.swap(false, Ordering::SeqCst) {
+            self.signals.fetch_add(1, Ordering::Relaxed);
             // The counter cannot overflow: one write for each sleep.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
@@ -50,6 +53,7 @@ pub fn bounded<T>(capacity: usize) -> std::io::Result<(Writer<T>, Reader<T>)> {
         asleep: AtomicBool::new(false),
         reader_gone: AtomicBool::new(false),
         writers: AtomicUsize::new(1),
+        signals: AtomicU64::new(0),
     });
     Ok((Writer(shared.clone()), Reader(shared)))
 }
@@ -77,6 +81,13 @@ impl<T> Writer<T> {
                 }
             }
         }
+    }
+
+    /// System calls that waking the reader took since this was last asked, by
+    /// all writers of the queue.
+    #[must_use]
+    pub fn take_signals(&self) -> u64 {
+        self.0.signals.swap(0, Ordering::Relaxed)
     }
 
     /// Appends `value` if there is room.

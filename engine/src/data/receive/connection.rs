@@ -128,7 +128,7 @@ impl Connection {
     /// receive into, which is never empty: a whole header and table fit.
     pub fn lend_head(&mut self) -> Option<(Arc<Block>, Range<usize>)> {
         let mut head = self.head.take()?;
-        let block = Arc::get_mut(&mut head)?;
+        let block = Arc::get_mut(&mut head).expect("a head has one holder");
         block.as_mut_slice().copy_within(self.unread.clone(), 0);
         self.unread = 0..self.unread.len();
         Some((head, self.unread.end..HEAD_BYTES_MAX))
@@ -151,10 +151,12 @@ impl Connection {
             return;
         }
         let from = self.unread.start..self.unread.start + bytes;
-        if let Some(block) = filling.block.as_mut().and_then(Arc::get_mut) {
-            block.as_mut_slice()[filling.filled..filling.filled + bytes]
-                .copy_from_slice(&head.as_slice()[from]);
-        }
+        let Some(block) = &mut filling.block else {
+            return;
+        };
+        let block = Arc::get_mut(block).expect("a filling block has one holder");
+        block.as_mut_slice()[filling.filled..filling.filled + bytes]
+            .copy_from_slice(&head.as_slice()[from]);
         self.unread.start += bytes;
         filling.advance(frame, bytes);
     }

@@ -52,6 +52,8 @@ pub struct Filling {
     pub bytes: usize,
     /// Payload bytes that came.
     pub filled: usize,
+    /// True once it was received into: what is missing had not come by then.
+    pub came_short: bool,
     /// The chunk to be checked next, and where it starts in the block.
     next: (ChunkId, usize),
     /// Chunks whose check failed, ascending.
@@ -152,6 +154,7 @@ impl Frame {
             chunks,
             bytes,
             filled: 0,
+            came_short: false,
             damaged: Vec::new(),
         }
     }

@@ -16,6 +16,7 @@ use crate::files::DIRECT_ALIGN_BYTES;
 use crate::files::target::{Sink, Target};
 use crate::kernel::memory::Block;
 use crate::kernel::ring::{Handle, Owner, Slice};
+use crate::limits;
 use crate::protocol::ledger::Ledger;
 use crate::protocol::wire::ChunkRange;
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos};
@@ -28,7 +29,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 /// worker would cost more than the copy into the page cache.
 const RING_WRITE_BYTES_MIN: usize = 64 * 1024;
 /// Room that writes leave in the ring for receives and cancellations.
-const RING_ROOM_MIN: usize = 160;
+pub const RING_ROOM_MIN: usize = 2 * limits::CONNECTIONS_MAX as usize + 32;
 
 /// A block whose writes are being made.
 pub struct Landing {
@@ -92,7 +93,7 @@ impl Worker {
         let number = connection.number;
         self.reject_damaged(number, &segment, &filling);
         let good = filling.good(&segment);
-        if self.is_forgotten(segment.transfer) {
+        if self.is_over(&segment) {
             let mut ledger = ledger(&segment);
             for good in &good {
                 let _ = ledger.reject(number, good.chunks.clone());
@@ -128,7 +129,7 @@ impl Worker {
         for &chunk in &filling.damaged {
             // Nothing of it was written, so nothing of it is outstanding.
             let _ = ledger(segment).reject(number, chunk..chunk + 1);
-            if self.counts(segment, chunk) && !self.is_forgotten(segment.transfer) {
+            if self.counts(segment, chunk) && !self.is_over(segment) {
                 self.tell(ReceiveEvent::Damaged {
                     transfer: segment.transfer,
                     segment: segment.segment,
@@ -328,21 +329,21 @@ impl Worker {
         let Some(of) = self.landings.remove(landing) else {
             return;
         };
-        let forgotten = self.is_forgotten(of.segment.transfer);
+        let over = self.is_over(&of.segment);
         for good in &of.good {
-            self.settle_chunks(&of, good, forgotten);
+            self.settle_chunks(&of, good, over);
         }
         let (slot, transfer) = (of.slot, of.segment.transfer);
         self.pool.give(of.block);
         connection_landings(self, slot, -1);
-        if forgotten {
+        if over {
             self.answer_forget(transfer);
         }
         self.go_if_idle(slot);
     }
 
     /// Lands the chunks that count and gives back the grants of the others.
-    fn settle_chunks(&mut self, landing: &Landing, good: &Good, forgotten: bool) {
+    fn settle_chunks(&mut self, landing: &Landing, good: &Good, over: bool) {
         let segment = &landing.segment;
         let failed = |worker: &Self, chunk: ChunkId| !worker.counts(segment, chunk);
         let mut start = good.chunks.start;
@@ -359,19 +360,13 @@ impl Worker {
             if lost {
                 let _ = ledger(segment).reject(landing.number, start..end);
             } else {
-                self.land_chunks(landing, good, start..end, forgotten);
+                self.land_chunks(landing, good, start..end, over);
             }
             start = end;
         }
     }
 
-    fn land_chunks(
-        &mut self,
-        landing: &Landing,
-        good: &Good,
-        chunks: Range<ChunkId>,
-        forgotten: bool,
-    ) {
+    fn land_chunks(&mut self, landing: &Landing, good: &Good, chunks: Range<ChunkId>, over: bool) {
         let segment = &landing.segment;
         let ahead = payload_bytes(segment, good, good.chunks.start..chunks.start);
         let bytes = payload_bytes(segment, good, chunks.clone());
@@ -386,7 +381,7 @@ impl Worker {
         }
         let landed = ledger(segment).land(landing.number, chunks.clone());
         debug_assert!(landed, "a grant lasts until its block is reaped");
-        if landed && !forgotten {
+        if landed && !over {
             self.tell(ReceiveEvent::Landed {
                 transfer: segment.transfer,
                 segment: segment.segment,
@@ -400,7 +395,7 @@ impl Worker {
     /// The file cannot be completed: said once, later pieces are skipped.
     pub(super) fn fail(&mut self, segment: &ReceiveSegment, file: FileId, error: Error) {
         let key = (segment.transfer, segment.segment, file);
-        if self.failed.insert(key) && !self.is_forgotten(segment.transfer) {
+        if self.failed.insert(key) && !self.is_over(segment) {
             self.tell(ReceiveEvent::Failed {
                 transfer: segment.transfer,
                 segment: segment.segment,

@@ -41,6 +41,7 @@ mod worker;
 use super::{Clock, ReceiveCommand, ReceiveEvents};
 use crate::error::{Error, Result};
 use crate::kernel::queue::Reader;
+use crate::kernel::thread::block_write_signals;
 use rustix::io::Errno;
 use std::thread::JoinHandle;
 
@@ -60,14 +61,17 @@ pub fn spawn(
     let (made, making) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(move || match worker::Worker::new(commands, events, clock) {
-            Ok(worker) => {
-                // The maker waits for this below.
-                let _ = made.send(Ok(()));
-                worker.run();
-            }
-            Err(error) => {
-                let _ = made.send(Err(error));
+        .spawn(move || {
+            block_write_signals();
+            match worker::Worker::new(commands, events, clock) {
+                Ok(worker) => {
+                    // The maker waits for this below.
+                    let _ = made.send(Ok(()));
+                    worker.run();
+                }
+                Err(error) => {
+                    let _ = made.send(Err(error));
+                }
             }
         })
         .map_err(|error| Error::local("cannot start a receiving thread", error))?;

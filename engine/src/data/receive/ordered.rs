@@ -11,7 +11,7 @@
 use super::frame::Good;
 use super::landing::{chunk_range, descriptor, ledger, target, write_failed};
 use super::tally::Method;
-use super::worker::{Worker, token};
+use super::worker::{Worker, cannot_receive, token};
 use crate::data::{ReceiveEvent, ReceiveSegment};
 use crate::error::Error;
 use crate::files::target::Sink;
@@ -140,8 +140,7 @@ impl Worker {
         }
         if ordered.held_bytes > HELD_BYTES_MAX {
             let why = format!("{} bytes are ahead of their turn", ordered.held_bytes);
-            let doing = format!("cannot receive on data connection {number}");
-            return self.leave(slot, Some(Error::peer(doing, why)));
+            return self.leave(slot, Some(Error::peer(cannot_receive(number), why)));
         }
         self.write_next(stream);
     }

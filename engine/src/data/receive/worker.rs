@@ -7,7 +7,7 @@
 //! last operation was reaped and its grants were released.
 
 use super::connection::Connection;
-use super::landing::{Landing, Write, ledger};
+use super::landing::{Landing, RING_ROOM_MIN, Write, ledger};
 use super::ordered::Ordered;
 use super::pool::Pool;
 use super::slab::Slab;
@@ -19,6 +19,7 @@ use crate::files::FileSystem;
 use crate::files::target::Sink;
 use crate::kernel::queue::Reader;
 use crate::kernel::ring::{Completion, Handle, Outcome, Ring};
+use crate::limits;
 use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -29,6 +30,9 @@ use std::time::Duration;
 /// Operations in flight, at most: a receive and a cancellation for each
 /// connection, and the writes of all blocks.
 const IN_FLIGHT_MAX: u32 = 1024;
+/// Connections of one worker, those that are leaving included, at most: each
+/// may have a receive in the ring.
+const CONNECTIONS_MAX: usize = 2 * limits::CONNECTIONS_MAX as usize;
 /// Transfers that are remembered as forgotten: frames of them may still be on
 /// their way, those of older ones are not.
 const FORGOTTEN_MAX: usize = 1024;
@@ -127,6 +131,13 @@ pub struct Worker {
     pub(super) direct_refused: bool,
     pub(super) tally: Tally,
     pub(super) stopping: bool,
+}
+
+const _: () = assert!(IN_FLIGHT_MAX as usize > 2 * RING_ROOM_MIN);
+
+/// How each sentence about a connection begins.
+pub fn cannot_receive(connection: ConnectionId) -> String {
+    format!("cannot receive on data connection {connection}")
 }
 
 impl Worker {
@@ -272,7 +283,7 @@ impl Worker {
                 }
             }
             ReceiveCommand::Report => {
-                let calls = self.ring.take_system_calls();
+                let calls = self.ring.take_system_calls() + self.events.take_signals();
                 let report = self.tally.take(calls, &mut self.connections);
                 self.tell(ReceiveEvent::Report(report));
             }
@@ -281,6 +292,10 @@ impl Worker {
     }
 
     fn attach(&mut self, number: ConnectionId, socket: OwnedFd) {
+        if self.connections.iter().count() >= CONNECTIONS_MAX {
+            let why = format!("{CONNECTIONS_MAX} others were not closed yet");
+            return self.refuse(number, Error::peer(cannot_receive(number), why));
+        }
         // O_NONBLOCK would turn the ring's waits into EAGAIN.
         self.tally.system_calls += 1;
         let blocking = rustix::io::ioctl_fionbio(&socket, false);
@@ -293,13 +308,14 @@ impl Worker {
                 }
             }
             Err(errno) => {
-                let doing = format!("cannot receive on data connection {number}");
-                self.tell(ReceiveEvent::Detached {
-                    connection: number,
-                    cause: Some(Error::local(doing, why(errno))),
-                });
+                self.refuse(number, Error::local(cannot_receive(number), why(errno)));
             }
         }
+    }
+
+    fn refuse(&mut self, connection: ConnectionId, error: Error) {
+        let cause = Some(error);
+        self.tell(ReceiveEvent::Detached { connection, cause });
     }
 
     fn open(&mut self, segment: Arc<ReceiveSegment>) {
@@ -415,6 +431,12 @@ impl Worker {
         // Nobody listens any more: the command queue is closed as well, or
         // will be, and that stops the worker.
         let _ = self.events.send(event);
+    }
+
+    /// True when nobody wants to hear of the segment any more.
+    pub(super) fn is_over(&self, segment: &ReceiveSegment) -> bool {
+        let key = (segment.transfer, segment.segment);
+        !self.segments.contains_key(&key)
     }
 
     pub(super) fn is_forgotten(&self, transfer: TransferId) -> bool {

@@ -270,3 +270,31 @@ fn a_stop_ends_a_worker_with_connections_in_mid_frame() {
     assert_eq!(numbers, (0..8).collect::<Vec<_>>());
     assert_eq!(segment.ledger.lock().expect("unpoisoned").granted(), 0);
 }
+
+#[test]
+fn more_connections_than_there_may_be_are_refused() {
+    let rig = Rig::new();
+    let most = 2 * crate::limits::CONNECTIONS_MAX;
+    let sockets: Vec<_> = (0..most + 3).map(|number| rig.connect(number)).collect();
+    for refused in most..most + 3 {
+        let (connection, cause) = rig.detached();
+        assert_eq!(connection, refused);
+        assert!(cause.is_some());
+    }
+    assert_eq!(rig.report().connections.len(), most as usize);
+    drop(sockets);
+}
+
+#[test]
+fn a_chunk_beyond_the_largest_file_fails_its_file() {
+    let rig = Rig::new();
+    let (_file, target) = file_target();
+    let segment = segment(plan(EntryKind::Stream, &[0], CHUNK), vec![target]);
+    let last = i64::MAX as u64 / u64::from(CHUNK) + 1;
+    rig.open(&segment);
+    let mut socket = rig.connect(1);
+    let bytes = frame(&segment, last..last + 1, &payload(u64::from(CHUNK)));
+    socket.write_all(&bytes).expect("written");
+    let (file, error) = rig.failed();
+    assert_eq!((file, error.kind), (0, ErrorKind::Local));
+}
