@@ -1,12 +1,18 @@
 //! SIGINT and SIGTERM: the first stops cleanly, the second ends at once.
 //!
 //! Leaves to others: what stopping means. Invariant: after the first signal
-//! every stop that is or will be registered is called, exactly once.
+//! every stop that is or will be registered is called, exactly once, and the
+//! process ends, cleanly or not.
 
 use haul_engine::Error;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A clean stop has so long; whoever sent the one signal, such as timeout(1)
+/// or a service manager, must not wait for ever.
+const STOP_SECONDS_MAX: u64 = 10;
 
 /// What to call when a signal comes.
 type Stop = Box<dyn FnOnce() + Send>;
@@ -39,6 +45,7 @@ impl Interrupts {
             .spawn(move || {
                 for signal in signals.forever() {
                     shared.signalled(signal);
+                    end_late(signal);
                 }
             })
             .map_err(|error| Error::local("cannot start the signals' thread", error))?;
@@ -84,6 +91,18 @@ impl Interrupts {
             stop();
         }
     }
+}
+
+/// Ends the process when the clean stop after `signal` took too long.
+fn end_late(signal: i32) {
+    let late = move || {
+        std::thread::sleep(Duration::from_secs(STOP_SECONDS_MAX));
+        signal_hook::low_level::exit(i32::from(exit_code(signal)));
+    };
+    // Without the thread a second signal is still heard.
+    let _ = std::thread::Builder::new()
+        .name("haul-late".to_owned())
+        .spawn(late);
 }
 
 /// What the shell calls a process that `signal` ended.
