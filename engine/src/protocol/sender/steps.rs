@@ -63,14 +63,16 @@ impl Sender {
             let landed = match segment {
                 Segment::Offered(_) => false,
                 Segment::Moving(work) => {
-                    let before = work.handed_end();
-                    found = work
-                        .take_next(count_max, window_chunks)
-                        .map(|chunks| (work.segment, chunks));
-                    if work.plan.is_stream() {
+                    let handed = work.handed_end();
+                    let taken = work.take_next(count_max, window_chunks);
+                    if let Some(chunks) = &taken
+                        && work.plan.is_stream()
+                        && chunks.start >= handed
+                    {
                         // A stream's plan is what was handed out of it.
-                        self.counts.planned += work.bytes(before..work.handed_end());
+                        self.counts.planned += work.bytes(chunks.clone());
                     }
+                    found = taken.map(|chunks| (work.segment, chunks));
                     work.is_landed()
                 }
             };

@@ -1,0 +1,109 @@
+//! Bugs planted into the world around the machines, to see that it finds them.
+//!
+//! Leaves to others: finding. Invariant: a bug is in a driver, a worker, the
+//! hands or on the way between them, never in shipped code.
+
+use crate::world::{TRANSFER, World};
+use haul_engine::protocol::SegmentId;
+use haul_engine::protocol::wire::Message;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A lost connection's chunks are sent again before it was reaped.
+    RequeueBeforeFreed,
+    /// Grants return while writes are outstanding.
+    ReleaseBeforeReaped,
+    /// The sender's word is made up once all chunks are there.
+    ClosedMadeUp,
+    /// A word that was said before damage is taken as current.
+    StaleClosedTaken,
+    /// An acknowledgement is said twice.
+    LandedTwice,
+    /// Checks do not know a chunk's place.
+    CheckWithoutPosition,
+    /// What was called back is never sent again.
+    RequeueSkipped,
+    /// Acknowledgements are overtaken by the word that ends their connection.
+    FreedOvertakesLanded,
+    /// The answer is sent before the workers know the segment.
+    AnswerOvertakesOpen,
+    /// The worker does not compare checks.
+    CheckIgnored,
+    /// A failed write counts as landed.
+    WriteErrorIgnored,
+    /// A chunk counts as landed when its write is submitted.
+    LandedBeforeWritten,
+    /// Temporary files of failed files stay.
+    DiscardForgotten,
+    /// The second look at a source is not taken.
+    LookSkipped,
+}
+
+pub const BUGS: [Bug; 14] = [
+    Bug::RequeueBeforeFreed,
+    Bug::ReleaseBeforeReaped,
+    Bug::ClosedMadeUp,
+    Bug::StaleClosedTaken,
+    Bug::LandedTwice,
+    Bug::CheckWithoutPosition,
+    Bug::RequeueSkipped,
+    Bug::FreedOvertakesLanded,
+    Bug::AnswerOvertakesOpen,
+    Bug::CheckIgnored,
+    Bug::WriteErrorIgnored,
+    Bug::LandedBeforeWritten,
+    Bug::DiscardForgotten,
+    Bug::LookSkipped,
+];
+
+impl World {
+    /// Changes a word to the receiver as the planted bug would.
+    pub fn spoil_for_receiver(&mut self, message: Message) -> Message {
+        match message {
+            Message::Closed {
+                transfer,
+                segment,
+                file,
+                size,
+                ..
+            } if self.bug == Some(Bug::StaleClosedTaken) => Message::Closed {
+                transfer,
+                segment,
+                file,
+                size,
+                recalls: self.recalls_now(segment, file),
+            },
+            other => other,
+        }
+    }
+
+    fn recalls_now(&self, segment: SegmentId, file: u32) -> u32 {
+        let own = self.seen.recalls.get(&(segment, file)).copied();
+        let freed = self.seen.freed.get(&segment).copied();
+        own.unwrap_or(0) + freed.unwrap_or(0)
+    }
+
+    /// With [`Bug::ClosedMadeUp`]: says what the sender did not.
+    pub fn close_without_word(&mut self, segment: SegmentId) {
+        if self.bug != Some(Bug::ClosedMadeUp) {
+            return;
+        }
+        let entries = self.entries[&segment].clone();
+        for (file, entry) in (0..).zip(&entries) {
+            if self.sources[&(segment, file)].stream {
+                continue;
+            }
+            let message = Message::Closed {
+                transfer: TRANSFER,
+                segment,
+                file,
+                size: entry.size,
+                recalls: self.recalls_now(segment, file),
+            };
+            let now = self.queue.now;
+            if let Err(violation) = self.receiver.handle_message(now, message) {
+                self.found(violation.to_string());
+            }
+        }
+    }
+}

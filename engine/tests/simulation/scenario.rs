@@ -1,0 +1,243 @@
+//! What a seed stands for: files, connections, delays and faults.
+//!
+//! Leaves to others: playing it. Invariant: everything random about a run that
+//! is not a delay is decided here, before it starts.
+
+use crate::rng::{MILLI, Rng};
+
+/// Something that goes wrong, or is asked for, in the middle of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// A data connection breaks, and both ends notice soon.
+    Cut,
+    /// It breaks, and the sender's end notices long after.
+    CutUnseenBySender,
+    /// It breaks, and the receiver's end learns it from the sender only.
+    CutUnseenByReceiver,
+    /// The control connection breaks.
+    ControlLost,
+    /// A byte of the next payload is flipped.
+    FlipPayload,
+    /// A byte of the next table of checks is flipped.
+    FlipTable,
+    /// A byte of the next header is flipped.
+    FlipHeader,
+    /// Two chunks of the next run change places, checks and all.
+    SwapChunks,
+    /// A source's bytes change.
+    SourceChanged,
+    /// A source gets shorter.
+    SourceTruncated,
+    /// The next write fails.
+    WriteError,
+    /// The next settling fails.
+    SettleError,
+    /// The next run is drained.
+    DrainRun,
+    /// A connection retires.
+    Retire,
+    /// Another connection joins.
+    Join,
+    /// The sender's user stops.
+    AbortSender,
+    /// The receiver's user stops.
+    AbortReceiver,
+    /// The next writes take seconds.
+    SlowWrites,
+}
+
+pub const FAULTS: [Fault; 18] = [
+    Fault::Cut,
+    Fault::CutUnseenBySender,
+    Fault::CutUnseenByReceiver,
+    Fault::ControlLost,
+    Fault::FlipPayload,
+    Fault::FlipTable,
+    Fault::FlipHeader,
+    Fault::SwapChunks,
+    Fault::SourceChanged,
+    Fault::SourceTruncated,
+    Fault::WriteError,
+    Fault::SettleError,
+    Fault::DrainRun,
+    Fault::Retire,
+    Fault::Join,
+    Fault::AbortSender,
+    Fault::AbortReceiver,
+    Fault::SlowWrites,
+];
+
+impl Fault {
+    /// True when a transfer with this fault may fail as a whole.
+    pub fn may_end_it(self) -> bool {
+        matches!(
+            self,
+            Self::ControlLost | Self::AbortSender | Self::AbortReceiver
+        )
+    }
+
+    /// True when files may fail by it.
+    pub fn may_fail_files(self) -> bool {
+        matches!(
+            self,
+            Self::SourceChanged | Self::SourceTruncated | Self::WriteError | Self::SettleError
+        )
+    }
+}
+
+/// What a side is doing, as seen from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// The sender has a segment that is not answered.
+    Offering,
+    /// It has chunks that did not land.
+    Moving,
+    /// It waits for a look at a source.
+    Looking,
+    /// It said `Closed` of a file that did not end.
+    Closed,
+    /// It said `Finish`.
+    Reporting,
+    /// The receiver's hands create targets.
+    Preparing,
+    /// It has chunks that did not land.
+    Receiving,
+    /// Its hands settle a file.
+    Settling,
+    /// It heard `Finish`.
+    Finishing,
+}
+
+pub const PHASES: [Phase; 9] = [
+    Phase::Offering,
+    Phase::Moving,
+    Phase::Looking,
+    Phase::Closed,
+    Phase::Reporting,
+    Phase::Preparing,
+    Phase::Receiving,
+    Phase::Settling,
+    Phase::Finishing,
+];
+
+/// When a fault strikes.
+#[derive(Clone, Copy, Debug)]
+pub enum When {
+    At(u64),
+    /// So long after the phase began for the first time.
+    In(Phase, u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Whole,
+    Ranges,
+    Skip,
+    Refuse,
+}
+
+/// One file of the scenario.
+#[derive(Clone, Debug)]
+pub struct FileSpec {
+    pub bytes: Vec<u8>,
+    pub want: Want,
+    /// A stream, whose end is learnt late.
+    pub stream: bool,
+    /// Made on the fly: ended by the user.
+    pub endless: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub chunk_bytes: u32,
+    pub segments: Vec<Vec<FileSpec>>,
+    pub connections: u32,
+    /// The sender's end dials; else the receiver's.
+    pub sender_dials: bool,
+    pub window_bytes: Option<u64>,
+    pub faults: Vec<(When, Fault)>,
+    /// Bytes leave without a copy once in so many runs; 0 is never.
+    pub unfrozen_once_in: u64,
+    pub nanos_per_byte: u64,
+}
+
+impl Scenario {
+    pub fn of(rng: &mut Rng) -> Self {
+        let chunk_bytes = rng.pick(&[16, 64, 256]);
+        let count = rng.pick(&[1, 1, 2, 3, 12]);
+        let segments = (0..count)
+            .map(|_| segment(rng, chunk_bytes, count))
+            .collect();
+        let faults = (0..rng.pick(&[0, 1, 1, 2, 2, 3, 5]))
+            .map(|_| {
+                let when = match rng.within(0..4) {
+                    0 => When::At(rng.within(0..2000) * MILLI),
+                    _ => When::In(rng.pick(&PHASES), rng.within(0..60) * MILLI),
+                };
+                (when, rng.pick(&FAULTS))
+            })
+            .collect();
+        Self {
+            chunk_bytes,
+            segments,
+            connections: rng.pick(&[1, 2, 2, 3, 4]),
+            sender_dials: rng.once_in(2),
+            window_bytes: rng
+                .once_in(4)
+                .then(|| u64::from(chunk_bytes) * rng.within(1..12)),
+            faults,
+            unfrozen_once_in: rng.pick(&[0, 1, 3]),
+            nanos_per_byte: rng.within(2_000..400_000),
+        }
+    }
+
+    pub fn has(&self, test: impl Fn(Fault) -> bool) -> bool {
+        self.faults.iter().any(|(_, fault)| test(*fault))
+    }
+}
+
+fn segment(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
+    let chunk = u64::from(chunk_bytes);
+    if rng.once_in(4) {
+        let endless = rng.once_in(3);
+        let chunks = if rng.once_in(5) { 0 } else { rng.within(0..24) };
+        let tail = rng.pick(&[0, 1, chunk - 1, chunk / 2]);
+        let bytes = if endless {
+            200 * chunk
+        } else {
+            chunks * chunk + tail
+        };
+        return vec![FileSpec {
+            bytes: rng.bytes(bytes as usize),
+            want: if rng.once_in(12) {
+                Want::Refuse
+            } else {
+                Want::Whole
+            },
+            stream: true,
+            endless,
+        }];
+    }
+    let files = if count > 3 { 2 } else { 8 };
+    (0..rng.within(0..files + 1))
+        .map(|_| {
+            let bytes = match rng.within(0..6) {
+                0 => rng.pick(&[0, 1, chunk - 1, chunk, chunk + 1]),
+                1 | 2 => rng.within(0..chunk),
+                3 | 4 => rng.within(0..12 * chunk),
+                _ => rng.within(0..40 * chunk),
+            };
+            FileSpec {
+                bytes: rng.bytes(bytes as usize),
+                want: match rng.within(0..16) {
+                    0 => Want::Skip,
+                    1 => Want::Refuse,
+                    2..5 => Want::Ranges,
+                    _ => Want::Whole,
+                },
+                stream: false,
+                endless: false,
+            }
+        })
+        .collect()
+}

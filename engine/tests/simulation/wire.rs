@@ -1,0 +1,94 @@
+//! The fake wire: control bytes and data frames, each in order, with delays.
+//!
+//! Leaves to others: what the ends do. Invariant: one connection never
+//! reorders; different connections know nothing of each other.
+
+use haul_engine::protocol::check::Check;
+use haul_engine::protocol::frame::HEADER_BYTES;
+use haul_engine::protocol::wire::{Message, MessageReader, encode};
+use haul_engine::protocol::{ChunkId, FileId, SegmentId};
+
+/// What travels on a data connection.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A frame's header and its table.
+    Head([u8; HEADER_BYTES], Vec<Check>),
+    /// One chunk's payload.
+    Payload(Payload),
+    /// The sender's end closed after its last frame.
+    End,
+}
+
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Copied when it was sent.
+    Frozen(Vec<u8>),
+    /// Read from the source when it arrives.
+    Borrowed {
+        segment: SegmentId,
+        chunk: ChunkId,
+        bytes: u32,
+    },
+}
+
+/// One direction of the control connection.
+pub struct ControlPipe {
+    pub reader: MessageReader,
+    /// When the last byte that was sent arrives.
+    pub last_at: u64,
+    pub broken: bool,
+}
+
+impl ControlPipe {
+    pub fn new() -> Self {
+        Self {
+            reader: MessageReader::new(),
+            last_at: 0,
+            broken: false,
+        }
+    }
+
+    pub fn bytes(message: &Message) -> Vec<u8> {
+        encode(message)
+    }
+}
+
+/// A source as the fake hands see it.
+pub struct Source {
+    pub original: Vec<u8>,
+    pub bytes: Vec<u8>,
+    /// When it was changed first.
+    pub changed_at: Option<u64>,
+    /// When it was read last for a chunk that counts.
+    pub last_read_at: u64,
+    pub stream: bool,
+    pub endless: bool,
+    /// Bytes of a stream that have come so far.
+    pub come: usize,
+}
+
+impl Source {
+    /// The bytes at `offset`; what is missing comes as zeros, and false.
+    pub fn read(&self, offset: u64, bytes: u64) -> (Vec<u8>, bool) {
+        let start = (offset as usize).min(self.bytes.len());
+        let end = ((offset + bytes) as usize).min(self.bytes.len());
+        let mut read = self.bytes[start..end].to_vec();
+        let whole = read.len() as u64 == bytes;
+        read.resize(bytes as usize, 0);
+        (read, whole)
+    }
+}
+
+/// A target as the fake disks hold it.
+#[derive(Default)]
+pub struct Target {
+    /// Under its temporary name.
+    pub temporary: Option<Vec<u8>>,
+    /// Under its final name.
+    pub sealed: Option<Vec<u8>>,
+    /// Writes that were submitted and not reaped.
+    pub outstanding: u32,
+    pub failed: bool,
+}
+
+pub type FileKey = (SegmentId, FileId);

@@ -1,0 +1,531 @@
+//! The simulated world: two shipped state machines, and everything around them.
+//!
+//! Leaves to others: the workers (sending, receiving), what goes wrong
+//! (faults) and what must hold (judge). Invariant: nothing happens but by an
+//! event of the queue, so a seed tells the whole story.
+
+use crate::planted::Bug;
+use crate::receiving::{Landing, Opened};
+use crate::rng::{MILLI, Queue, Rng};
+use crate::scenario::{Fault, Phase, Scenario, When};
+use crate::sending::Outgoing;
+use crate::wire::{ControlPipe, FileKey, Item, Source, Target};
+use haul_engine::error::{Error, ErrorKind};
+use haul_engine::protocol::check::CheckSeed;
+use haul_engine::protocol::plan::Plan;
+use haul_engine::protocol::receiver::{Receiver, ReceiverConfig};
+use haul_engine::protocol::sender::{Sender, SenderConfig};
+use haul_engine::protocol::wire::{ChunkRange, Entry, EntryKind, Message};
+use haul_engine::protocol::{ChunkId, ConnectionId, FileId, Run, SegmentId, TransferId};
+use haul_engine::report::Level;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub const TRANSFER: TransferId = TransferId([7; 16]);
+/// More events than any honest run needs.
+const STEPS_MAX: u64 = 400_000;
+
+/// Everything that can happen.
+#[derive(Debug)]
+pub enum Event {
+    /// Control bytes arrive.
+    ToSender(Vec<u8>),
+    ToReceiver(Vec<u8>),
+    /// The sending worker goes on with this connection.
+    SendStep(ConnectionId),
+    Arrive(ConnectionId, Item),
+    WriteDone(u64),
+    /// A worker's event reaches its control thread.
+    SendNews(SendNews),
+    ReceiveNews(ReceiveNews),
+    /// The hands are done.
+    Prepared(SegmentId),
+    SettleDone(FileKey, u64),
+    Looked(FileKey),
+    Rechecked(SegmentId, ChunkId),
+    FinishSender,
+    FinishReceiver,
+    /// The world goes on.
+    Offer,
+    Come(SegmentId),
+    Join,
+    Accept(ConnectionId),
+    NoticeSender(ConnectionId),
+    NoticeReceiver(ConnectionId),
+    ControlLostSender,
+    ControlLostReceiver,
+    Strike(usize),
+    OpenLate(SegmentId),
+    Pump,
+}
+
+#[derive(Debug)]
+pub enum SendNews {
+    Sent(ConnectionId, Run, u64, Vec<[u8; 16]>, bool),
+    Void(FileKey, ChunkRange),
+    Detached(ConnectionId),
+}
+
+#[derive(Debug)]
+pub enum ReceiveNews {
+    Landed(ConnectionId, SegmentId, ChunkRange, u64),
+    Damaged(SegmentId, ChunkId),
+    Drained(SegmentId, ChunkRange),
+    Failed(FileKey),
+    Detached(ConnectionId),
+}
+
+/// A data connection, both ends.
+pub struct Link {
+    pub up: bool,
+    pub latency: u64,
+    pub last_arrival: u64,
+    // The sender's end.
+    pub sender_has: bool,
+    pub sender_joined: bool,
+    pub queue: VecDeque<(Run, Option<u64>)>,
+    pub current: Option<Outgoing>,
+    pub stepping: bool,
+    pub graceful: bool,
+    /// Runs handed over and not told as sent.
+    pub unsent: usize,
+    // The receiver's end.
+    pub receiver_has: bool,
+    pub receiver_told: bool,
+    pub closing: bool,
+    pub landing: Option<Landing>,
+    pub outstanding: usize,
+}
+
+/// What became of the two machines.
+#[derive(Default)]
+pub struct Ends {
+    pub sender: Option<Result<(), Error>>,
+    pub receiver: Option<Result<(), Error>>,
+    pub sender_files: BTreeMap<FileKey, Result<Level, Error>>,
+    pub receiver_files: BTreeMap<FileKey, Result<Level, Error>>,
+}
+
+/// What the driver has seen, for phases and checks.
+#[derive(Default)]
+pub struct Seen {
+    pub offered: u32,
+    pub answered: u32,
+    pub looks: u32,
+    pub closed: BTreeSet<FileKey>,
+    pub ever_closed: BTreeSet<FileKey>,
+    pub reporting: bool,
+    pub preparing: u32,
+    pub settling: BTreeSet<FileKey>,
+    pub finishing: bool,
+    /// Chunks that the sender's machine told as landed.
+    pub landed: BTreeSet<(SegmentId, ChunkId)>,
+    /// Words of the receiver that make a `Closed` stale, by file and in all.
+    pub recalls: BTreeMap<FileKey, u32>,
+    pub freed: BTreeMap<SegmentId, u32>,
+    /// Chunks handed to a connection at any time, for planted bugs.
+    pub handed: BTreeSet<(SegmentId, ChunkId)>,
+}
+
+pub struct World {
+    pub rng: Rng,
+    pub queue: Queue<Event>,
+    pub scenario: Scenario,
+    pub bug: Option<Bug>,
+    pub sender: Sender,
+    pub receiver: Receiver,
+    pub to_sender: ControlPipe,
+    pub to_receiver: ControlPipe,
+    pub sources: BTreeMap<FileKey, Source>,
+    pub targets: BTreeMap<FileKey, Target>,
+    pub plans: BTreeMap<SegmentId, (Plan, CheckSeed)>,
+    pub opened: BTreeMap<SegmentId, Opened>,
+    pub links: BTreeMap<ConnectionId, Link>,
+    pub next_link: ConnectionId,
+    pub writes: BTreeMap<u64, crate::receiving::Write>,
+    pub next_write: u64,
+    pub send_news_at: u64,
+    pub receive_news_at: u64,
+    pub armed: BTreeSet<Fault>,
+    pub pending: Vec<(usize, Phase, u64)>,
+    pub struck: BTreeSet<(Fault, Phase)>,
+    pub offers_due: VecDeque<SegmentId>,
+    pub entries: BTreeMap<SegmentId, Vec<Entry>>,
+    pub ends: Ends,
+    pub seen: Seen,
+    pub held_landed: Vec<Message>,
+    pub findings: Vec<String>,
+    pump_due: bool,
+}
+
+impl World {
+    pub fn new(seed: u64, bug: Option<Bug>) -> Self {
+        let mut rng = Rng::new(seed);
+        let scenario = Scenario::of(&mut rng);
+        let (sources, entries) = sources_of(&scenario);
+        let mut world = Self {
+            sender: Sender::new(SenderConfig {
+                transfer: TRANSFER,
+                chunk_bytes: scenario.chunk_bytes,
+                window_bytes: None,
+            }),
+            receiver: Receiver::new(ReceiverConfig {
+                transfer: TRANSFER,
+                chunk_bytes: scenario.chunk_bytes,
+            }),
+            queue: Queue::new(),
+            bug,
+            to_sender: ControlPipe::new(),
+            to_receiver: ControlPipe::new(),
+            sources,
+            targets: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            links: BTreeMap::new(),
+            next_link: 0,
+            writes: BTreeMap::new(),
+            next_write: 0,
+            send_news_at: 0,
+            receive_news_at: 0,
+            armed: BTreeSet::new(),
+            pending: Vec::new(),
+            struck: BTreeSet::new(),
+            offers_due: (0..scenario.segments.len() as u32).collect(),
+            entries,
+            ends: Ends::default(),
+            seen: Seen::default(),
+            held_landed: Vec::new(),
+            findings: Vec::new(),
+            pump_due: false,
+            rng,
+            scenario,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        self.sender.set_window(self.scenario.window_bytes);
+        for _ in 0..self.scenario.connections {
+            let delay = self.rng.within(0..40) * MILLI;
+            self.queue.after(delay, Event::Join);
+        }
+        self.queue.after(0, Event::Offer);
+        for (index, (when, _)) in self.scenario.faults.clone().into_iter().enumerate() {
+            match when {
+                When::At(time) => self.queue.at(time, Event::Strike(index)),
+                When::In(phase, delay) => self.pending.push((index, phase, delay)),
+            }
+        }
+    }
+
+    /// Plays until both ends are over and nothing is left to happen.
+    pub fn play(&mut self) {
+        let mut steps = 0;
+        while let Some(event) = self.queue.pop() {
+            steps += 1;
+            if steps > STEPS_MAX {
+                self.found("the transfer goes on and on");
+                return;
+            }
+            self.happen(event);
+            if self.rng.once_in(2) {
+                self.pump();
+            } else if !self.pump_due {
+                self.pump_due = true;
+                let delay = self.rng.within(0..4 * MILLI);
+                self.queue.after(delay, Event::Pump);
+            }
+            self.arm_by_phase();
+            if !self.findings.is_empty() {
+                return;
+            }
+        }
+    }
+
+    pub fn found(&mut self, what: impl Into<String>) {
+        self.findings.push(what.into());
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::ToSender(bytes) => self.hear_sender(&bytes),
+            Event::ToReceiver(bytes) => self.hear_receiver(&bytes),
+            Event::SendStep(link) => self.send_step(link),
+            Event::Arrive(link, item) => self.arrive(link, item),
+            Event::WriteDone(write) => self.write_done(write),
+            Event::SendNews(news) => self.send_news_heard(news),
+            Event::ReceiveNews(news) => self.receive_news_heard(news),
+            Event::Prepared(segment) => self.prepared(segment),
+            Event::SettleDone(file, size) => self.settle_done(file, size),
+            Event::Looked(file) => self.looked(file),
+            Event::Rechecked(segment, chunk) => self.rechecked(segment, chunk),
+            Event::FinishSender => self.sender.finish(Default::default()),
+            Event::FinishReceiver => self.receiver.finish(Default::default()),
+            Event::Offer => self.offer(),
+            Event::Come(segment) => self.come(segment),
+            Event::Join => self.join(),
+            Event::Accept(link) => self.accept(link),
+            Event::NoticeSender(link) => self.notice_sender(link),
+            Event::NoticeReceiver(link) => self.close_receiver_end(link),
+            Event::ControlLostSender => {
+                let error = Error::new(ErrorKind::Peer, "the control connection was lost");
+                self.sender.stop(error);
+            }
+            Event::ControlLostReceiver => {
+                let error = Error::new(ErrorKind::Peer, "the control connection was lost");
+                self.receiver.stop(error);
+            }
+            Event::Strike(index) => self.strike(index),
+            Event::OpenLate(segment) => {
+                if let Some(opened) = self.opened.get_mut(&segment) {
+                    opened.known = true;
+                }
+            }
+            Event::Pump => {
+                self.pump_due = false;
+                self.pump();
+            }
+        }
+    }
+
+    // Files.
+
+    fn offer(&mut self) {
+        let Some(&segment) = self.offers_due.front() else {
+            return;
+        };
+        let delay = self.rng.within(0..80) * MILLI;
+        // Every third scan does not wait until it may offer.
+        if !self.sender.can_offer() && !self.rng.once_in(3) {
+            if self.ends.sender.is_none() {
+                self.queue.after(delay + MILLI, Event::Offer);
+            }
+            return;
+        }
+        self.offers_due.pop_front();
+        let last = self.offers_due.is_empty();
+        let entries = self.entries[&segment].clone();
+        let offered = self.sender.offer(entries, last);
+        assert_eq!(offered, segment);
+        self.seen.offered += 1;
+        if let Some(source) = self.sources.get(&(segment, 0))
+            && source.stream
+        {
+            if source.endless {
+                self.sender.stream_available(segment, u64::MAX, None);
+            } else {
+                let delay = self.rng.within(0..300) * MILLI;
+                self.queue.after(delay, Event::Come(segment));
+            }
+        }
+        if !last {
+            self.queue.after(delay, Event::Offer);
+        }
+    }
+
+    /// Some more of a stream comes; that it ended is learnt later still.
+    fn come(&mut self, segment: SegmentId) {
+        let chunk = u64::from(self.scenario.chunk_bytes);
+        let step = self.rng.within(0..4 * chunk) as usize;
+        let delay = self.rng.within(0..100) * MILLI;
+        let Some(source) = self.sources.get_mut(&(segment, 0)) else {
+            return;
+        };
+        let ended = source.come == source.bytes.len();
+        source.come = (source.come + step).min(source.bytes.len());
+        let come = source.come as u64;
+        self.sender
+            .stream_available(segment, come / chunk, ended.then_some(come));
+        if !ended {
+            self.queue.after(delay, Event::Come(segment));
+        }
+    }
+
+    // Data connections.
+
+    pub fn join(&mut self) {
+        if self.ends.sender.is_some() || self.ends.receiver.is_some() || self.next_link > 200 {
+            return;
+        }
+        let link = self.next_link;
+        self.next_link += 1;
+        let by_sender = self.scenario.sender_dials;
+        let latency = self.rng.within(MILLI / 10..60 * MILLI);
+        self.links.insert(
+            link,
+            Link {
+                up: true,
+                latency,
+                last_arrival: 0,
+                sender_has: by_sender,
+                sender_joined: false,
+                queue: VecDeque::new(),
+                current: None,
+                stepping: false,
+                graceful: false,
+                unsent: 0,
+                receiver_has: !by_sender,
+                receiver_told: false,
+                closing: false,
+                landing: None,
+                outstanding: 0,
+            },
+        );
+        self.queue.after(latency, Event::Accept(link));
+    }
+
+    fn accept(&mut self, id: ConnectionId) {
+        let by_sender = self.scenario.sender_dials;
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        if !link.up {
+            return;
+        }
+        if by_sender {
+            link.receiver_has = true;
+            self.tell_sender(&Message::Joined { connection: id });
+        } else {
+            link.sender_has = true;
+            self.sender_joined(id);
+        }
+    }
+
+    pub fn sender_joined(&mut self, id: ConnectionId) {
+        let now = self.queue.now;
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        link.sender_joined = true;
+        let gone = !link.sender_has;
+        self.sender.connection_joined(now, id);
+        if gone {
+            self.sender.connection_lost(now, id);
+        }
+    }
+
+    fn notice_sender(&mut self, id: ConnectionId) {
+        if let Some(link) = self.links.get_mut(&id)
+            && link.sender_has
+        {
+            link.sender_has = false;
+            link.queue.clear();
+            link.current = None;
+            self.send_news(SendNews::Detached(id));
+        }
+    }
+
+    /// A broken connection is dialled again.
+    pub fn dial_again(&mut self) {
+        let delay = self.rng.within(1..300) * MILLI;
+        self.queue.after(delay, Event::Join);
+    }
+
+    // Control connection.
+
+    pub fn tell_sender(&mut self, message: &Message) {
+        let delay = self.rng.within(MILLI..90 * MILLI);
+        let pipe = &mut self.to_sender;
+        if !pipe.broken {
+            pipe.last_at = pipe.last_at.max(self.queue.now + delay);
+            let bytes = ControlPipe::bytes(message);
+            self.queue.at(pipe.last_at, Event::ToSender(bytes));
+        }
+    }
+
+    pub fn tell_receiver(&mut self, message: &Message) {
+        let delay = self.rng.within(MILLI..90 * MILLI);
+        let pipe = &mut self.to_receiver;
+        if !pipe.broken {
+            pipe.last_at = pipe.last_at.max(self.queue.now + delay);
+            let bytes = ControlPipe::bytes(message);
+            self.queue.at(pipe.last_at, Event::ToReceiver(bytes));
+        }
+    }
+
+    /// Feeds the bytes in random pieces; gives what came out.
+    fn read(rng: &mut Rng, pipe: &mut ControlPipe, mut bytes: &[u8]) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while !bytes.is_empty() && !pipe.broken {
+            let piece = rng.within(1..bytes.len() as u64 + 1) as usize;
+            pipe.reader.push(&bytes[..piece]);
+            bytes = &bytes[piece..];
+            while let Some(message) = pipe.reader.next().expect("an honest peer's bytes") {
+                messages.push(message);
+            }
+        }
+        messages
+    }
+
+    fn hear_sender(&mut self, bytes: &[u8]) {
+        for message in Self::read(&mut self.rng, &mut self.to_sender, bytes) {
+            self.sender_hears(message);
+        }
+    }
+
+    pub fn sender_hears(&mut self, message: Message) {
+        if let Message::Joined { connection } = message {
+            self.sender_joined(connection);
+            return;
+        }
+        let now = self.queue.now;
+        if let Err(violation) = self.sender.handle_message(now, message) {
+            self.found(format!(
+                "the sender calls an honest receiver a liar: {violation}"
+            ));
+        }
+    }
+
+    fn hear_receiver(&mut self, bytes: &[u8]) {
+        for message in Self::read(&mut self.rng, &mut self.to_receiver, bytes) {
+            let message = self.spoil_for_receiver(message);
+            let now = self.queue.now;
+            if let Err(violation) = self.receiver.handle_message(now, message) {
+                self.found(format!(
+                    "the receiver calls an honest sender a liar: {violation}"
+                ));
+            }
+        }
+    }
+}
+
+type Sources = BTreeMap<FileKey, Source>;
+
+fn sources_of(scenario: &Scenario) -> (Sources, BTreeMap<SegmentId, Vec<Entry>>) {
+    let (mut sources, mut entries) = (BTreeMap::new(), BTreeMap::new());
+    for (segment, files) in (0..).zip(&scenario.segments) {
+        let mut offered = Vec::new();
+        for (file, spec) in (0..).zip(files) {
+            offered.push(Entry {
+                name: format!("s{segment}/f{file}").into_bytes(),
+                kind: if spec.stream {
+                    EntryKind::Stream
+                } else {
+                    EntryKind::File
+                },
+                size: if spec.stream {
+                    0
+                } else {
+                    spec.bytes.len() as u64
+                },
+                mode: 0o644,
+                mtime_seconds: 0,
+                mtime_nanos: 0,
+            });
+            sources.insert(
+                (segment, file as FileId),
+                Source {
+                    original: spec.bytes.clone(),
+                    bytes: spec.bytes.clone(),
+                    changed_at: None,
+                    last_read_at: 0,
+                    stream: spec.stream,
+                    endless: spec.endless,
+                    come: 0,
+                },
+            );
+        }
+        entries.insert(segment, offered);
+    }
+    (sources, entries)
+}
