@@ -173,6 +173,8 @@ fn a_closed_segment_lets_its_targets_go_and_ignores_its_frames() {
         transfer: TRANSFER,
         segment: 0,
     });
+    // Its answer says that the worker has read the command before.
+    rig.report();
     send(&mut socket, &segment, 0..2, &vec![1; all.len()]);
     drop(socket);
     assert_eq!(rig.detached(), (1, None));

@@ -1,6 +1,7 @@
 //! The worker over real rings, sockets and files, fed by a small writer of
 //! frames.
 
+mod cuts;
 mod faults;
 mod landing;
 mod ordered;
