@@ -6,6 +6,7 @@
 
 use haul_engine::{Error, ErrorKind};
 use indicatif::ProgressBar;
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -92,7 +93,7 @@ impl Console {
         let mut output = io::stdout().lock();
         writeln!(output, "{text}")
             .and_then(|()| output.flush())
-            .map_err(|error| Error::local("cannot write the result to standard output", error))
+            .map_err(|error| fault("cannot write the result to standard output", error))
     }
 }
 
@@ -114,9 +115,34 @@ pub fn usage(sentence: impl Into<String>) -> Error {
     Error::new(ErrorKind::Usage, sentence)
 }
 
+/// A local fault: `doing` is "cannot open /x/y", `why` is the system's reason,
+/// said as the engine says it.
+#[must_use]
+pub fn fault(doing: impl Display, why: impl Display) -> Error {
+    let why = why.to_string();
+    let why = why.split(" (os error").next().unwrap_or_default();
+    let mut letters = why.chars();
+    let why: String = letters
+        .next()
+        .map(|first| first.to_ascii_lowercase())
+        .into_iter()
+        .chain(letters)
+        .collect();
+    Error::local(doing, why)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_said_without_its_number() {
+        let missing = io::Error::from_raw_os_error(2);
+        assert_eq!(
+            fault("cannot open x", missing).to_string(),
+            "cannot open x: no such file or directory"
+        );
+    }
 
     #[test]
     fn an_error_is_one_line_without_escapes() {

@@ -4,7 +4,7 @@
 //! be meant or is not built is refused before anything is connected or made.
 
 use crate::arguments::CopyArguments;
-use crate::console::{Console, usage};
+use crate::console::{Console, fault, usage};
 use crate::embedded::Embedded;
 use crate::endpoint::Endpoint;
 use crate::events::Events;
@@ -52,12 +52,18 @@ pub fn run(
     console: &Console,
     interrupts: &Interrupts,
 ) -> u8 {
-    let mut events = Events::new(console, arguments.output.events);
+    let mut output = arguments.output.clone();
+    if arguments.target == Endpoint::Standard {
+        // The data's place: the refusal of a mixture is no data either.
+        output.json = false;
+        output.events = false;
+    }
+    let mut events = Events::new(console, output.events);
     let mut outputs = None;
     let report = Route::plan(arguments)
         .and_then(|route| {
             // Made only when the copy makes sense, but before anything moves.
-            outputs = Some(Outputs::create(&arguments.output)?);
+            outputs = Some(Outputs::create(&output)?);
             carry(route, arguments, console, interrupts, &mut events)
         })
         .unwrap_or_else(Report::failed);
@@ -65,7 +71,7 @@ pub fn run(
         &report,
         outputs,
         &mut events,
-        &arguments.output,
+        &output,
         verbose,
         console,
         interrupts.exit_code(),
@@ -321,7 +327,7 @@ fn connect(peer: &PeerAddress, options: PoolOptions) -> Result<Pool, Error> {
 
 /// A refused token, with where it came from.
 fn explain_token(error: Error, origin: Option<&str>) -> Error {
-    if error.kind != ErrorKind::Unauthorised || error.cure.is_some() {
+    if error.kind != ErrorKind::Unauthorised {
         return error;
     }
     error.cure(match origin {
@@ -396,7 +402,7 @@ impl Route {
 /// A local target as a root and what is below it.
 fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Error> {
     let failed = |path: &Path, error: std::io::Error| {
-        Error::local(format!("cannot copy to {}", path.display()), error)
+        fault(format!("cannot copy to {}", path.display()), error)
     };
     if target.is_dir() {
         let root = target
@@ -414,11 +420,9 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
                 "cannot copy into {}: it is not a directory",
                 target.display()
             )),
-            Err(error) => Error::local(format!("cannot copy into {}", target.display()), error)
-                .cure(format!(
-                    "make the directory with mkdir {}",
-                    target.display()
-                )),
+            Err(error) => fault(format!("cannot copy into {}", target.display()), error).cure(
+                format!("make the directory with mkdir {}", target.display()),
+            ),
         });
     }
     let Some(name) = target.file_name() else {
@@ -432,7 +436,7 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
         _ => Path::new("."),
     };
     let unusable = |error| {
-        Error::local(
+        fault(
             format!(
                 "cannot copy to {}: its directory {} cannot be used",
                 target.display(),
@@ -457,7 +461,7 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
 fn resolved(source: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     let whole = source
         .canonicalize()
-        .map_err(|error| Error::local(format!("cannot open {}", source.display()), error))?;
+        .map_err(|error| fault(format!("cannot open {}", source.display()), error))?;
     match (whole.parent(), whole.file_name()) {
         (Some(parent), Some(name)) => Ok((parent.to_owned(), name.as_bytes().to_vec())),
         _ => Err(usage(format!(

@@ -5,7 +5,7 @@
 //! report, and it is written everywhere it was asked for.
 
 use crate::arguments::OutputOptions;
-use crate::console::Console;
+use crate::console::{Console, fault};
 use crate::events::Events;
 use crate::hlog::HdrLog;
 use crate::interrupt::Interrupts;
@@ -120,7 +120,7 @@ impl Outputs {
 
 /// The error of a report that cannot be written.
 fn report_failed(path: &Path, error: &std::io::Error) -> Error {
-    Error::local(
+    fault(
         format!("cannot write the report to {}", path.display()),
         error,
     )
@@ -174,12 +174,13 @@ pub fn tell(
 /// Writes every file's error, then the transfer's, each once.
 pub fn errors(report: &Report, console: &Console) {
     let whole = report.error.as_ref();
-    let whole_text = whole.map(ToString::to_string);
     let mut said: Vec<&str> = Vec::new();
     for file in &report.files {
         let Some(error) = &file.error else { continue };
         let text = error.message.as_str();
-        if whole_text.as_deref() != Some(text) && !said.contains(&text) {
+        // The transfer's own error may know a better cure than its copy here.
+        let is_whole = whole.is_some_and(|whole| text.starts_with(&whole.sentence));
+        if !is_whole && !said.contains(&text) {
             console.line(&format!("haul: {}", crate::console::printable(text)));
             said.push(text);
         }

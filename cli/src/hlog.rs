@@ -4,6 +4,7 @@
 //! Leaves to others: what was timed. Invariant: values are microseconds, as in
 //! the JSON, and every file opens with what the readers of its format expect.
 
+use crate::console::fault;
 use haul_engine::Error;
 use haul_engine::report::{LATENCY_NANOS_MAX, Latencies, Latency};
 use hdrhistogram::Histogram;
@@ -111,7 +112,7 @@ impl HdrLog {
 
 /// The error of a file that cannot be written.
 fn failed(path: &Path, error: &io::Error) -> Error {
-    Error::local(
+    fault(
         format!("cannot write the latencies to {}", path.display()),
         error,
     )
@@ -181,11 +182,11 @@ fn write_percentiles(
         if quantile < 1.0 {
             writeln!(
                 output,
-                "{value:>12}.000 {quantile:>14.12} {total:>10} {:>14.2}",
+                "{value:>8}.000 {quantile:>14.12} {total:>10} {:>14.2}",
                 1.0 / (1.0 - quantile)
             )?;
         } else {
-            writeln!(output, "{value:>12}.000 {quantile:>14.12} {total:>10}")?;
+            writeln!(output, "{value:>8}.000 {quantile:>14.12} {total:>10}")?;
         }
     }
     writeln!(

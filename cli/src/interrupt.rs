@@ -4,6 +4,7 @@
 //! every stop that is or will be registered is called, exactly once, and the
 //! process ends, cleanly or not.
 
+use crate::console::fault;
 use haul_engine::Error;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,7 +39,7 @@ impl Interrupts {
     pub fn take_over() -> Result<Self, Error> {
         let interrupts = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM])
-            .map_err(|error| Error::local("cannot watch for SIGINT and SIGTERM", error))?;
+            .map_err(|error| fault("cannot watch for SIGINT and SIGTERM", error))?;
         let shared = interrupts.clone();
         std::thread::Builder::new()
             .name("haul-signals".to_owned())
@@ -48,7 +49,7 @@ impl Interrupts {
                     end_late(signal);
                 }
             })
-            .map_err(|error| Error::local("cannot start the signals' thread", error))?;
+            .map_err(|error| fault("cannot start the signals' thread", error))?;
         Ok(interrupts)
     }
 

@@ -39,8 +39,8 @@ pub fn start(console: &Console, verbose: u8, quietest: Level) -> Result<(), Erro
 /// How much a subcommand says without -v.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Only what went wrong and was got over.
-    Warn,
+    /// Nothing: what went wrong is in the error and the report.
+    Quiet,
     /// What a server's log holds: sessions and transfers.
     Info,
 }
@@ -48,9 +48,9 @@ pub enum Level {
 /// The filter that -v's stand for.
 fn filter_text(verbose: u8, quietest: Level) -> &'static str {
     match (quietest, verbose) {
-        (Level::Warn, 0) => "warn",
-        (Level::Warn, 1) | (Level::Info, 0) => "warn,haul=info,haul_engine=info",
-        (Level::Warn, 2) | (Level::Info, 1) => "info,haul=debug,haul_engine=debug",
+        (Level::Quiet, 0) => "error",
+        (Level::Quiet, 1) | (Level::Info, 0) => "warn,haul=info,haul_engine=info",
+        (Level::Quiet, 2) | (Level::Info, 1) => "info,haul=debug,haul_engine=debug",
         _ => "debug,haul=trace,haul_engine=trace",
     }
 }
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn every_level_is_a_filter() {
-        for quietest in [Level::Warn, Level::Info] {
+        for quietest in [Level::Quiet, Level::Info] {
             for verbose in 0..5 {
                 let text = filter_text(verbose, quietest);
                 assert!(EnvFilter::try_new(text).is_ok(), "{text}");

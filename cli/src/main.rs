@@ -63,7 +63,7 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
     let verbose = arguments.general.verbose;
     let quietest = match arguments.command {
         Command::Serve(_) => logging::Level::Info,
-        _ => logging::Level::Warn,
+        _ => logging::Level::Quiet,
     };
     logging::start(console, verbose, quietest)?;
     match &arguments.command {

@@ -4,7 +4,7 @@
 //! carries one page and nothing else.
 
 use crate::arguments::{Arguments, ManArguments};
-use crate::console::{Console, usage};
+use crate::console::{Console, fault, usage};
 use clap::CommandFactory;
 use haul_engine::Error;
 
@@ -31,6 +31,6 @@ pub fn run(arguments: &ManArguments, console: &Console) -> Result<(), Error> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command)
         .render(&mut page)
-        .map_err(|error| Error::local("cannot write the manual page", error))?;
+        .map_err(|error| fault("cannot write the manual page", error))?;
     console.result(String::from_utf8_lossy(&page).trim_end())
 }

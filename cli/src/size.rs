@@ -144,10 +144,20 @@ pub fn format_size(bytes: u64) -> String {
 /// A rate for a person, in both families of units.
 #[must_use]
 pub fn format_rate(bytes_per_second: f64) -> String {
+    if bytes_per_second < 1e3 {
+        return format!("{bytes_per_second:.0} bytes/s");
+    }
+    let (letter, decimal, binary) = if bytes_per_second < 1e5 {
+        (["k", "K"], 1e3, 1024.0)
+    } else {
+        (["M", "M"], 1e6, 1024.0 * 1024.0)
+    };
     format!(
-        "{} MB/s ({} MiB/s)",
-        three_digits(bytes_per_second / 1e6),
-        three_digits(bytes_per_second / (1024.0 * 1024.0))
+        "{} {}B/s ({} {}iB/s)",
+        three_digits(bytes_per_second / decimal),
+        letter[0],
+        three_digits(bytes_per_second / binary),
+        letter[1]
     )
 }
 
@@ -175,7 +185,7 @@ fn three_digits(value: f64) -> String {
     } else if value >= 0.1 || value == 0.0 {
         format!("{value:.2}")
     } else {
-        format!("{value:.4}")
+        format!("{value:.3}")
     }
 }
 
@@ -265,7 +275,9 @@ mod tests {
         assert_eq!(format_size(1_536), "1.5 KiB");
         assert_eq!(format_size(615_514_112), "587 MiB");
         assert_eq!(format_rate(1_234_567_890.0), "1235 MB/s (1177 MiB/s)");
-        assert_eq!(format_rate(0.0), "0.00 MB/s (0.00 MiB/s)");
+        assert_eq!(format_rate(0.0), "0 bytes/s");
+        assert_eq!(format_rate(12_345.0), "12.3 kB/s (12.1 KiB/s)");
+        assert_eq!(format_rate(234_567.0), "0.23 MB/s (0.22 MiB/s)");
         assert_eq!(format_seconds(0.5213), "0.52 s");
         assert_eq!(format_seconds(12.34), "12.3 s");
         assert_eq!(format_seconds(125.0), "2 min 05 s");

@@ -4,6 +4,7 @@
 //! Leaves to others: proving it. Invariant: a token is never printed and never
 //! an argument, and a file that others can read is refused, not mended.
 
+use crate::console::fault;
 use haul_engine::options::Token;
 use haul_engine::{Error, ErrorKind};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -34,7 +35,7 @@ pub fn random() -> Result<Token, Error> {
     while filled < bytes.len() {
         filled +=
             rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-                .map_err(|error| Error::local("cannot get random bytes for a token", error))?;
+                .map_err(|error| fault("cannot get random bytes for a token", error))?;
     }
     Ok(Token(bytes))
 }
@@ -77,7 +78,7 @@ pub fn find_or_make(file: Option<&Path>) -> Result<Found, Error> {
         return Ok(found);
     }
     let Some(place) = places.first() else {
-        return Err(Error::local(
+        return Err(fault(
             "cannot choose a file for the token",
             "neither XDG_RUNTIME_DIR nor HOME is set",
         )
@@ -127,19 +128,17 @@ fn read(file: &Path) -> Result<Found, Error> {
         // A FIFO in its place must not hang us.
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
         .open(file)
-        .map_err(|error| Error::local(doing(), error))?;
-    let metadata = opened
-        .metadata()
-        .map_err(|error| Error::local(doing(), error))?;
+        .map_err(|error| fault(doing(), error))?;
+    let metadata = opened.metadata().map_err(|error| fault(doing(), error))?;
     if !metadata.is_file() {
-        return Err(Error::local(doing(), "it is not a regular file"));
+        return Err(fault(doing(), "it is not a regular file"));
     }
     let user = rustix::process::geteuid().as_raw();
     if metadata.uid() != user && metadata.uid() != 0 {
-        return Err(Error::local(doing(), "it belongs to another user"));
+        return Err(fault(doing(), "it belongs to another user"));
     }
     if metadata.mode() & 0o077 != 0 {
-        return Err(Error::local(
+        return Err(fault(
             doing(),
             format!("others can read it (mode {:04o})", metadata.mode() & 0o7777),
         )
@@ -152,7 +151,7 @@ fn read(file: &Path) -> Result<Found, Error> {
     opened
         .take(4096)
         .read_to_string(&mut text)
-        .map_err(|error| Error::local(doing(), error))?;
+        .map_err(|error| fault(doing(), error))?;
     let token = parse(&text).ok_or_else(|| {
         Error::new(
             ErrorKind::Local,
@@ -170,7 +169,7 @@ fn read(file: &Path) -> Result<Found, Error> {
 /// there meanwhile. `own` folders are made, for this user only.
 fn make(file: &Path, own: bool) -> Result<Found, Error> {
     let doing = || format!("cannot make the token file {}", file.display());
-    let local = |error: io::Error| Error::local(doing(), error);
+    let local = |error: io::Error| fault(doing(), error);
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -184,7 +183,7 @@ fn make(file: &Path, own: bool) -> Result<Found, Error> {
         let mode = std::fs::metadata(folder).map_err(local)?.mode();
         if mode & 0o022 != 0 {
             return Err(
-                Error::local(doing(), format!("others can write to {}", folder.display()))
+                fault(doing(), format!("others can write to {}", folder.display()))
                     .cure(format!("run chmod 700 {}", folder.display())),
             );
         }

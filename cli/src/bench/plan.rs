@@ -6,7 +6,7 @@
 use super::figures::{Configuration, Setup};
 use super::workshop::Workshop;
 use crate::arguments::{Auto, BenchArguments, SinkName};
-use crate::console::usage;
+use crate::console::{fault, usage};
 use crate::endpoint::{Endpoint, ServerPath};
 use crate::size::{format_seconds, format_size};
 use haul_engine::options::{LocalSource, LocalTarget, Pattern, RemoteSource, RemoteTarget};
@@ -274,7 +274,7 @@ fn source(arguments: &BenchArguments, remote: bool) -> Result<Source, Error> {
         _ => {
             let path = named
                 .canonicalize()
-                .map_err(|error| Error::local(format!("cannot open {}", named.display()), error))?;
+                .map_err(|error| fault(format!("cannot open {}", named.display()), error))?;
             if path.is_file() {
                 Ok(Source::File(path))
             } else {

@@ -4,7 +4,7 @@
 //! that only this user can enter, and dropping the workshop removes it.
 
 use super::plan::{Plan, Source};
-use crate::console::usage;
+use crate::console::{fault, usage};
 use crate::size::format_size;
 use haul_engine::Error;
 use haul_engine::report::Report;
@@ -49,13 +49,13 @@ impl Workshop {
             None => choose(bytes),
         };
         let parent = parent.canonicalize().map_err(|error| {
-            Error::local(
+            fault(
                 format!("cannot use {} for the bench's files", parent.display()),
                 error,
             )
         })?;
         if let Some(free) = free_bytes(&parent).filter(|free| *free < bytes) {
-            return Err(Error::local(
+            return Err(fault(
                 format!("cannot make the bench's files in {}", parent.display()),
                 format!(
                     "they take {} and {} are free",
@@ -116,9 +116,8 @@ impl Workshop {
             return Ok(());
         };
         let path = self.source();
-        write_random(&path, bytes).map_err(|error| {
-            Error::local(format!("cannot make the source {}", path.display()), error)
-        })
+        write_random(&path, bytes)
+            .map_err(|error| fault(format!("cannot make the source {}", path.display()), error))
     }
 
     /// True when run `number`'s target is its source; `None` where one of them
@@ -193,7 +192,7 @@ fn available_memory_bytes() -> Option<u64> {
 /// A new folder in `parent`, for this user only.
 fn new_folder(parent: &Path) -> Result<PathBuf, Error> {
     let failed = |error: io::Error| {
-        Error::local(
+        fault(
             format!("cannot make a folder in {}", parent.display()),
             error,
         )

@@ -1,0 +1,195 @@
+//! Whole copies within one machine.
+//!
+//! Leaves to others: servers. Invariant: what arrived is compared byte for byte.
+
+use crate::support::{Folder, bytes, on_disk};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::process::{Command, Stdio};
+
+const CHUNK: usize = 65_536;
+
+#[test]
+fn sizes_around_every_boundary_arrive() {
+    let folder = Folder::new();
+    let block = 1024 * 1024;
+    for size in [
+        0,
+        1,
+        CHUNK - 1,
+        CHUNK,
+        CHUNK + 1,
+        4 * CHUNK - 1,
+        4 * CHUNK + 1,
+        block - 1,
+        block,
+        block + 1,
+        5 * block + 4_097,
+    ] {
+        let content = bytes(size);
+        folder.write("a", &content);
+        folder.must("copy -q --chunk-size 64KiB a b");
+        assert!(folder.read("b") == content, "{size} bytes");
+        folder.must("copy -q -n 1 a b");
+        assert!(folder.read("b") == content, "{size} bytes, one connection");
+    }
+    assert_eq!(folder.names("."), ["a", "b"], "no temporary file is left");
+}
+
+#[test]
+fn every_way_of_sending_gives_the_same_file() {
+    let folder = Folder::new();
+    let content = bytes(3_000_001);
+    folder.write("a", &content);
+    for options in [
+        "--transmit copy",
+        "--transmit zerocopy",
+        "--transmit splice",
+        "--no-fsync",
+        "--drop-cache",
+        "--limit-rate 20MB",
+        "--socket-buffer 256KiB",
+        "--congestion reno",
+        "-n 16",
+        "--chunk-size 4MiB",
+    ] {
+        folder.must(&format!("copy -q {options} a b"));
+        assert!(folder.read("b") == content, "{options}");
+    }
+}
+
+#[test]
+fn several_files_go_into_a_directory() {
+    let folder = Folder::new();
+    folder.directory("d");
+    for (name, size) in [("one", 1), ("two", 200_000), ("none", 0)] {
+        folder.write(name, &bytes(size));
+    }
+    folder.must("copy one two none d");
+    assert_eq!(folder.names("d"), ["none", "one", "two"]);
+    assert!(folder.read("d/two") == folder.read("two"));
+    // A single source goes inside an existing directory, too.
+    folder.must("copy two d/");
+    folder.must("copy one .//d");
+    assert_eq!(folder.names("d").len(), 3);
+}
+
+#[test]
+fn mode_and_time_are_kept_and_a_target_is_replaced() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(10_000));
+    folder.write("b", b"old and longer than nothing");
+    let source = folder.path("a");
+    std::fs::set_permissions(&source, PermissionsExt::from_mode(0o640)).expect("chmod");
+    folder.must("copy a b");
+    let (a, b) = (
+        source.metadata().expect("source"),
+        folder.path("b").metadata().expect("target"),
+    );
+    assert_eq!(a.mode(), b.mode());
+    assert_eq!(
+        (a.mtime(), a.mtime_nsec()),
+        (b.mtime(), b.mtime_nsec()),
+        "the time is kept to the nanosecond"
+    );
+    assert!(folder.read("b") == folder.read("a"));
+}
+
+#[test]
+fn a_link_as_a_source_means_what_it_points_to() {
+    let folder = Folder::new();
+    folder.directory("elsewhere");
+    folder.write("elsewhere/real", &bytes(70_000));
+    symlink("elsewhere/real", folder.path("link")).expect("linked");
+    folder.must("copy link b");
+    assert!(folder.read("b") == folder.read("elsewhere/real"));
+    let output = folder.must("copy -q link -").stdout;
+    assert!(output == folder.read("elsewhere/real"));
+}
+
+#[test]
+fn names_that_are_odd_are_names() {
+    let folder = Folder::new();
+    folder.write("a:b", &bytes(10));
+    folder.must("copy ./a:b %20");
+    assert!(folder.read("%20") == folder.read("a:b"));
+}
+
+#[test]
+fn standard_input_and_output_carry_bytes_in_order() {
+    let folder = Folder::new();
+    for size in [0, 1, CHUNK, 5_000_003] {
+        let content = bytes(size);
+        let ran = folder.haul_with("copy -q --chunk-size 64KiB - b", content.clone());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(folder.read("b") == content, "{size} bytes in");
+        let ran = folder.must("copy -q b -");
+        assert!(ran.stdout == content, "{size} bytes out");
+    }
+    assert_eq!(folder.names("."), ["b"]);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_copy() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(20_000_000));
+    let mut child = folder.command("copy a -").spawn().expect("started");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("ended");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn verify_reads_back_where_there_is_a_disk() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(1_000_000));
+    let ran = folder.haul("copy --verify a b");
+    if on_disk(&folder.path(".")) {
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(folder.read("b") == folder.read("a"));
+    } else {
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_signal_interrupts_and_leaves_no_partial_target() {
+    use rustix::process::{Pid, Signal, kill_process};
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let folder = Folder::new();
+        folder.write("a", &bytes(4_000_000));
+        folder.write("b", b"old");
+        let mut child = folder
+            .command("copy --limit-rate 500kB --progress always --events a b")
+            .spawn()
+            .expect("started");
+        // Once it tells of progress, it is in the middle.
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
+            child.stdout.take().expect("a pipe"),
+        ));
+        assert!(lines.any(|line| line.is_ok_and(|line| line.contains("\"progress\""))));
+        kill_process(Pid::from_child(&child), signal).expect("signalled");
+        let last = lines.map_while(Result::ok).last().expect("a last event");
+        assert!(last.contains("\"interrupted\""), "{last}");
+        let output = child.wait_with_output().expect("ended");
+        assert_eq!(output.status.code(), Some(code));
+        assert_eq!(folder.read("b"), b"old", "the target is untouched");
+    }
+}
+
+#[test]
+fn a_full_disk_is_one_error_and_no_file() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(300_000));
+    // A limit on file sizes stands in for a full disk.
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -f 100; exec \"$0\" copy a b"])
+        .arg(env!("CARGO_BIN_EXE_haul"))
+        .current_dir(folder.path("."))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let ran = crate::support::run(command, Vec::new());
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.error().contains('b'), "{}", ran.stderr);
+    assert_eq!(folder.names("."), ["a"]);
+}

@@ -1,0 +1,12 @@
+//! The real binary in fresh folders: what it copies, writes and answers.
+//!
+//! Leaves to others: the library's own tests, and what needs a network.
+//! Invariant: every test has its own folder and its own ports, and leaves no
+//! process behind.
+
+mod benches;
+mod copies;
+mod reports;
+mod servers;
+mod support;
+mod usage;

@@ -1,0 +1,150 @@
+//! `haul serve`, pushed to and pulled from by real copies.
+//!
+//! Leaves to others: tokens that are refused (usage.rs). Invariant: ports are
+//! the kernel's choice, and the server says them.
+
+use crate::support::{Folder, Server, bytes};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+
+fn ready() -> (Folder, Server) {
+    let folder = Folder::new();
+    folder.directory("root");
+    let server = Server::start(&folder, "--root root");
+    (folder, server)
+}
+
+#[test]
+fn push_and_pull_over_one_server() {
+    let (folder, server) = ready();
+    let content = bytes(5_000_001);
+    folder.write("a", &content);
+    folder.must(&format!("copy a {}", server.url("b")));
+    assert!(folder.read("root/b") == content);
+    folder.must(&format!("copy {} c", server.url("b")));
+    assert!(folder.read("c") == content);
+    // Into the root, and into a directory below it.
+    folder.directory("root/sub");
+    folder.must(&format!("copy a {}", server.url("")));
+    folder.must(&format!("copy a c {}", server.url("sub/")));
+    assert_eq!(folder.names("root"), ["a", "b", "sub"]);
+    assert_eq!(folder.names("root/sub"), ["a", "c"]);
+    // Several back into a directory here.
+    folder.directory("back");
+    folder.must(&format!(
+        "copy {} {} back",
+        server.url("a"),
+        server.url("sub/c")
+    ));
+    assert!(folder.read("back/c") == content);
+    let ran = folder.must(&format!("copy {} -", server.url("b")));
+    assert!(ran.stdout == content);
+    let (code, output) = server.stop(Signal::TERM);
+    assert_eq!(code, 0);
+    assert!(output.is_empty(), "results only, and serve has none");
+}
+
+#[test]
+fn the_token_file_is_for_its_user_only() {
+    let (folder, server) = ready();
+    let line = server.wait_for("token file ");
+    let path = folder.path("runtime/haul/token");
+    assert!(line.ends_with(&path.display().to_string()), "{line}");
+    let mode = path.metadata().expect("a token").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let token = folder.read("runtime/haul/token");
+    let (code, _) = server.stop(Signal::INT);
+    assert_eq!(code, 0);
+    // The next server keeps the token; one that others can read is refused.
+    drop(Server::start(&folder, "--root root"));
+    assert_eq!(folder.read("runtime/haul/token"), token);
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).expect("chmod");
+    let ran = folder.haul("serve --root root --listen 127.0.0.1:0");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.error().contains("chmod 600"), "{}", ran.stderr);
+}
+
+#[test]
+fn standard_input_streams_to_a_server() {
+    let (folder, server) = ready();
+    let content = bytes(3_000_007);
+    let ran = folder.haul_with(&format!("copy - {}", server.url("s")), content.clone());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(folder.read("root/s") == content);
+}
+
+#[test]
+fn what_the_server_cannot_do_is_told_at_its_side() {
+    let (folder, server) = ready();
+    folder.write("a", &bytes(10));
+    folder.directory("root/d");
+    for (line, code) in [
+        (format!("copy --json {} c", server.url("missing")), 1),
+        (format!("copy --json {} c", server.url("d")), 2),
+        (format!("copy --json a {}", server.url("none/c")), 1),
+        (format!("copy --json a {}", server.url("missing/")), 1),
+    ] {
+        let ran = folder.haul(&line);
+        assert_eq!(ran.code, code, "{line}: {}", ran.stderr);
+        let json = ran.json();
+        assert_eq!(json["exit_code"], code);
+        assert!(json["error"]["side"].is_string(), "{json}");
+    }
+    assert!(!folder.path("c").exists());
+}
+
+#[test]
+fn one_of_several_that_fails_leaves_the_rest_sealed() {
+    let (folder, server) = ready();
+    for name in ["a", "taken", "z"] {
+        folder.write(name, &bytes(100_000));
+    }
+    // A directory has the second one's name.
+    folder.directory("root/taken");
+    let ran = folder.haul(&format!("copy --json a taken z {}", server.url("")));
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    let json = ran.json();
+    assert_eq!(json["outcome"], "partial");
+    assert_eq!(json["bytes"]["sealed"], 200_000);
+    for (place, level) in [Value::from("sealed"), Value::Null, Value::from("sealed")]
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(&json["files"][place]["level"], level, "{json}");
+    }
+    assert!(ran.stderr.contains("taken"), "{}", ran.stderr);
+    assert_eq!(folder.names("root"), ["a", "taken", "z"]);
+}
+
+#[test]
+fn null_sinks_need_the_server_s_leave() {
+    let (folder, server) = ready();
+    let bench = |server: &Server| format!("bench --json --bytes 1MiB --to {}", server.url(""));
+    let ran = folder.haul(&bench(&server));
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("--allow-null"), "{}", ran.stderr);
+    drop(server);
+    let server = Server::start(&folder, "--root root --allow-null");
+    let json = folder.must(&bench(&server)).json();
+    assert_eq!(json["runs"][0]["bytes"]["landed"], 1_048_576);
+    assert_eq!(json["runs"][0]["level"], "delivered");
+    let reverse = folder.must(&format!("{} --reverse", bench(&server))).json();
+    assert_eq!(reverse["setup"]["direction"], "pull");
+}
+
+#[test]
+fn a_server_without_authentication_says_so() {
+    let folder = Folder::new();
+    folder.directory("root");
+    folder.write("a", &bytes(10));
+    let server = Server::start(
+        &folder,
+        "--root root --allow-unauthenticated --token-file elsewhere",
+    );
+    server.wait_for("without a token");
+    let json = folder
+        .must(&format!("copy --json a {}", server.url("b")))
+        .json();
+    assert_eq!(json["authenticated"], false);
+}
