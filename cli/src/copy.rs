@@ -301,8 +301,8 @@ fn carry(
         Some(origin) => explain_token(error, origin.as_deref()),
         None => error,
     };
-    let mut pool = connect(&peer, pool_options).map_err(explain)?;
-    let transfer = route.start(&mut pool, &options)?;
+    let mut pool = connect(&peer, pool_options).map_err(&explain)?;
+    let transfer = route.start(&mut pool, &options).map_err(&explain)?;
     let mut shown = Shown::new(console, arguments.output.progress, arguments.output.quiet);
     let mut report = follow::follow(transfer, interrupts, &mut shown, events, None, |_| {});
     drop(shown);
