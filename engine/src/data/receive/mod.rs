@@ -25,6 +25,13 @@
 //! blocks of 1 MiB, 4 to 8 in flight, took 0.54–0.66 of `cp -a` and a sync
 //! (buffered and synced 2.4). So: pwrite here where the file system is memory,
 //! the ring everywhere else, direct where the target has such a descriptor.
+//!
+//! This worker (same machine and file, fed from memory, runs of 4 MiB), CPU
+//! seconds of its thread and all its system calls for each chunk as strace
+//! counted them, on 1 and on 4 connections: null sink 0.07 / 0.6 and 0.18 /
+//! 0.25 (7.2 and 2.5 GiB/s), tmpfs 0.3 / 0.65 and 0.4 / 0.4. More connections
+//! cost more because their bytes leave the cache before they are checked;
+//! receives or blocks of 256 KiB did not better that (0.24 and 0.5).
 
 mod connection;
 mod frame;
