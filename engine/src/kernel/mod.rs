@@ -5,6 +5,7 @@
 //! safe functions here cannot be misused into undefined behaviour, and what is
 //! lent to the kernel is kept until the last completion.
 
+pub mod fault;
 pub mod file;
 pub mod memory;
 pub mod probe;

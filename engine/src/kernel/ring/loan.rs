@@ -4,6 +4,7 @@
 //! Leaves to others: when it is given back (the ring). Invariant: an address
 //! is taken from its owner at submission, and the owner is inside the loan.
 
+use super::super::fault::Watch;
 use super::super::memory::{Block, Window};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -127,6 +128,21 @@ impl Slice {
             Owner::Vector(vector) => vector.as_slice(),
         };
         Some(&bytes[self.range.clone()])
+    }
+
+    /// Its bytes, a mapped file's too, which may change while they are looked
+    /// at: good for a check, which then fails, and for nothing that trusts them.
+    #[must_use]
+    pub fn bytes<'a>(&'a self, _watch: &'a Watch) -> &'a [u8] {
+        match (self.as_bytes(), &self.owner) {
+            // SAFETY: the range lies inside the window, which stays mapped
+            // while the slice is borrowed; a page that the file has lost is
+            // replaced by zeros while `_watch` lives.
+            (None, Owner::Window(window)) => unsafe {
+                std::slice::from_raw_parts(window.pointer(&self.range), self.range.len())
+            },
+            (bytes, _) => bytes.unwrap_or(&[]),
+        }
     }
 
     /// Gives the owner back.
