@@ -6,6 +6,8 @@
 
 mod hear;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use super::check::CheckSeed;

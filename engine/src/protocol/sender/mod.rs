@@ -8,6 +8,8 @@ mod file;
 mod hear;
 mod schedule;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use super::check::{Check, CheckSeed};

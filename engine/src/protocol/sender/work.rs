@@ -154,6 +154,16 @@ impl Work {
         self.cursor
     }
 
+    /// How many ranges and chunks are kept in all, for tests of memory.
+    #[cfg(test)]
+    pub fn remembered(&self) -> usize {
+        self.requeue.gaps()
+            + self.landed.gaps()
+            + self.dropped.gaps()
+            + self.open.len()
+            + self.recalled.len()
+    }
+
     /// Bytes that were not handed out, about; `None` while nobody knows.
     pub fn unsent_bytes(&self) -> Option<u64> {
         if self.plan.is_stream() && self.stream.end_bytes.is_none() && self.files_open > 0 {

@@ -1,0 +1,311 @@
+//! The receiver against senders that lie, and the ends that the simulation
+//! meets too rarely.
+//!
+//! Leaves to others: honest transfers (the simulation). Invariant: a lie is a
+//! violation, never a panic.
+
+use super::*;
+use crate::error::ErrorKind;
+use crate::protocol::wire::{Entry, EntryKind};
+
+const TRANSFER: TransferId = TransferId([1; 16]);
+const CHUNK: u32 = 64 * 1024;
+
+fn offer(segment: SegmentId, sizes: &[u64], last: bool) -> Message {
+    let entries = sizes.iter().map(|&size| Entry {
+        name: b"file".to_vec(),
+        kind: EntryKind::File,
+        size,
+        mode: 0o644,
+        mtime_seconds: 0,
+        mtime_nanos: 0,
+    });
+    Message::Offer(Offer {
+        transfer: TRANSFER,
+        segment,
+        last,
+        entries: entries.collect(),
+    })
+}
+
+fn stream() -> Message {
+    let Message::Offer(mut offer) = offer(0, &[0], true) else {
+        panic!("it is an offer");
+    };
+    offer.entries[0].kind = EntryKind::Stream;
+    Message::Offer(offer)
+}
+
+fn closed(size: u64, recalls: u32) -> Message {
+    Message::Closed {
+        transfer: TRANSFER,
+        segment: 0,
+        file: 0,
+        size,
+        recalls,
+    }
+}
+
+fn receiver() -> Receiver {
+    Receiver::new(ReceiverConfig {
+        transfer: TRANSFER,
+        chunk_bytes: CHUNK,
+    })
+}
+
+fn open(offer: Message, verdicts: Vec<Verdict>) -> Receiver {
+    let mut receiver = receiver();
+    hear(&mut receiver, offer);
+    outputs(&mut receiver);
+    receiver.prepared(0, verdicts);
+    outputs(&mut receiver);
+    receiver
+}
+
+fn hear(receiver: &mut Receiver, message: Message) {
+    receiver.handle_message(0, message).expect("an honest word");
+}
+
+fn outputs(receiver: &mut Receiver) -> Vec<ReceiverOutput> {
+    std::iter::from_fn(|| receiver.poll(0)).collect()
+}
+
+fn settles(outputs: &[ReceiverOutput]) -> bool {
+    let is_settle = |output: &ReceiverOutput| matches!(output, ReceiverOutput::Settle { .. });
+    outputs.iter().any(is_settle)
+}
+
+fn land(receiver: &mut Receiver, first: ChunkId, count: u64, bytes: u64) {
+    receiver.chunks_landed(0, 0, ChunkRange { first, count }, bytes);
+}
+
+#[test]
+fn what_an_honest_sender_cannot_say_is_a_violation() {
+    let size = 3 * u64::from(CHUNK);
+    let lies = [
+        offer(0, &[1], true),
+        offer(2, &[1], true),
+        closed(size, 1),
+        closed(size - 1, 0),
+        Message::Closed {
+            transfer: TRANSFER,
+            segment: 0,
+            file: 9,
+            size,
+            recalls: 0,
+        },
+        Message::Closed {
+            transfer: TRANSFER,
+            segment: 5,
+            file: 0,
+            size,
+            recalls: 0,
+        },
+        Message::Changed {
+            transfer: TRANSFER,
+            segment: 0,
+            file: 1,
+            error: Error::usage("no"),
+        },
+        Message::Void {
+            transfer: TRANSFER,
+            segment: 0,
+            file: 0,
+            chunks: ChunkRange {
+                first: u64::MAX,
+                count: u64::MAX,
+            },
+            error: Error::usage("no"),
+        },
+        Message::Finish {
+            transfer: TRANSFER,
+            report: Box::default(),
+        },
+        Message::Landed {
+            transfer: TRANSFER,
+            segment: 0,
+            chunks: Vec::new(),
+        },
+        Message::Abort {
+            transfer: TransferId([2; 16]),
+            error: Error::usage("no"),
+        },
+        Message::Heartbeat,
+    ];
+    for lie in lies {
+        let mut receiver = open(offer(0, &[size], false), vec![Verdict::Whole]);
+        let said = format!("{lie:?}");
+        assert!(receiver.handle_message(0, lie).is_err(), "{said}");
+        receiver.stop(Error::usage("a liar"));
+        let ends = outputs(&mut receiver);
+        let discards = |output: &ReceiverOutput| matches!(output, ReceiverOutput::Discard { .. });
+        assert!(ends.iter().any(discards), "{said}");
+        let last = ends.last();
+        assert!(matches!(last, Some(ReceiverOutput::Failed(_))), "{said}");
+        assert!(receiver.poll(0).is_none());
+    }
+}
+
+#[test]
+fn nothing_follows_the_last_segment_and_only_so_many_are_open() {
+    let mut receiver = receiver();
+    hear(&mut receiver, offer(0, &[1], true));
+    assert!(receiver.handle_message(0, offer(1, &[1], true)).is_err());
+
+    let mut receiver = self::receiver();
+    let open_max = limits::SEGMENTS_OPEN_MAX as u32;
+    for segment in 0..open_max {
+        hear(&mut receiver, offer(segment, &[1], false));
+    }
+    let more = offer(open_max, &[1], false);
+    assert!(receiver.handle_message(0, more).is_err());
+}
+
+#[test]
+fn only_a_word_that_heard_everything_settles() {
+    let size = 2 * u64::from(CHUNK);
+    let mut receiver = open(offer(0, &[size], true), vec![Verdict::Whole]);
+    hear(&mut receiver, closed(size, 0));
+    land(&mut receiver, 0, 1, u64::from(CHUNK));
+    receiver.chunk_damaged(0, 1);
+    receiver.connection_reaped(4);
+    receiver.connection_reaped(4);
+    land(&mut receiver, 1, 1, u64::from(CHUNK));
+    assert!(!settles(&outputs(&mut receiver)), "the word is stale");
+    hear(&mut receiver, closed(size, 1));
+    assert!(
+        !settles(&outputs(&mut receiver)),
+        "it did not hear of the connection"
+    );
+    hear(&mut receiver, closed(size, 2));
+    assert!(settles(&outputs(&mut receiver)));
+}
+
+#[test]
+fn acknowledgements_are_one_word_and_come_before_the_word_that_frees() {
+    let mut receiver = open(offer(0, &[1 << 30], true), vec![Verdict::Whole]);
+    for first in [0, 2, 1, 7] {
+        land(&mut receiver, first, 1, u64::from(CHUNK));
+    }
+    receiver.connection_reaped(0);
+    let said: Vec<Message> = outputs(&mut receiver)
+        .into_iter()
+        .filter_map(|output| match output {
+            ReceiverOutput::Message(message) => Some(message),
+            _ => None,
+        })
+        .collect();
+    let [
+        Message::Landed { chunks, .. },
+        Message::Freed { connection: 0 },
+    ] = &said[..]
+    else {
+        panic!("{said:?}");
+    };
+    let range = |first, count| ChunkRange { first, count };
+    assert_eq!(chunks, &[range(0, 3), range(7, 1)]);
+}
+
+#[test]
+fn a_streams_length_has_to_be_what_landed() {
+    let chunk = u64::from(CHUNK);
+    let mut receiver = open(stream(), vec![Verdict::Whole]);
+    land(&mut receiver, 0, 1, chunk);
+    land(&mut receiver, 1, 1, 10);
+    hear(&mut receiver, closed(chunk + 10, 0));
+    assert!(settles(&outputs(&mut receiver)));
+
+    let mut receiver = open(stream(), vec![Verdict::Whole]);
+    land(&mut receiver, 0, 1, chunk);
+    land(&mut receiver, 1, 1, 10);
+    assert!(
+        receiver.handle_message(0, closed(chunk, 0)).is_err(),
+        "shorter than what landed"
+    );
+
+    let mut receiver = open(stream(), vec![Verdict::Whole]);
+    land(&mut receiver, 0, 1, 10);
+    land(&mut receiver, 1, 1, chunk);
+    hear(&mut receiver, closed(2 * chunk, 0));
+    let ends = outputs(&mut receiver);
+    assert!(!settles(&ends));
+    let kind = ends.iter().find_map(|output| match output {
+        ReceiverOutput::FileEnded {
+            result: Err(error), ..
+        } => Some(error.kind),
+        _ => None,
+    });
+    assert_eq!(
+        kind,
+        Some(ErrorKind::Integrity),
+        "a short chunk in the middle"
+    );
+}
+
+#[test]
+fn an_end_waits_for_the_hands_and_leaves_nothing_behind() {
+    // One segment is being prepared, and of the other one file is being settled.
+    let mut receiver = open(offer(0, &[0, 5], false), vec![Verdict::Whole; 2]);
+    hear(&mut receiver, closed(0, 0));
+    hear(&mut receiver, offer(1, &[7, 7], true));
+    assert!(settles(&outputs(&mut receiver)));
+    let error = Error::new(ErrorKind::Interrupted, "the user stopped it");
+    hear(
+        &mut receiver,
+        Message::Abort {
+            transfer: TRANSFER,
+            error,
+        },
+    );
+    let failed = |outputs: &[ReceiverOutput]| {
+        let is_failed = |output: &ReceiverOutput| matches!(output, ReceiverOutput::Failed(_));
+        outputs.iter().any(is_failed)
+    };
+    assert!(!failed(&outputs(&mut receiver)));
+    receiver.settled(0, 0, Ok(Level::Sealed));
+    assert!(!failed(&outputs(&mut receiver)));
+    let refused = Verdict::Refused(Error::usage("no"));
+    receiver.prepared(1, vec![Verdict::Whole, refused]);
+    let ends = outputs(&mut receiver);
+    let discard = |output: &ReceiverOutput| {
+        matches!(
+            output,
+            ReceiverOutput::Discard {
+                segment: 1,
+                file: 0
+            }
+        )
+    };
+    assert!(ends.iter().any(discard));
+    assert!(matches!(ends.last(), Some(ReceiverOutput::Failed(_))));
+}
+
+#[test]
+fn an_answer_fits_into_one_message() {
+    let long = "x".repeat(5000);
+    let entries = limits::SEGMENT_ENTRIES_MAX;
+    let refused = Verdict::Refused(Error::usage(&*long).cure(&*long));
+    let mut verdicts = vec![refused; entries - 40];
+    let ranges: Vec<_> = (0..limits::VERDICT_RANGES_MAX as u64)
+        .map(|at| crate::protocol::wire::ByteRange {
+            start: (1 << 40) + at * 2,
+            end: (1 << 40) + at * 2 + 1,
+        })
+        .collect();
+    verdicts.extend(vec![Verdict::Ranges(ranges); 40]);
+    let sizes = vec![1 << 41; entries];
+    let mut receiver = receiver();
+    hear(&mut receiver, offer(0, &sizes, true));
+    outputs(&mut receiver);
+    receiver.prepared(0, verdicts);
+    let answer = outputs(&mut receiver)
+        .into_iter()
+        .find_map(|output| match output {
+            ReceiverOutput::Message(message @ Message::Answer(_)) => Some(message),
+            _ => None,
+        });
+    let bytes = crate::protocol::wire::encode(&answer.expect("it is answered"));
+    let mut reader = crate::protocol::wire::MessageReader::new();
+    reader.push(&bytes);
+    assert!(matches!(reader.next(), Ok(Some(Message::Answer(_)))));
+}

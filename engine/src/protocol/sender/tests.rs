@@ -1,0 +1,390 @@
+//! The sender against receivers that lie, and the corners that the simulation
+//! meets too rarely.
+//!
+//! Leaves to others: honest transfers (the simulation). Invariant: a lie is a
+//! violation, never a panic.
+
+use super::*;
+use crate::protocol::plan::digest;
+use crate::protocol::wire::{Answer, EntryKind, Verdict};
+
+const TRANSFER: TransferId = TransferId([1; 16]);
+const CHUNK: u32 = 64 * 1024;
+
+fn entry(size: u64) -> Entry {
+    Entry {
+        name: b"file".to_vec(),
+        kind: EntryKind::File,
+        size,
+        mode: 0o644,
+        mtime_seconds: 0,
+        mtime_nanos: 0,
+    }
+}
+
+fn answer(offer: &Offer, verdicts: Vec<Verdict>) -> Message {
+    Message::Answer(Answer {
+        transfer: TRANSFER,
+        segment: offer.segment,
+        digest: digest(offer, &verdicts),
+        verdicts,
+    })
+}
+
+fn outputs(sender: &mut Sender) -> Vec<SenderOutput> {
+    std::iter::from_fn(|| sender.poll(0)).collect()
+}
+
+fn runs(outputs: &[SenderOutput]) -> Vec<Run> {
+    let runs = outputs.iter().filter_map(|output| match output {
+        SenderOutput::Run { run, .. } => Some(*run),
+        _ => None,
+    });
+    runs.collect()
+}
+
+fn has_look(outputs: &[SenderOutput]) -> bool {
+    let is_look = |output: &SenderOutput| matches!(output, SenderOutput::Look { .. });
+    outputs.iter().any(is_look)
+}
+
+fn closed_of(outputs: &[SenderOutput]) -> Option<u32> {
+    outputs.iter().find_map(|output| match output {
+        SenderOutput::Message(Message::Closed { recalls, .. }) => Some(*recalls),
+        _ => None,
+    })
+}
+
+/// A sender with one file of `chunks` chunks, answered; and its first runs.
+fn moving(chunks: u64, connections: u32) -> (Sender, Vec<Run>) {
+    let mut sender = Sender::new(SenderConfig {
+        transfer: TRANSFER,
+        chunk_bytes: CHUNK,
+        window_bytes: None,
+    });
+    for connection in 0..connections {
+        sender.connection_joined(0, connection);
+    }
+    sender.offer(vec![entry(chunks * u64::from(CHUNK))], true);
+    let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
+        panic!("an offer comes first");
+    };
+    hear(&mut sender, answer(&offer, vec![Verdict::Whole]));
+    let runs = runs(&outputs(&mut sender));
+    (sender, runs)
+}
+
+fn hear(sender: &mut Sender, message: Message) {
+    sender.handle_message(0, message).expect("an honest word");
+}
+
+fn landed(first: ChunkId, count: u64) -> Message {
+    Message::Landed {
+        transfer: TRANSFER,
+        segment: 0,
+        chunks: vec![ChunkRange { first, count }],
+    }
+}
+
+fn sent(sender: &mut Sender, connection: ConnectionId, run: Run) {
+    let checks = vec![[0; 16]; run.count as usize];
+    sender.run_sent(0, connection, run, 0, checks, true);
+}
+
+#[test]
+fn what_an_honest_receiver_cannot_say_is_a_violation() {
+    let settled = Message::Settled {
+        transfer: TRANSFER,
+        segment: 0,
+        file: 0,
+        level: Level::Sealed,
+    };
+    let damaged = |chunk| Message::Damaged {
+        transfer: TRANSFER,
+        segment: 0,
+        chunk,
+    };
+    let drained = |first, count| Message::Drained {
+        transfer: TRANSFER,
+        segment: 0,
+        chunks: ChunkRange { first, count },
+    };
+    let offer = Offer {
+        transfer: TRANSFER,
+        segment: 0,
+        last: true,
+        entries: vec![entry(0)],
+    };
+    let lies = [
+        // More than one run's worth, so some of it was never handed out.
+        landed(0, 1000),
+        landed(999, 1),
+        landed(u64::MAX, u64::MAX),
+        landed(0, 0),
+        damaged(999),
+        damaged(u64::MAX),
+        drained(990, 10),
+        drained(u64::MAX, 2),
+        settled.clone(),
+        Message::Settled {
+            transfer: TRANSFER,
+            segment: 0,
+            file: 7,
+            level: Level::Sealed,
+        },
+        Message::Settled {
+            transfer: TRANSFER,
+            segment: 9,
+            file: 0,
+            level: Level::Sealed,
+        },
+        Message::Failed {
+            transfer: TRANSFER,
+            segment: 0,
+            file: 1,
+            error: Error::usage("no"),
+        },
+        Message::Finished {
+            transfer: TRANSFER,
+            report: Box::default(),
+        },
+        Message::Abort {
+            transfer: TransferId([2; 16]),
+            error: Error::usage("no"),
+        },
+        answer(&offer, vec![Verdict::Whole]),
+        Message::Offer(offer.clone()),
+        Message::Heartbeat,
+    ];
+    for lie in lies {
+        let (mut sender, _) = moving(1000, 1);
+        let said = format!("{lie:?}");
+        assert!(sender.handle_message(0, lie).is_err(), "{said}");
+        // The caller then stops, and that is the end of it.
+        sender.stop(Error::usage("a liar"));
+        let last = outputs(&mut sender).pop();
+        assert!(matches!(last, Some(SenderOutput::Failed(_))), "{said}");
+        assert!(sender.handle_message(0, settled.clone()).is_ok());
+        assert!(sender.poll(0).is_none());
+    }
+}
+
+#[test]
+fn an_answer_has_to_be_to_what_was_offered() {
+    for spoil in [
+        |answer: &mut Answer| answer.digest[0] ^= 1,
+        |answer: &mut Answer| answer.verdicts.push(Verdict::Skip),
+        |answer: &mut Answer| answer.segment = 3,
+        |answer: &mut Answer| {
+            answer.verdicts[0] = Verdict::Ranges(vec![crate::protocol::wire::ByteRange {
+                start: 5,
+                end: u64::MAX,
+            }]);
+        },
+    ] {
+        let mut sender = Sender::new(SenderConfig {
+            transfer: TRANSFER,
+            chunk_bytes: CHUNK,
+            window_bytes: None,
+        });
+        sender.offer(vec![entry(10)], true);
+        let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
+            panic!("an offer comes first");
+        };
+        let Message::Answer(mut answer) = answer(&offer, vec![Verdict::Whole]) else {
+            panic!("it is an answer");
+        };
+        spoil(&mut answer);
+        let heard = sender.handle_message(0, Message::Answer(answer));
+        assert!(heard.is_err());
+    }
+}
+
+#[test]
+fn an_acknowledgement_counts_once_and_a_connection_is_freed_once() {
+    let (mut sender, runs) = moving(1000, 1);
+    let run = runs[0];
+    hear(&mut sender, landed(run.first, 1));
+    assert!(sender.handle_message(0, landed(run.first, 1)).is_err());
+    assert_eq!(sender.counts().landed, u64::from(CHUNK));
+    let freed = Message::Freed { connection: 0 };
+    hear(&mut sender, freed.clone());
+    assert!(sender.handle_message(0, freed).is_err());
+}
+
+#[test]
+fn a_lost_connections_chunks_wait_until_it_is_freed() {
+    let (mut sender, first) = moving(1000, 1);
+    sent(&mut sender, 0, first[0]);
+    hear(&mut sender, landed(first[0].first, 2));
+    sender.connection_lost(0, 0);
+    sender.connection_joined(0, 1);
+    let next = runs(&outputs(&mut sender));
+    let taken = first[1].first + u64::from(first[1].count);
+    assert!(next.iter().all(|run| run.first >= taken), "{next:?}");
+    hear(&mut sender, Message::Freed { connection: 0 });
+    next.iter().for_each(|run| sent(&mut sender, 1, *run));
+    let again = runs(&outputs(&mut sender));
+    assert_eq!(again[0].first, first[0].first + 2, "and they go first");
+    // The freed connection is told to nobody as lost, and its number is used up.
+    sender.connection_joined(0, 0);
+    let after = outputs(&mut sender);
+    let is_close =
+        |output: &SenderOutput| matches!(output, SenderOutput::CloseConnection { connection: 0 });
+    assert!(after.iter().any(is_close));
+}
+
+#[test]
+fn a_connection_that_the_receiver_freed_first_is_closed_here() {
+    let (mut sender, first) = moving(1000, 2);
+    hear(&mut sender, Message::Freed { connection: 0 });
+    let after = outputs(&mut sender);
+    let is_close =
+        |output: &SenderOutput| matches!(output, SenderOutput::CloseConnection { connection: 0 });
+    assert!(after.iter().any(is_close));
+    // What its worker still tells, and its own loss, mean nothing any more.
+    sent(&mut sender, 0, first[0]);
+    sender.connection_lost(0, 0);
+    assert!(
+        outputs(&mut sender)
+            .iter()
+            .all(|output| !matches!(output, SenderOutput::Message(Message::Lost { .. })))
+    );
+}
+
+#[test]
+fn a_look_that_began_before_a_chunk_was_called_back_closes_nothing() {
+    let (mut sender, runs_first) = moving(1, 1);
+    sent(&mut sender, 0, runs_first[0]);
+    assert!(has_look(&outputs(&mut sender)));
+    hear(&mut sender, Message::Freed { connection: 0 });
+    sender.connection_joined(0, 1);
+    let again = runs(&outputs(&mut sender));
+    sent(&mut sender, 1, again[0]);
+    // The first look is still out: the second waits for it.
+    assert!(!has_look(&outputs(&mut sender)));
+    sender.looked(0, 0, Ok(u64::from(CHUNK)));
+    let after = outputs(&mut sender);
+    assert!(has_look(&after) && closed_of(&after).is_none());
+    sender.looked(0, 0, Ok(u64::from(CHUNK)));
+    assert_eq!(closed_of(&outputs(&mut sender)), Some(1));
+}
+
+#[test]
+fn damage_is_judged_by_what_the_source_has_now() {
+    for (found, resends) in [(Ok([0; 16]), true), (Ok([9; 16]), false)] {
+        let (mut sender, first) = moving(1, 1);
+        let damaged = Message::Damaged {
+            transfer: TRANSFER,
+            segment: 0,
+            chunk: 0,
+        };
+        // It may be heard before the run is told as sent.
+        hear(&mut sender, damaged);
+        assert!(outputs(&mut sender).is_empty());
+        sent(&mut sender, 0, first[0]);
+        let recheck = outputs(&mut sender);
+        assert!(matches!(
+            recheck[..],
+            [SenderOutput::Recheck { chunk: 0, .. }]
+        ));
+        sender.rechecked(0, 0, found);
+        let after = outputs(&mut sender);
+        assert_eq!(runs(&after).len(), usize::from(resends));
+        let changed = |output: &SenderOutput| {
+            matches!(output, SenderOutput::Message(Message::Changed { .. }))
+        };
+        assert_eq!(after.iter().any(changed), !resends);
+    }
+}
+
+#[test]
+fn a_chunk_that_never_arrives_whole_fails_its_file_in_the_end() {
+    let (mut sender, mut next) = moving(1, 1);
+    for _ in 0..=limits::RESENDS_MAX {
+        sent(&mut sender, 0, next[0]);
+        hear(
+            &mut sender,
+            Message::Damaged {
+                transfer: TRANSFER,
+                segment: 0,
+                chunk: 0,
+            },
+        );
+        sender.rechecked(0, 0, Ok([0; 16]));
+        // The look that the sending asked for comes back, and counts no more.
+        sender.looked(0, 0, Ok(u64::from(CHUNK)));
+        let after = outputs(&mut sender);
+        next = runs(&after);
+        if next.is_empty() {
+            let ended = after.iter().find_map(|output| match output {
+                SenderOutput::FileEnded { result, .. } => Some(result.clone()),
+                _ => None,
+            });
+            let kind = ended.and_then(Result::err).map(|error| error.kind);
+            assert_eq!(kind, Some(ErrorKind::Integrity));
+            return;
+        }
+    }
+    panic!("it was sent again and again");
+}
+
+#[test]
+fn a_terabyte_costs_no_memory_by_chunks() {
+    let (mut sender, mut next) = moving(1 << 24, 1);
+    let mut handed = 0;
+    for _ in 0..200 {
+        for run in std::mem::take(&mut next) {
+            handed += u64::from(run.count);
+            sent(&mut sender, 0, run);
+            hear(&mut sender, landed(run.first, u64::from(run.count)));
+        }
+        next = runs(&outputs(&mut sender));
+    }
+    assert!(handed > 1000);
+    let Some(Segment::Moving(work)) = sender.segments.get(&0) else {
+        panic!("it goes on");
+    };
+    assert!(work.flights.len() <= limits::RUNS_AHEAD_MAX);
+    assert!(work.remembered() <= 4, "{}", work.remembered());
+}
+
+#[test]
+fn saturated_connections_get_full_runs() {
+    let (mut sender, next) = moving(1 << 24, 1);
+    for (index, run) in (1..).zip(&next) {
+        let now = index * 1_000_000;
+        let checks = vec![[0; 16]; run.count as usize];
+        sender.run_sent(now, 0, *run, now - 500_000, checks, true);
+        let word = landed(run.first, u64::from(run.count));
+        sender.handle_message(now, word).expect("an honest word");
+    }
+    let full = limits::RUN_BYTES_MAX / u64::from(CHUNK);
+    let next = runs(&outputs(&mut sender));
+    assert!(
+        next.iter().all(|run| u64::from(run.count) == full),
+        "{next:?}"
+    );
+}
+
+#[test]
+fn no_more_segments_are_open_than_the_limit() {
+    let mut sender = Sender::new(SenderConfig {
+        transfer: TRANSFER,
+        chunk_bytes: CHUNK,
+        window_bytes: None,
+    });
+    for _ in 0..limits::SEGMENTS_OPEN_MAX + 3 {
+        sender.offer(vec![entry(0)], false);
+    }
+    assert!(!sender.can_offer());
+    assert_eq!(outputs(&mut sender).len(), limits::SEGMENTS_OPEN_MAX);
+    sender.stop(Error::usage("enough"));
+    let ends = outputs(&mut sender);
+    let is_end = |output: &&SenderOutput| matches!(output, SenderOutput::FileEnded { .. });
+    assert_eq!(
+        ends.iter().filter(is_end).count(),
+        limits::SEGMENTS_OPEN_MAX + 3,
+        "each file ends once, offered or not"
+    );
+}
