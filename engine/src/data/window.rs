@@ -19,6 +19,9 @@ pub const WINDOW_BYTES: u64 = 32 * 1024 * 1024;
 /// other in the same few files.
 pub const WINDOWS: usize = 8;
 
+/// A range of a window.
+pub type Stretch = (Arc<Window>, Range<usize>);
+
 /// The windows mapped last.
 #[derive(Default)]
 pub struct Windows {
@@ -39,7 +42,7 @@ impl Windows {
         file: BorrowedFd<'_>,
         offset: u64,
         bytes: u64,
-    ) -> Result<Vec<(Arc<Window>, Range<usize>)>, Errno> {
+    ) -> Result<Vec<Stretch>, Errno> {
         let end = offset + bytes;
         let mut covered = Vec::new();
         let mut next = offset;

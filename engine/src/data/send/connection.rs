@@ -100,6 +100,11 @@ impl Connection {
         !matches!(self.ending, Ending::Closing(_))
     }
 
+    /// Completions until its frame is sent, if all goes well.
+    pub fn completions_due(&self) -> usize {
+        self.pipe.as_ref().map_or(1, |pipe| pipe.due().max(1))
+    }
+
     /// Counts a finished send.
     pub fn timed(&mut self, nanos: u64) {
         let old = self.send_nanos;

@@ -5,7 +5,8 @@
 //! block or one kept chunk, and a part that came up short holds zeros and is
 //! named in `voids`.
 
-use super::pool::{BLOCK_BYTES, Pool};
+use super::layout::{Cursor, Part, is_direct, kept_parts};
+use super::pool::Pool;
 use crate::Side;
 use crate::data::SendSegment;
 use crate::error::Error;
@@ -40,63 +41,6 @@ impl Path {
             Self::Copy => "copy",
             Self::ZeroCopy => "zerocopy",
             Self::Splice => "splice",
-        }
-    }
-}
-
-/// A stretch of a run's payload that is read by one operation.
-pub struct Part {
-    /// Whose bytes.
-    pub file: FileId,
-    /// Where in the file.
-    pub file_offset: u64,
-    /// Where in the payload.
-    pub run_offset: u64,
-    /// How long.
-    pub bytes: usize,
-    /// How much of it is there.
-    pub filled: usize,
-    /// Read past the page cache.
-    pub direct: bool,
-    /// Which of the load's blocks it is laid in, and where; then where in the
-    /// block (or its cut part) that it holds.
-    laid: Option<(usize, usize)>,
-    start: usize,
-    /// `None` while it is lent, or kept elsewhere.
-    pub block: Option<Arc<Block>>,
-    /// Bytes that are kept by their source.
-    kept: Option<Slice>,
-}
-
-impl Part {
-    /// What is read next: where in the block, where in the file.
-    pub fn missing(&self) -> (std::ops::Range<usize>, u64) {
-        let start = self.start + self.filled;
-        let mut end = self.start + self.bytes;
-        if self.direct {
-            // Blocks are whole pages, so the rounding stays inside.
-            end = end.next_multiple_of(DIRECT_ALIGN_BYTES);
-        }
-        (start..end, self.file_offset + self.filled as u64)
-    }
-
-    fn slice(&self) -> Option<Slice> {
-        match (&self.kept, &self.block) {
-            (Some(kept), _) => Some(kept.clone()),
-            (None, Some(block)) => Some(Slice::new(
-                Owner::Block(block.clone()),
-                self.start..self.start + self.bytes,
-            )),
-            (None, None) => None,
-        }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        match (&self.kept, &self.block) {
-            (Some(kept), _) => kept.as_bytes().unwrap_or(&[]),
-            (None, Some(block)) => &block.as_slice()[self.start..self.start + self.bytes],
-            // All reads are back when bytes are looked at.
-            (None, None) => &[],
         }
     }
 }
@@ -513,95 +457,6 @@ pub fn cached(source: &Arc<Source>) -> Handle {
     Handle::of(source, |source| descriptor(source, false))
 }
 
-/// Direct reads start at aligned offsets; a small piece is not worth one.
-fn is_direct(piece: &Piece) -> bool {
-    piece.file_offset.is_multiple_of(DIRECT_ALIGN_BYTES as u64) && piece.bytes >= 64 * 1024
-}
-
 fn gone(why: &str) -> Error {
     Error::local("cannot read what is to be sent", why)
-}
-
-/// A stream's kept chunks as parts.
-fn kept_parts(
-    stream: &crate::files::stream::StreamSource,
-    piece: Piece,
-    chunk_bytes: u64,
-) -> Vec<Part> {
-    let end = piece.file_offset + piece.bytes;
-    let mut parts = Vec::new();
-    let mut next = piece.file_offset;
-    while next < end {
-        let chunk = next / chunk_bytes;
-        let stop = end.min((chunk + 1) * chunk_bytes);
-        // Inside a chunk, which is at most CHUNK_BYTES_MAX.
-        let (start, bytes) = (
-            (next - chunk * chunk_bytes) as usize,
-            (stop - next) as usize,
-        );
-        let kept = stream.chunk(chunk).map(Arc::<Vec<u8>>::from);
-        let kept = kept
-            .filter(|kept| kept.len() >= start + bytes)
-            .map(|kept| Slice::new(Owner::Vector(kept), start..start + bytes));
-        parts.push(Part {
-            file: piece.file,
-            file_offset: next,
-            run_offset: piece.run_offset + (next - piece.file_offset),
-            bytes,
-            filled: if kept.is_some() { bytes } else { 0 },
-            direct: false,
-            laid: None,
-            start: 0,
-            block: None,
-            kept,
-        });
-        next = stop;
-    }
-    parts
-}
-
-/// Where the next part is laid.
-#[derive(Default)]
-struct Cursor {
-    block: usize,
-    at: usize,
-}
-
-impl Cursor {
-    fn blocks(&self) -> usize {
-        self.block + usize::from(self.at > 0)
-    }
-
-    fn lay(&mut self, piece: Piece, direct: bool, parts: &mut Vec<Part>) {
-        if direct {
-            self.at = self.at.next_multiple_of(DIRECT_ALIGN_BYTES);
-        }
-        let mut done = 0;
-        while done < piece.bytes {
-            if self.at == BLOCK_BYTES {
-                self.block += 1;
-                self.at = 0;
-            }
-            let left = usize::try_from(piece.bytes - done).unwrap_or(usize::MAX);
-            let bytes = left.min(BLOCK_BYTES - self.at);
-            parts.push(Part {
-                file: piece.file,
-                file_offset: piece.file_offset + done,
-                run_offset: piece.run_offset + done,
-                bytes,
-                filled: 0,
-                direct,
-                laid: Some((self.block, self.at)),
-                start: 0,
-                block: None,
-                kept: None,
-            });
-            self.at += bytes;
-            done += bytes as u64;
-        }
-        if direct {
-            // The read of its end is rounded up, and nothing may lie there.
-            self.at = self.at.next_multiple_of(DIRECT_ALIGN_BYTES);
-        }
-    }
 }

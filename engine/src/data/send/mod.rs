@@ -22,6 +22,7 @@
 //! blocks; what is missing by then goes as zeros and is told as `Void`.
 
 mod connection;
+mod layout;
 mod load;
 mod pool;
 mod reading;
@@ -66,13 +67,16 @@ pub fn spawn(
                 }
             };
             let _ = ready.send(Ok(()));
-            if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+            let ended = catch_unwind(AssertUnwindSafe(|| worker.run())).unwrap_or_else(|_| {
+                let why = "the sending worker failed, which is a fault of haul";
+                Err(Error::local("cannot send on a data connection", why))
+            });
+            if let Err(error) = ended {
                 let connections = worker.connections();
                 // Reaps what is in flight, before anyone is told.
                 drop(worker);
                 for connection in connections {
-                    let why = "the sending worker failed; this is a fault of haul";
-                    let cause = Some(Error::local("cannot send on a data connection", why));
+                    let cause = Some(error.clone());
                     let _ = events.send(SendEvent::Detached { connection, cause });
                 }
             }

@@ -101,7 +101,7 @@ impl Worker {
         let part = &mut load.parts[number];
         if let (Some(handle), Some(block)) = (handle, part.block.take()) {
             load.reading += 1;
-            self.reads_at_once += usize::from(at_once);
+            self.done_at_once += usize::from(at_once);
             self.ring.read(&handle, block, range, offset, token);
         }
     }
@@ -217,6 +217,7 @@ impl Worker {
             if self.ring.room() > ROOM_KEPT {
                 let token = self.token(Job::Aside);
                 self.ring.populate(window, range, token);
+                self.done_at_once += 1;
             }
         }
         load.mapping = slices;

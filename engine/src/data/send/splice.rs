@@ -61,6 +61,11 @@ impl Pipe {
         })
     }
 
+    /// Completions that the chain in it still waits for.
+    pub fn due(&self) -> usize {
+        self.chain.due
+    }
+
     /// Bytes of one step from `offset`: a pipe holds whole pages, and one that
     /// begins inside a page takes a page more.
     fn step_bytes(&self, offset: u64, left: u64) -> usize {

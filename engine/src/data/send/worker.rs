@@ -74,13 +74,15 @@ pub(super) struct Worker {
     pub paused: Vec<usize>,
     /// Zero-copy sends whose notification is due.
     pub unreleased: usize,
+    /// Empty ones, boxed as they are lent, with what they allocated.
+    #[expect(clippy::vec_box)]
     pub messages: Vec<Box<Message>>,
     pub now: Nanos,
     pub report: SideReport,
     pub methods: BTreeSet<&'static str>,
     pub knows_zero_copy: bool,
-    /// Reads queued in this round that the page cache answers at once.
-    pub reads_at_once: usize,
+    /// Operations queued in this round that are done at once.
+    pub done_at_once: usize,
     jobs: Vec<Option<Job>>,
     jobs_free: Vec<usize>,
     commands: Arc<Reader<SendCommand>>,
@@ -123,7 +125,7 @@ impl Worker {
             now: clock.now(),
             report,
             methods: BTreeSet::new(),
-            reads_at_once: 0,
+            done_at_once: 0,
             jobs: Vec::new(),
             jobs_free: Vec::new(),
             wake: Handle::of(&commands, |commands| commands.as_fd()),
@@ -144,7 +146,10 @@ impl Worker {
     }
 
     /// Works until it is stopped and everything is detached.
-    pub fn run(&mut self) {
+    ///
+    /// # Errors
+    /// When the ring itself breaks; connections may be left then.
+    pub fn run(&mut self) -> Result<()> {
         let mut completions = Vec::new();
         loop {
             self.take_commands();
@@ -155,17 +160,10 @@ impl Worker {
             self.prepare_loads();
             self.start_sends();
             if self.stopping && self.connections.iter().all(Option::is_none) {
-                return;
+                return Ok(());
             }
-            if let Err(errno) = self.wait() {
-                // The ring itself is broken: nothing can be sent any more.
-                let why = format!("io_uring_enter failed: {errno}");
-                for place in 0..self.connections.len() {
-                    let error = self.connections[place].as_ref().map(|c| c.error(&why));
-                    self.close(place, error);
-                }
-                return;
-            }
+            self.wait()
+                .map_err(|errno| Error::local("cannot go on sending: io_uring_enter", errno))?;
             self.ring.reap(&mut completions);
             self.now = self.clock.now();
             for completion in completions.drain(..) {
@@ -397,15 +395,17 @@ impl Worker {
 
     /// Submits the round and waits for the first completions that matter.
     fn wait(&mut self) -> Result<(), rustix::io::Errno> {
-        let at_once = std::mem::take(&mut self.reads_at_once);
+        let at_once = std::mem::take(&mut self.done_at_once);
         let open = || self.connections.iter().flatten();
         let sending = open().any(|connection| connection.busy);
         let idle = open().any(|connection| !connection.busy);
-        // Reads from the page cache are done when the submission returns, so
-        // a send's completion is one more; but a connection that has nothing
-        // on the wire must not wait for another's.
+        // What the page cache answers is done when the submission returns, so
+        // a send's completion is one more, and a chain of splices is looked at
+        // only at its end; but a connection that has nothing on the wire must
+        // not wait for another's.
+        let due = open().map(Connection::completions_due).min();
         let wanted = match (sending, idle) {
-            (true, false) => at_once + 1,
+            (true, false) => at_once + due.unwrap_or(1),
             _ => at_once.max(1),
         };
         let brisk = sending
