@@ -94,3 +94,100 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// Where a chunk is, in the model.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Place {
+        Granted(ConnectionId),
+        Landed,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Admit(ConnectionId, Range<ChunkId>),
+        Land(ConnectionId, Range<ChunkId>),
+        Reject(ConnectionId, Range<ChunkId>),
+        Release(ConnectionId),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let range = (0u64..20, 1u64..8).prop_map(|(first, count)| first..first + count);
+        (0..5, 0u32..3, range).prop_map(|(kind, connection, chunks)| match kind {
+            0 | 1 => Step::Admit(connection, chunks),
+            2 => Step::Land(connection, chunks),
+            3 => Step::Reject(connection, chunks),
+            _ => Step::Release(connection),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_chunk_has_at_most_one_writer_and_lands_once(
+            steps in prop::collection::vec(step(), 0..80),
+        ) {
+            let (mut ledger, mut model) = (Ledger::new(), BTreeMap::<ChunkId, Place>::new());
+            for step in steps {
+                match step {
+                    Step::Admit(connection, chunks) => {
+                        let free = chunks.clone().all(|chunk| !model.contains_key(&chunk));
+                        let admission = ledger.admit(connection, chunks.clone());
+                        prop_assert_eq!(admission == Admission::Write, free);
+                        if free {
+                            model.extend(chunks.map(|chunk| (chunk, Place::Granted(connection))));
+                        }
+                    }
+                    Step::Land(connection, chunks) => {
+                        let own = Some(&Place::Granted(connection));
+                        let granted = chunks.clone().all(|chunk| model.get(&chunk) == own);
+                        prop_assert_eq!(ledger.land(connection, chunks.clone()), granted);
+                        if granted {
+                            model.extend(chunks.map(|chunk| (chunk, Place::Landed)));
+                        }
+                    }
+                    Step::Reject(connection, chunks) => {
+                        let own = Some(&Place::Granted(connection));
+                        let granted = chunks.clone().all(|chunk| model.get(&chunk) == own);
+                        prop_assert_eq!(ledger.reject(connection, chunks.clone()), granted);
+                        if granted {
+                            model.retain(|chunk, _| !chunks.contains(chunk));
+                        }
+                    }
+                    Step::Release(connection) => {
+                        let own = Place::Granted(connection);
+                        let back: Vec<ChunkId> = ledger.release(connection).iter().flatten().collect();
+                        let expected: Vec<ChunkId> =
+                            model.iter().filter(|(_, place)| **place == own).map(|(chunk, _)| *chunk).collect();
+                        prop_assert_eq!(back, expected);
+                        model.retain(|_, place| *place != own);
+                    }
+                }
+                let landed: Vec<ChunkId> = ledger.landed().iter().flatten().collect();
+                let expected: Vec<ChunkId> =
+                    model.iter().filter(|(_, place)| **place == Place::Landed).map(|(chunk, _)| *chunk).collect();
+                prop_assert_eq!(landed, expected.clone());
+                prop_assert_eq!(ledger.granted(), (model.len() - expected.len()) as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_is_granted_whole_or_not_at_all() {
+        let mut ledger = Ledger::new();
+        assert_eq!(ledger.admit(1, 0..4), Admission::Write);
+        assert!(ledger.land(1, 0..2));
+        assert_eq!(ledger.admit(2, 1..6), Admission::Drain);
+        // Not even to the connection that has it.
+        assert_eq!(ledger.admit(1, 3..5), Admission::Drain);
+        assert_eq!(ledger.admit(2, 4..6), Admission::Write);
+        assert!(!ledger.land(2, 2..4));
+        assert!(ledger.release(1).iter().eq(std::iter::once(2..4)));
+        assert_eq!(ledger.admit(2, 2..4), Admission::Write);
+        assert_eq!(ledger.admit(3, 0..1), Admission::Drain);
+    }
+}

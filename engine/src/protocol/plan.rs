@@ -10,6 +10,9 @@
 //! the next does not fit. A stream is alone in its segment, and its chunks
 //! are counted without an end.
 
+#[cfg(test)]
+mod tests;
+
 use super::wire::{Answer, ByteRange, EntryKind, Offer, Verdict};
 use super::{ChunkId, FileId, Violation};
 use crate::limits;

@@ -30,7 +30,7 @@ macro_rules! tag_table {
         }
 
         /// True when this version has a message of that tag.
-        fn is_known(tag: u16) -> bool {
+        pub(super) fn is_known(tag: u16) -> bool {
             matches!(tag, $($tag)|+)
         }
 

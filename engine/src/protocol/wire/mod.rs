@@ -8,6 +8,8 @@ mod bounds;
 mod codec;
 mod greeting;
 mod message;
+#[cfg(test)]
+mod tests;
 
 pub use bounds::cut;
 pub use codec::{MessageReader, encode};

@@ -1,0 +1,528 @@
+//! Properties of the codec: what is encoded decodes back, whatever the pieces;
+//! what was never encoded is refused, and never costs a panic or memory.
+//!
+//! Leaves to others: what messages do. Invariant: every variant is generated,
+//! which the count of tags in the table proves.
+
+use super::*;
+use crate::error::{Error, ErrorKind, Side};
+use crate::limits;
+use crate::options::{Pattern, RemoteSource, RemoteTarget, Transmit};
+use crate::protocol::TransferId;
+use crate::report::{ConnectionReport, Level, SideReport, TcpInfo};
+use proptest::prelude::*;
+use proptest::strategy::Union;
+
+fn text() -> impl Strategy<Value = String> {
+    "[a-zA-Z0-9 äß:/'-]{0,40}"
+}
+
+fn error() -> impl Strategy<Value = Error> {
+    use ErrorKind::*;
+    let kinds = vec![
+        Local,
+        Usage,
+        Peer,
+        Incompatible,
+        Integrity,
+        Unauthorised,
+        Partial,
+        Interrupted,
+    ];
+    let sides = vec![Side::Sender, Side::Receiver, Side::Caller];
+    (
+        prop::sample::select(kinds),
+        prop::sample::select(sides),
+        text(),
+        prop::option::of(text()),
+    )
+        .prop_map(|(kind, side, sentence, cure)| Error {
+            kind,
+            side,
+            sentence,
+            cure,
+        })
+}
+
+fn report() -> impl Strategy<Value = Box<SideReport>> {
+    (
+        any::<[u64; 4]>(),
+        text(),
+        prop::collection::vec(text(), 0..3),
+    )
+        .prop_map(|(numbers, method, notes)| {
+            let mut report = SideReport {
+                system_calls: numbers[0],
+                cpu_nanos: numbers[1],
+                zero_copy_sent_bytes: numbers[2],
+                method,
+                notes,
+                ..SideReport::default()
+            };
+            report.latencies.landed.record(numbers[3] % 1_000_000, 3);
+            report.connections.push(ConnectionReport {
+                path: "copy".into(),
+                tcp: Some(TcpInfo::default()),
+                ..ConnectionReport::default()
+            });
+            Box::new(report)
+        })
+}
+
+fn begin() -> impl Strategy<Value = Begin> {
+    let push =
+        (prop::collection::vec(any::<u8>(), 0..20), any::<bool>()).prop_map(|(path, directory)| {
+            Task::Push {
+                target: RemoteTarget::Path { path, directory },
+            }
+        });
+    let pull = prop::collection::vec(any::<u8>(), 0..20).prop_map(|path| Task::Pull {
+        sources: vec![
+            RemoteSource::Path(path),
+            RemoteSource::Generated {
+                pattern: Pattern::Zero,
+                bytes: Some(5),
+            },
+        ],
+    });
+    let null = Just(Task::Push {
+        target: RemoteTarget::Null,
+    });
+    let task = prop_oneof![push, pull, null];
+    (
+        any::<[u8; 16]>(),
+        task,
+        16u32..=22,
+        any::<[bool; 3]>(),
+        any::<[Option<u64>; 2]>(),
+    )
+        .prop_map(|(transfer, task, power, flags, limits)| Begin {
+            transfer: TransferId(transfer),
+            task,
+            chunk_bytes: 1 << power,
+            check: CheckKind::Xxh3,
+            fsync: flags[0],
+            verify: flags[1],
+            drop_cache: flags[2],
+            transmit: Transmit::Splice,
+            window_bytes: limits[0],
+            rate_limit_bytes_per_second: limits[1],
+        })
+}
+
+fn offer() -> impl Strategy<Value = Offer> {
+    let entry = (
+        "[a-z.]{1,8}x(/[a-z]{1,8}){0,3}",
+        0..1u64 << 50,
+        any::<u32>(),
+        any::<i64>(),
+        0..1_000_000_000u32,
+    )
+        .prop_map(|(name, size, mode, mtime_seconds, mtime_nanos)| Entry {
+            name: name.into_bytes(),
+            kind: EntryKind::File,
+            size,
+            mode,
+            mtime_seconds,
+            mtime_nanos,
+        });
+    let files = (
+        any::<[u8; 16]>(),
+        any::<u32>(),
+        any::<bool>(),
+        prop::collection::vec(entry, 0..5),
+    );
+    files.prop_map(|(transfer, segment, last, entries)| Offer {
+        transfer: TransferId(transfer),
+        segment,
+        last,
+        entries,
+    })
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let range = any::<[u64; 2]>().prop_map(|[start, end]| ByteRange { start, end });
+    let verdict = prop_oneof![
+        Just(Verdict::Skip),
+        Just(Verdict::Whole),
+        prop::collection::vec(range, 0..4).prop_map(Verdict::Ranges),
+        error().prop_map(Verdict::Refused),
+    ];
+    (
+        any::<[u8; 16]>(),
+        any::<u32>(),
+        prop::collection::vec(verdict, 0..5),
+        any::<[u8; 16]>(),
+    )
+        .prop_map(|(transfer, segment, verdicts, digest)| Answer {
+            transfer: TransferId(transfer),
+            segment,
+            verdicts,
+            digest,
+        })
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    prop::sample::select(vec![Level::Placed, Level::Delivered, Level::Sealed])
+}
+
+fn chunks() -> impl Strategy<Value = ChunkRange> {
+    any::<[u64; 2]>().prop_map(|[first, count]| ChunkRange { first, count })
+}
+
+/// Messages of sessions and connections.
+fn session_message() -> Union<BoxedStrategy<Message>> {
+    let hello = (any::<u64>(), any::<[u8; 32]>(), any::<bool>(), text());
+    let welcome = (any::<[u64; 2]>(), any::<[u8; 32]>(), any::<bool>(), text());
+    prop_oneof![
+        hello
+            .prop_map(
+                |(features, nonce, has_token, software)| Message::Hello(Hello {
+                    features,
+                    nonce,
+                    has_token,
+                    software,
+                })
+            )
+            .boxed(),
+        welcome
+            .prop_map(|(numbers, nonce, needs_token, software)| {
+                Message::Welcome(Welcome {
+                    features: numbers[0],
+                    nonce,
+                    needs_token,
+                    session: numbers[1],
+                    software,
+                })
+            })
+            .boxed(),
+        any::<[u8; 32]>().prop_map(Message::Proof).boxed(),
+        any::<[u8; 32]>().prop_map(Message::Ready).boxed(),
+        error().prop_map(Message::Refuse).boxed(),
+        Just(Message::Heartbeat).boxed(),
+        any::<u32>()
+            .prop_map(|connection| Message::Joined { connection })
+            .boxed(),
+        any::<u32>()
+            .prop_map(|count| Message::Dial { count })
+            .boxed(),
+        any::<u32>()
+            .prop_map(|connection| Message::Retire { connection })
+            .boxed(),
+        any::<u32>()
+            .prop_map(|connection| Message::Lost { connection })
+            .boxed(),
+        any::<u32>()
+            .prop_map(|connection| Message::Freed { connection })
+            .boxed(),
+        begin().prop_map(Message::Begin).boxed(),
+        offer().prop_map(Message::Offer).boxed(),
+        answer().prop_map(Message::Answer).boxed(),
+    ]
+}
+
+/// Messages of one transfer, by number.
+fn transfer_message() -> impl Strategy<Value = Message> {
+    let places = (
+        any::<[u8; 16]>().prop_map(TransferId),
+        any::<[u32; 3]>(),
+        any::<[u64; 2]>(),
+        prop::collection::vec(chunks(), 1..5),
+    );
+    let words = (error(), level(), report());
+    (0..14, places, words).prop_map(
+        |(
+            kind,
+            (transfer, [segment, file, recalls], [chunk, size], ranges),
+            (error, level, report),
+        )| {
+            let chunks = ranges[0];
+            match kind {
+                0 => Message::Begun {
+                    transfer,
+                    window_bytes: Some(size),
+                },
+                1 => Message::Landed {
+                    transfer,
+                    segment,
+                    chunks: ranges,
+                },
+                2 => Message::Damaged {
+                    transfer,
+                    segment,
+                    chunk,
+                },
+                3 => Message::Drained {
+                    transfer,
+                    segment,
+                    chunks,
+                },
+                4 => Message::Void {
+                    transfer,
+                    segment,
+                    file,
+                    chunks,
+                    error,
+                },
+                5 => Message::Closed {
+                    transfer,
+                    segment,
+                    file,
+                    size,
+                    recalls,
+                },
+                6 => Message::Changed {
+                    transfer,
+                    segment,
+                    file,
+                    error,
+                },
+                7 => Message::Settled {
+                    transfer,
+                    segment,
+                    file,
+                    level,
+                },
+                8 => Message::Failed {
+                    transfer,
+                    segment,
+                    file,
+                    error,
+                },
+                9 => Message::Finish { transfer, report },
+                10 => Message::Finished { transfer, report },
+                11 => Message::Abort { transfer, error },
+                12 => Message::EndStreams { transfer },
+                _ => Message::Begun {
+                    transfer,
+                    window_bytes: None,
+                },
+            }
+        },
+    )
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    prop_oneof![session_message(), transfer_message()]
+}
+
+/// An envelope of our own making.
+fn envelope(tag: u16, flags: u16, body_bytes: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = body_bytes.to_le_bytes().to_vec();
+    bytes.extend(tag.to_le_bytes());
+    bytes.extend(flags.to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// Reads all there is, in pieces of these lengths.
+fn read_all(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Message>, crate::protocol::Violation> {
+    let mut reader = MessageReader::new();
+    let (mut messages, mut rest) = (Vec::new(), bytes);
+    let mut cuts = cuts.iter().copied().cycle();
+    while !rest.is_empty() {
+        let cut = cuts.next().unwrap_or(1).clamp(1, rest.len());
+        reader.push(&rest[..cut]);
+        rest = &rest[cut..];
+        while let Some(message) = reader.next()? {
+            messages.push(message);
+        }
+    }
+    Ok(messages)
+}
+
+proptest! {
+    #[test]
+    fn every_message_decodes_back_whatever_the_pieces(
+        messages in prop::collection::vec(message(), 1..5),
+        cuts in prop::collection::vec(1usize..200, 1..6),
+        optional in prop::collection::vec(any::<u8>(), 0..50),
+    ) {
+        let mut bytes = Vec::new();
+        for message in &messages {
+            bytes.extend(encode(message));
+            // What a newer peer adds is skipped.
+            bytes.extend(envelope(9999, 1, optional.len() as u32, &optional));
+        }
+        let read = read_all(&bytes, &cuts).expect("what was encoded");
+        prop_assert_eq!(read.len(), messages.len());
+        for (read, message) in read.iter().zip(&messages) {
+            prop_assert_eq!(encode(read), encode(message));
+            // A histogram's exact extremes stay at home; all else is the same.
+            if !matches!(message, Message::Finish { .. } | Message::Finished { .. }) {
+                prop_assert_eq!(format!("{read:?}"), format!("{message:?}"));
+            }
+            prop_assert_eq!(read.transfer(), message.transfer());
+        }
+    }
+
+    #[test]
+    fn garbage_is_refused_and_never_a_panic(
+        tag in 0u16..64,
+        flags in 0u16..2,
+        body in prop::collection::vec(any::<u8>(), 0..300),
+        cuts in prop::collection::vec(1usize..50, 1..4),
+    ) {
+        // Under a good envelope, so that every body's decoder meets it.
+        if let Ok(messages) = read_all(&envelope(tag, flags, body.len() as u32, &body), &cuts) {
+            for message in messages {
+                let _ = encode(&message);
+            }
+        }
+        let _ = read_all(&body, &cuts);
+    }
+
+    #[test]
+    fn a_damaged_message_is_refused_or_another_message(
+        message in message(), at: prop::sample::Index, flip in 1u8..,
+    ) {
+        let mut bytes = encode(&message);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        if let Ok(messages) = read_all(&bytes, &[7]) {
+            messages.iter().for_each(|message| drop(encode(message)));
+        }
+    }
+}
+
+#[test]
+fn every_tag_of_the_table_is_generated() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..2000 {
+        let message = message()
+            .new_tree(&mut runner)
+            .expect("generates")
+            .current();
+        seen.insert(u16::from_le_bytes(
+            encode(&message)[4..6].try_into().expect("two bytes"),
+        ));
+    }
+    let known: std::collections::BTreeSet<u16> =
+        (0..=u16::MAX).filter(|&tag| codec::is_known(tag)).collect();
+    assert_eq!(seen, known);
+}
+
+#[test]
+fn the_bytes_are_those_of_the_specification() {
+    let lost = encode(&Message::Lost { connection: 300 });
+    assert_eq!(lost, [2, 0, 0, 0, 19, 0, 0, 0, 0xac, 0x02]);
+    let damaged = encode(&Message::Damaged {
+        transfer: TransferId([7; 16]),
+        segment: 1,
+        chunk: 128,
+    });
+    let mut expected = vec![19, 0, 0, 0, 37, 0, 0, 0];
+    expected.extend([7; 16]);
+    expected.extend([1, 0x80, 0x01]);
+    assert_eq!(damaged, expected);
+    assert_eq!(encode(&Message::Heartbeat), [0, 0, 0, 0, 6, 0, 0, 0]);
+}
+
+#[test]
+fn a_long_body_is_refused_by_its_announcement() {
+    let mut reader = MessageReader::new();
+    reader.push(&envelope(6, 0, limits::MESSAGE_BYTES_MAX as u32 + 1, &[]));
+    assert!(reader.next().is_err());
+    let mut greeting = MessageReader::greeting();
+    greeting.push(&envelope(
+        1,
+        0,
+        limits::GREETING_MESSAGE_BYTES_MAX as u32 + 1,
+        &[],
+    ));
+    assert!(greeting.next().is_err());
+    greeting = MessageReader::greeting();
+    greeting.trust();
+    greeting.push(&envelope(
+        1,
+        0,
+        limits::GREETING_MESSAGE_BYTES_MAX as u32 + 1,
+        &[],
+    ));
+    assert!(matches!(greeting.next(), Ok(None)));
+    // Not even an optional one of a tag that nobody knows.
+    let mut reader = MessageReader::new();
+    reader.push(&envelope(9999, 1, u32::MAX, &[]));
+    assert!(reader.next().is_err());
+}
+
+#[test]
+fn an_unknown_message_is_refused_unless_it_is_optional() {
+    assert!(read_all(&envelope(9999, 0, 3, b"abc"), &[1]).is_err());
+    let mut bytes = envelope(9999, 1, 300, &[5; 300]);
+    bytes.extend(encode(&Message::Heartbeat));
+    let read = read_all(&bytes, &[3]).expect("skipped");
+    assert!(matches!(read[..], [Message::Heartbeat]));
+    // A body that goes on behind its message is no message.
+    assert!(read_all(&envelope(6, 0, 1, b"x"), &[9]).is_err());
+}
+
+#[test]
+fn names_and_sizes_are_checked_where_they_come_in() {
+    let read = |entry: Entry, count: usize| {
+        let offer = Offer {
+            transfer: TransferId([0; 16]),
+            segment: 0,
+            last: true,
+            entries: vec![entry; count],
+        };
+        read_all(&encode(&Message::Offer(offer)), &[9999]).is_ok()
+    };
+    let good = Entry {
+        name: b"a/b".to_vec(),
+        kind: EntryKind::File,
+        size: 1,
+        mode: 0,
+        mtime_seconds: 0,
+        mtime_nanos: 0,
+    };
+    assert!(read(good.clone(), 3));
+    for name in [
+        "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "../a", "a/.", "a\0b",
+    ] {
+        let name = name.as_bytes().to_vec();
+        assert!(
+            !read(
+                Entry {
+                    name: name.clone(),
+                    ..good.clone()
+                },
+                1
+            ),
+            "{name:?}"
+        );
+    }
+    let long = Entry {
+        name: vec![b'x'; limits::NAME_BYTES_MAX + 1],
+        ..good.clone()
+    };
+    assert!(!read(long, 1));
+    let huge = Entry {
+        size: i64::MAX as u64,
+        ..good.clone()
+    };
+    assert!(read(huge.clone(), 1));
+    assert!(!read(huge, 2), "their sum is beyond what an offset can say");
+    let stream = Entry {
+        kind: EntryKind::Stream,
+        size: 0,
+        ..good.clone()
+    };
+    assert!(read(stream.clone(), 1));
+    assert!(!read(stream.clone(), 2));
+    assert!(!read(Entry { size: 1, ..stream }, 1));
+    assert!(!read(good, limits::SEGMENT_ENTRIES_MAX + 1));
+}
+
+#[test]
+fn what_people_will_read_cannot_steer_their_terminal() {
+    let error = Error::usage(format!("\x1b[31mred\n{}", "ä".repeat(5000)));
+    let read = read_all(&encode(&Message::Refuse(error)), &[64]).expect("it decodes");
+    let [Message::Refuse(error)] = &read[..] else {
+        panic!("{read:?}");
+    };
+    assert!(!error.sentence.chars().any(char::is_control));
+    assert!(error.sentence.len() <= limits::TEXT_BYTES_MAX + 8);
+}
