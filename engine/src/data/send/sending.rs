@@ -93,19 +93,28 @@ impl Worker {
         let message = completion.loan.into_message();
         match completion.outcome {
             Outcome::Released { copied } => {
-                self.released(place, bytes, submitted, copied);
+                if zero_copy {
+                    self.released(place, bytes, submitted, copied);
+                }
                 message
                     .into_iter()
                     .for_each(|message| self.recycle(message));
             }
             Outcome::Done(result) => {
                 if zero_copy {
+                    // No notification follows.
                     self.unreleased -= 1;
-                    self.resume_paused();
+                    if result.is_ok() {
+                        self.resume_paused();
+                    }
                 }
                 self.sent(place, load, (bytes, submitted, zero_copy), result, message);
             }
             Outcome::Sent(result) => {
+                if result.unwrap_or(0) == 0 {
+                    // Nothing of it is pinned, and no one may wait for that.
+                    self.unreleased -= 1;
+                }
                 self.sent(place, load, (bytes, submitted, zero_copy), result, None);
             }
         }

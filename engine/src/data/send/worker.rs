@@ -432,11 +432,24 @@ impl Worker {
         let Some(job) = self.jobs.get(token).copied().flatten() else {
             return;
         };
-        let last = !matches!(completion.outcome, Outcome::Sent(_));
-        if last {
-            self.jobs[token] = None;
-            self.jobs_free.push(token);
-        }
+        let last = match completion.outcome {
+            Outcome::Sent(result) => {
+                // Its notification will be judged by what really went.
+                if let Some(Job::Send {
+                    bytes, zero_copy, ..
+                }) = self.jobs[token].as_mut()
+                {
+                    *bytes = u64::from(result.unwrap_or(0));
+                    *zero_copy = *bytes > 0;
+                }
+                false
+            }
+            Outcome::Done(_) | Outcome::Released { .. } => {
+                self.jobs[token] = None;
+                self.jobs_free.push(token);
+                true
+            }
+        };
         match job {
             Job::Wake => {
                 self.armed = false;
