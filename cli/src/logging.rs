@@ -49,7 +49,10 @@ pub enum Level {
 fn filter_text(verbose: u8, quietest: Level) -> &'static str {
     match (quietest, verbose) {
         (Level::Quiet, 0) => "error",
-        (Level::Quiet, 1) | (Level::Info, 0) => "warn,haul=info,haul_engine=info",
+        // "haul" alone would take haul_engine in; what a server logs of it
+        // comes as events already.
+        (Level::Info, 0) => "error,haul=info,haul_engine=error",
+        (Level::Quiet, 1) => "warn,haul=info,haul_engine=info",
         (Level::Quiet, 2) | (Level::Info, 1) => "info,haul=debug,haul_engine=debug",
         _ => "debug,haul=trace,haul_engine=trace",
     }
