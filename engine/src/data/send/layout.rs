@@ -53,18 +53,6 @@ impl Part {
         (start..end, self.file_offset + self.filled as u64)
     }
 
-    /// What is sent of it.
-    pub fn slice(&self) -> Option<Slice> {
-        match (&self.kept, &self.block) {
-            (Some(kept), _) => Some(kept.clone()),
-            (None, Some(block)) => Some(Slice::new(
-                Owner::Block(block.clone()),
-                self.start..self.start + self.bytes,
-            )),
-            (None, None) => None,
-        }
-    }
-
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
         match (&self.kept, &self.block) {

@@ -20,6 +20,7 @@ use crate::protocol::plan::Piece;
 use crate::protocol::wire::ChunkRange;
 use crate::protocol::{FileId, Nanos, Run};
 use rustix::io::Errno;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -410,10 +411,37 @@ impl Load {
     pub fn write_message(&mut self, message: &mut Message) {
         self.write_head(message);
         message.slices.append(&mut self.mapping);
-        let slices = self.parts.drain(..).filter_map(|part| part.slice());
-        message
-            .slices
-            .extend(slices.filter(|slice| !slice.is_empty()));
+        let mut run: Option<(Arc<Block>, Range<usize>)> = None;
+        for part in self.parts.drain(..) {
+            let range = part.start..part.start + part.bytes;
+            let follows = |(block, before): &(Arc<Block>, Range<usize>), next: &Arc<Block>| {
+                before.end == block.len()
+                    && range.start == 0
+                    && block.position() + block.len() == next.position()
+            };
+            match (part.kept, part.block) {
+                (Some(kept), _) => {
+                    message.slices.extend(run.take().map(as_slice));
+                    message.slices.push(kept);
+                }
+                // The parts of a cut block become one slice again: a message
+                // takes 1,024 of them, and a chunk may hold more files.
+                (None, Some(next)) if run.as_ref().is_some_and(|run| follows(run, &next)) => {
+                    run = run.map(|(block, before)| {
+                        let end = before.end + range.end;
+                        (Block::join(block, next), before.start..end)
+                    });
+                }
+                (None, Some(next)) => {
+                    message
+                        .slices
+                        .extend(run.replace((next, range)).map(as_slice));
+                    continue;
+                }
+                (None, None) => {}
+            }
+        }
+        message.slices.extend(run.map(as_slice));
     }
 
     /// Writes what is left of the head.
@@ -455,6 +483,10 @@ fn descriptor(source: &Source, direct: bool) -> BorrowedFd<'_> {
 /// A file's page-cache descriptor, held with its source.
 pub fn cached(source: &Arc<Source>) -> Handle {
     Handle::of(source, |source| descriptor(source, false))
+}
+
+fn as_slice((block, range): (Arc<Block>, Range<usize>)) -> Slice {
+    Slice::new(Owner::Block(block), range)
 }
 
 fn gone(why: &str) -> Error {

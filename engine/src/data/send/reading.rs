@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// With fewer blocks left than this, warm files are sent from mapping windows,
 /// so that slow or stuck connections cannot hold all blocks.
 const BLOCKS_SCARCE: usize = BLOCKS / 3;
+/// Pieces that one message takes from mapping windows, at most: it holds 1,024
+/// slices, and a mapping for each tiny file would cost more than reading it.
+const MAPPED_PIECES_MAX: usize = 64;
 /// Pieces that one chain of splices moves, at most: each costs two operations
 /// by a kernel worker.
 const SPLICE_PIECES_MAX: usize = 16;
@@ -272,6 +275,7 @@ impl Worker {
         };
         load.mapped = files
             && !direct
+            && load.pieces.len() <= MAPPED_PIECES_MAX
             && match load.path {
                 Path::Copy => self.pool.len() < BLOCKS_SCARCE,
                 Path::ZeroCopy => true,

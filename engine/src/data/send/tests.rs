@@ -283,10 +283,18 @@ fn frames_carry_exactly_the_files_bytes_on_every_path() {
 #[test]
 fn small_files_are_packed_in_order() {
     let mut files = Files::new();
-    let contents: Vec<Vec<u8>> = (0..300)
-        .map(|seed| pattern(1 + seed * 7, seed as u64))
-        .collect();
-    let sources = contents.iter().map(|bytes| files.add(bytes).1).collect();
+    let (mut sources, mut contents) = (Vec::new(), Vec::new());
+    for seed in 0..1800 {
+        // More in one chunk than one message has places for.
+        let bytes = if seed < 1500 { 1 + seed % 20 } else { seed };
+        let content = pattern(bytes, seed as u64);
+        let generated = Generated::new(Pattern::Random, Some(bytes as u64), seed as u64);
+        sources.push(match seed % 9 {
+            0 => files.add(&content).1,
+            _ => Source::Generated(generated),
+        });
+        contents.push(content);
+    }
     let segment = segment(sources, Transmit::Auto);
     let bench = Bench::start();
     let mut peer = bench.attach(1);
@@ -294,6 +302,10 @@ fn small_files_are_packed_in_order() {
     assert!(chunks > 1);
     bench.run(1, &segment, 0, chunks as u32);
     assert!(frame(&mut peer, &segment).1 == contents.concat());
+    bench.sent();
+    // The cut blocks came back whole.
+    bench.run(1, &segment, 0, 1);
+    frame(&mut peer, &segment);
     bench.sent();
 }
 
