@@ -52,7 +52,10 @@ impl World {
             SenderOutput::Look { segment, file } => {
                 self.seen.looks += 1;
                 let delay = self.rng.within(0..120) * MILLI;
-                self.queue.after(delay, Event::Looked((segment, file)));
+                let key = (segment, file);
+                // It may see the source when it starts, or just before it ends.
+                let early = self.rng.once_in(2).then(|| self.look(key));
+                self.queue.after(delay, Event::Looked(key, early));
             }
             SenderOutput::Recheck { segment, chunk } => {
                 let delay = self.rng.within(0..60) * MILLI;
@@ -405,23 +408,26 @@ impl World {
         }
     }
 
-    pub fn looked(&mut self, key: FileKey) {
+    pub fn looked(&mut self, key: FileKey, early: Option<Result<u64, Error>>) {
         self.seen.looks -= 1;
+        let result = early.unwrap_or_else(|| self.look(key));
+        self.sender.looked(key.0, key.1, result);
+    }
+
+    /// What a look at the source shows now.
+    fn look(&self, key: FileKey) -> Result<u64, Error> {
         let source = &self.sources[&key];
-        let size = if source.stream {
+        if self.bug == Some(Bug::LookSkipped) {
+            return Ok(source.original.len() as u64);
+        }
+        if source.changed_at.is_some() {
+            return Err(Error::new(ErrorKind::Integrity, "the source changed"));
+        }
+        Ok(if source.stream {
             source.come as u64
         } else {
             source.bytes.len() as u64
-        };
-        let changed = source.changed_at.is_some() && self.bug != Some(Bug::LookSkipped);
-        let result = if changed {
-            Err(Error::new(ErrorKind::Integrity, "the source changed"))
-        } else if self.bug == Some(Bug::LookSkipped) {
-            Ok(source.original.len() as u64)
-        } else {
-            Ok(size)
-        };
-        self.sender.looked(key.0, key.1, result);
+        })
     }
 
     pub fn rechecked(&mut self, segment: SegmentId, chunk: ChunkId) {

@@ -40,7 +40,7 @@ pub enum Event {
     /// The hands are done.
     Prepared(SegmentId),
     SettleDone(FileKey, u64),
-    Looked(FileKey),
+    Looked(FileKey, Option<Result<u64, Error>>),
     Rechecked(SegmentId, ChunkId),
     FinishSender,
     FinishReceiver,
@@ -257,7 +257,7 @@ impl World {
             Event::ReceiveNews(news) => self.receive_news_heard(news),
             Event::Prepared(segment) => self.prepared(segment),
             Event::SettleDone(file, size) => self.settle_done(file, size),
-            Event::Looked(file) => self.looked(file),
+            Event::Looked(file, early) => self.looked(file, early),
             Event::Rechecked(segment, chunk) => self.rechecked(segment, chunk),
             Event::FinishSender => self.sender.finish(Default::default()),
             Event::FinishReceiver => self.receiver.finish(Default::default()),
