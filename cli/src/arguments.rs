@@ -150,7 +150,7 @@ pub struct CopyArguments {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Transfer")]
 pub struct TransferOptions {
-    /// Data connections, 1 to 128, or auto
+    /// Data connections, 1 to 128; auto is 4, and 1 for a copy within this machine
     #[arg(short = 'n', long, value_name = "N|auto", default_value = "auto")]
     #[arg(value_parser = parse_connections)]
     pub connections: Auto<u32>,

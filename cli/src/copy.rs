@@ -3,9 +3,9 @@
 //! Leaves to others: following and telling (follow.rs). Invariant: what cannot
 //! be meant or is not built is refused before anything is connected or made.
 
-use crate::arguments::CopyArguments;
+use crate::arguments::{Auto, CopyArguments};
 use crate::console::{Console, fault, usage};
-use crate::embedded::Embedded;
+use crate::embedded::{self, Embedded};
 use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::follow::{self, Outputs};
@@ -277,7 +277,7 @@ fn carry(
     interrupts.on_stop(move || quit.exit());
     let options = arguments.transfer.copy();
     let mut pool_options = arguments.transfer.pool();
-    let mut embedded = None;
+    let mut beside = None;
     let (peer, origin) = match &route {
         Route::Push { peer, .. } | Route::Pull { peer, .. } => {
             let found = token::find(arguments.transfer.token_file.as_deref())?;
@@ -286,10 +286,13 @@ fn carry(
             (peer.clone(), Some(origin))
         }
         Route::Here { .. } | Route::Out { .. } => {
+            if arguments.transfer.connections == Auto::Auto {
+                pool_options.connections = embedded::CONNECTIONS_AUTO;
+            }
             let server = Embedded::start(route.root()?, &pool_options)?;
             pool_options.token = Some(server.token());
             let peer = server.peer().clone();
-            embedded = Some(server);
+            beside = Some(server);
             (peer, None)
         }
     };
@@ -308,7 +311,7 @@ fn carry(
     drop(shown);
     report.error = report.error.map(explain);
     pool.close();
-    if let Some(server) = embedded {
+    if let Some(server) = beside {
         server.stop();
     }
     Ok(report)

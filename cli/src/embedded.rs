@@ -10,6 +10,12 @@ use haul_engine::{Error, ErrorKind, PeerAddress, Server};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+/// Data connections to it where haul chooses. Nothing is won by more within one
+/// machine: on two cores, 587 MiB from tmpfs to tmpfs took 0.40 s over one,
+/// 0.43 s over two and 0.46 s over four (medians of interleaved runs), at 0.82,
+/// 0.95 and 0.97 CPU seconds a GiB.
+pub const CONNECTIONS_AUTO: u32 = 1;
+
 /// A running embedded server.
 pub struct Embedded {
     server: Server,

@@ -141,6 +141,12 @@ pub fn format_size(bytes: u64) -> String {
     }
 }
 
+/// A count of connections for a person.
+#[must_use]
+pub fn format_connections(count: u32) -> String {
+    format!("{count} connection{}", if count == 1 { "" } else { "s" })
+}
+
 /// A rate for a person, in both families of units.
 #[must_use]
 pub fn format_rate(bytes_per_second: f64) -> String {

@@ -6,7 +6,7 @@
 
 use super::error_json;
 use crate::outcome::{self, Outcome, ReportJson};
-use crate::size::{format_rate, format_seconds, format_size};
+use crate::size::{format_connections, format_rate, format_seconds, format_size};
 use haul_engine::report::{ConnectionReport, ErrorReport, Report, TcpInfo};
 use haul_engine::{Error, ErrorKind, Progress};
 use serde::Serialize;
@@ -193,8 +193,8 @@ impl BenchJson {
                     format!(", {:.2} CPU seconds a GiB", cpu.median)
                 });
                 Some(format!(
-                    "{} connections, {} chunks: median {} of {} runs ({} to {} MB/s), {}{cpu}",
-                    summary.connections,
+                    "{}, {} chunks: median {} of {} runs ({} to {} MB/s), {}{cpu}",
+                    format_connections(summary.connections),
                     format_size(summary.chunk_bytes.into()),
                     format_rate(goodput.median),
                     summary.runs,

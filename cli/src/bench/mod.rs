@@ -16,7 +16,7 @@ use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
 use crate::outcome::{self, ReportJson};
 use crate::progress::Shown;
-use crate::size::format_size;
+use crate::size::{format_connections, format_size};
 use crate::table;
 use crate::token;
 use figures::{BenchJson, Configuration, Intervals, Run};
@@ -192,8 +192,8 @@ impl Bench<'_> {
                 _ => "",
             };
             self.say(&format!(
-                "run {number}: {} connections, {} chunks: {}{compared}",
-                configuration.connections,
+                "run {number}: {}, {} chunks: {}{compared}",
+                format_connections(configuration.connections),
                 format_size(configuration.chunk_bytes.into()),
                 table::headline(report)
             ));
