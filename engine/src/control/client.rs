@@ -203,6 +203,7 @@ impl Session {
             half: Half::Opening,
             stopped: None,
             early: None,
+            finished_early: false,
         };
         if self.active.is_some() {
             let busy = Error::usage("cannot start a transfer: the pool's last one still runs");
@@ -315,6 +316,9 @@ impl Session {
             active.half = Half::Sending(sending);
             if let (Some(news), Half::Sending(sending)) = (active.early.take(), &mut active.half) {
                 sending.stream(news);
+            }
+            if let (true, Half::Sending(sending)) = (active.finished_early, &mut active.half) {
+                sending.finish_streams();
             }
         }
     }

@@ -299,5 +299,10 @@ async fn open(peer: &PeerAddress, options: PoolOptions, clock: Clock) -> Result<
     };
     let mut client = Client::new(handshake, session, address, options);
     client.expect_dials(count);
-    Ok(Session::new(core, Role::Client(client), messages, inner))
+    Ok(Session::new(
+        core,
+        Role::Client(Box::new(client)),
+        messages,
+        inner,
+    ))
 }

@@ -12,8 +12,8 @@ use crate::protocol::wire::Message;
 
 /// Which end of the session this is.
 pub(super) enum Role {
-    Client(Client),
-    Server(Serving),
+    Client(Box<Client>),
+    Server(Box<Serving>),
 }
 
 impl Role {

@@ -396,7 +396,7 @@ async fn open(
     registration.keep();
     Ok((
         id,
-        Session::new(core, Role::Server(serving), messages, inner),
+        Session::new(core, Role::Server(Box::new(serving)), messages, inner),
     ))
 }
 

@@ -62,14 +62,18 @@ impl Session {
                 Ok(())
             }
             Message::EndStreams { transfer } => {
-                if let Some(Active {
-                    half: Half::Sending(sending),
-                    transfer: own,
-                    ..
-                }) = &mut self.active
-                    && *own == transfer
+                match self
+                    .active
+                    .as_mut()
+                    .filter(|active| active.transfer == transfer)
                 {
-                    sending.finish_streams();
+                    Some(Active {
+                        half: Half::Sending(sending),
+                        ..
+                    }) => sending.finish_streams(),
+                    Some(active) => active.finished_early = true,
+                    // It is over.
+                    None => {}
                 }
                 Ok(())
             }
@@ -103,6 +107,7 @@ impl Session {
             half: Half::Opening,
             stopped: None,
             early: None,
+            finished_early: false,
         });
         let result = match begin.task.clone() {
             Task::Push { target } => self.serving_push(&begin, target),
@@ -195,6 +200,9 @@ impl Session {
         if let Some(active) = &mut self.active {
             let sending = Sending::start(&self.core, &mut active.tally, transfer, options, files);
             active.half = Half::Sending(sending);
+            if let (true, Half::Sending(sending)) = (active.finished_early, &mut active.half) {
+                sending.finish_streams();
+            }
         }
     }
 

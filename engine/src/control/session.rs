@@ -45,6 +45,8 @@ pub(super) struct Active {
     pub(super) stopped: Option<Error>,
     /// What a stream's reader told meanwhile; each telling replaces the last.
     pub(super) early: Option<StreamNews>,
+    /// Asked to end its generated streams before they began.
+    pub(super) finished_early: bool,
 }
 
 impl Active {
@@ -398,7 +400,8 @@ impl Session {
         };
         match (stop, &mut active.half) {
             (Stop::Finish, Half::Sending(sending)) => sending.finish_streams(),
-            // The peer's generator ends when its receiver is interrupted.
+            (Stop::Finish, Half::Opening) => active.finished_early = true,
+            // The peer makes the bytes.
             (Stop::Finish, _) => self.core.channel.send(&Message::EndStreams { transfer }),
             (Stop::Interrupt, _) => {
                 active.stop(Error::new(
