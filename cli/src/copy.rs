@@ -274,7 +274,11 @@ fn carry(
 ) -> Result<Report, Error> {
     // Nothing has moved yet, so that there is nothing to stop cleanly.
     let quit = interrupts.clone();
-    interrupts.on_stop(move || quit.exit());
+    let said = console.clone();
+    interrupts.on_stop(move || {
+        said.line("haul: interrupted before anything was sent");
+        quit.exit();
+    });
     let options = arguments.transfer.copy();
     let mut pool_options = arguments.transfer.pool();
     let mut beside = None;

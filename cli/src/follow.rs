@@ -13,7 +13,7 @@ use crate::outcome::{self, ReportJson};
 use crate::progress::Shown;
 use crate::table;
 use haul_engine::report::Report;
-use haul_engine::{Error, Event, Progress, Transfer};
+use haul_engine::{Error, ErrorKind, Event, Progress, Transfer};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -138,7 +138,12 @@ pub fn tell(
 ) -> u8 {
     let json = ReportJson::new(report, signalled);
     errors(report, console);
-    if !options.quiet && (report.error.is_none() || report.bytes.landed > 0) {
+    // A copy that failed has its one sentence; what it left is in the report.
+    let has_result = match report.error.as_ref().map(|error| error.kind) {
+        None | Some(ErrorKind::Partial | ErrorKind::Interrupted) => true,
+        Some(_) => verbose > 0,
+    };
+    if has_result && !options.quiet {
         console.line(&format!("haul: {}", table::headline(report)));
         if verbose > 0 {
             console.line(table::details(report).trim_end());

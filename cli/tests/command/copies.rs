@@ -177,6 +177,42 @@ fn a_signal_interrupts_and_leaves_no_partial_target() {
 }
 
 #[test]
+fn a_source_that_changes_is_not_sealed() {
+    let folder = Folder::new();
+    for shrinks in [false, true] {
+        folder.write("a", &bytes(4_000_000));
+        folder.write("b", b"old");
+        let mut child = folder
+            .command("copy --limit-rate 2MB --events a b")
+            .spawn()
+            .expect("started");
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
+            child.stdout.take().expect("a pipe"),
+        ));
+        assert!(lines.any(|line| line.is_ok_and(|line| line.contains("\"progress\""))));
+        let source = std::fs::OpenOptions::new()
+            .write(true)
+            .open(folder.path("a"))
+            .expect("opened");
+        if shrinks {
+            source.set_len(1_000).expect("cut");
+        } else {
+            std::os::unix::fs::FileExt::write_at(&source, b"new", 10).expect("written");
+        }
+        while lines.next().is_some() {}
+        let output = child.wait_with_output().expect("ended");
+        assert_eq!(output.status.code(), Some(5), "shrinks: {shrinks}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            told.contains("changed") && told.lines().count() == 1,
+            "{told}"
+        );
+        assert_eq!(folder.read("b"), b"old", "the target is untouched");
+        assert_eq!(folder.names("."), ["a", "b"]);
+    }
+}
+
+#[test]
 fn a_full_disk_is_one_error_and_no_file() {
     let folder = Folder::new();
     folder.write("a", &bytes(300_000));
