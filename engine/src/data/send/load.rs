@@ -6,7 +6,7 @@
 //! named in `voids`.
 
 use super::layout::{Cursor, Part, is_direct, kept_parts};
-use super::pool::Pool;
+use super::pool::{BLOCK_BYTES, Pool};
 use crate::Side;
 use crate::data::SendSegment;
 use crate::error::Error;
@@ -415,7 +415,8 @@ impl Load {
         for part in self.parts.drain(..) {
             let range = part.start..part.start + part.bytes;
             let follows = |(block, before): &(Arc<Block>, Range<usize>), next: &Arc<Block>| {
-                before.end == block.len()
+                block.position() / BLOCK_BYTES == next.position() / BLOCK_BYTES
+                    && before.end == block.len()
                     && range.start == 0
                     && block.position() + block.len() == next.position()
             };

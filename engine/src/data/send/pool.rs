@@ -66,6 +66,10 @@ impl Pool {
             self.free.push(block);
             return;
         }
+        assert!(
+            block.len() < BLOCK_BYTES,
+            "only parts of one block are joined"
+        );
         let whole = block.position() / BLOCK_BYTES;
         let parts = self.parts.entry(whole).or_default();
         parts.push(block);

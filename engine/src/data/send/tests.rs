@@ -598,6 +598,32 @@ fn many_connections_share_one_worker() {
 }
 
 #[test]
+fn every_block_comes_back() {
+    for transmit in [Transmit::Copy, Transmit::Zerocopy, Transmit::Splice] {
+        let mut files = Files::new();
+        let bytes = pattern(4 * 1024 * 1024, 12);
+        let segment = segment(vec![files.add(&bytes).1], transmit);
+        let bench = Bench::start();
+        let mut peer = bench.attach(1);
+        let reader = std::thread::spawn({
+            let segment = segment.clone();
+            move || (0..40).for_each(|_| drop(frame(&mut peer, &segment)))
+        });
+        for run in 0..40 {
+            bench.run(1, &segment, run % 2, 63);
+            bench.sent();
+        }
+        // With blocks missing, later runs would have been sent from mappings.
+        let method = match transmit {
+            Transmit::Zerocopy => "mapping",
+            _ => "buffered read",
+        };
+        assert_eq!(bench.report().method, method);
+        reader.join().expect("reads");
+    }
+}
+
+#[test]
 fn stuck_connections_do_not_hold_all_blocks() {
     let mut files = Files::new();
     let bytes = pattern(32 * 1024 * 1024, 9);
