@@ -180,10 +180,11 @@ fn a_signal_interrupts_and_leaves_no_partial_target() {
 fn a_source_that_changes_is_not_sealed() {
     let folder = Folder::new();
     for shrinks in [false, true] {
-        folder.write("a", &bytes(4_000_000));
+        // More than the sockets hold: most of it is not read yet.
+        folder.write("a", &bytes(16_000_000));
         folder.write("b", b"old");
         let mut child = folder
-            .command("copy --limit-rate 2MB --events a b")
+            .command("copy --limit-rate 10MB --events a b")
             .spawn()
             .expect("started");
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
