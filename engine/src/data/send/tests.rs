@@ -607,10 +607,11 @@ fn every_block_comes_back() {
         let mut peer = bench.attach(1);
         let reader = std::thread::spawn({
             let segment = segment.clone();
-            move || (0..40).for_each(|_| drop(frame(&mut peer, &segment)))
+            move || (0..48).for_each(|_| drop(frame(&mut peer, &segment)))
         });
-        for run in 0..40 {
-            bench.run(1, &segment, run % 2, 63);
+        for run in 0..48 {
+            // Two blocks each: 96 in all, the whole pool.
+            bench.run(1, &segment, run, 8);
             bench.sent();
         }
         // With blocks missing, later runs would have been sent from mappings.

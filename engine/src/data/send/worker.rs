@@ -27,9 +27,9 @@ const IN_FLIGHT_MAX: u32 = 2048;
 pub(super) const ROOM_KEPT: usize = 768;
 /// While sends take less than this on average, their completions wake the
 /// worker soon enough for new commands, and it spares itself the eventfd.
-const BRISK_NANOS: u64 = 4_000_000;
+const BRISK_NANOS: u64 = 10_000_000;
 /// … for this long at a time.
-const BRISK_WAIT: Duration = Duration::from_millis(5);
+const BRISK_WAIT: Duration = Duration::from_millis(10);
 
 /// What an operation is for.
 #[derive(Clone, Copy, Debug)]
