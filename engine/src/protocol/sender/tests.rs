@@ -271,6 +271,31 @@ fn a_look_that_began_before_a_chunk_was_called_back_closes_nothing() {
 }
 
 #[test]
+fn a_word_that_calls_back_what_landed_is_answered_by_the_word_again() {
+    let (mut sender, first) = moving(2, 1);
+    let mut all = first.clone();
+    while let Some(run) = all.pop() {
+        sent(&mut sender, 0, run);
+        hear(&mut sender, landed(run.first, u64::from(run.count)));
+        all.extend(runs(&outputs(&mut sender)));
+    }
+    sender.looked(0, 0, Ok(2 * u64::from(CHUNK)));
+    assert_eq!(closed_of(&outputs(&mut sender)), Some(0));
+    // The receiver counts this word too, so the old one is stale to it.
+    hear(
+        &mut sender,
+        Message::Drained {
+            transfer: TRANSFER,
+            segment: 0,
+            chunks: ChunkRange { first: 0, count: 2 },
+        },
+    );
+    let after = outputs(&mut sender);
+    assert_eq!(closed_of(&after), Some(1));
+    assert!(runs(&after).is_empty() && !has_look(&after));
+}
+
+#[test]
 fn damage_is_judged_by_what_the_source_has_now() {
     for (found, resends) in [(Ok([0; 16]), true), (Ok([9; 16]), false)] {
         let (mut sender, first) = moving(1, 1);
