@@ -106,6 +106,9 @@ fn read<T: DeserializeOwned>(tag: u16, body: &[u8]) -> Result<T, Violation> {
     }
 }
 
+/// A buffer that grew beyond this for one large message is given back.
+const BUFFER_BYTES_KEPT: usize = 64 * 1024;
+
 /// Cuts a stream of bytes into messages.
 #[derive(Debug)]
 pub struct MessageReader {
@@ -158,6 +161,9 @@ impl MessageReader {
         if self.consumed > 0 {
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
+        }
+        if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer = Vec::new();
         }
         self.buffer.extend_from_slice(&bytes[skipped..]);
     }

@@ -4,7 +4,9 @@
 //! Invariant: a message names transfer, segment and file where it concerns
 //! one, so that it means the same whenever it arrives.
 
+use super::bounds::bounded;
 use crate::error::Error;
+use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
 use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::{Level, SideReport};
@@ -65,6 +67,7 @@ pub enum Task {
     /// The beginner receives.
     Pull {
         /// What.
+        #[serde(deserialize_with = "bounded::<_, _, { limits::SEGMENT_ENTRIES_MAX }>")]
         sources: Vec<RemoteSource>,
     },
 }
@@ -131,6 +134,7 @@ pub struct Offer {
     /// No segment follows.
     pub last: bool,
     /// The files.
+    #[serde(deserialize_with = "bounded::<_, _, { limits::SEGMENT_ENTRIES_MAX }>")]
     pub entries: Vec<Entry>,
 }
 
@@ -164,6 +168,7 @@ pub struct Answer {
     /// The segment.
     pub segment: SegmentId,
     /// One for each entry, in order.
+    #[serde(deserialize_with = "bounded::<_, _, { limits::SEGMENT_ENTRIES_MAX }>")]
     pub verdicts: Vec<Verdict>,
     /// The receiver's digest of offer and verdicts; the sender compares it
     /// with its own, and it seeds every chunk check.

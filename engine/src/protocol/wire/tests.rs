@@ -517,6 +517,25 @@ fn names_and_sizes_are_checked_where_they_come_in() {
 }
 
 #[test]
+fn a_list_is_cut_off_while_it_is_read() {
+    // Transfer, segment, and a list of verdicts of one byte each.
+    let list = |count: usize| {
+        let mut body = vec![0; 17];
+        let mut rest = count;
+        while rest >= 0x80 {
+            body.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        body.push(rest as u8);
+        body.extend(vec![0; count + 16]);
+        read_all(&envelope(35, 0, body.len() as u32, &body), &[usize::MAX])
+    };
+    assert!(list(limits::SEGMENT_ENTRIES_MAX).is_ok());
+    let error = list(4_000_000).expect_err("more verdicts than files");
+    assert!(error.got.contains("do not decode"), "{error}");
+}
+
+#[test]
 fn what_people_will_read_cannot_steer_their_terminal() {
     let error = Error::usage(format!("\x1b[31mred\n{}", "ä".repeat(5000)));
     let read = read_all(&encode(&Message::Refuse(error)), &[64]).expect("it decodes");
