@@ -7,6 +7,7 @@
 use super::*;
 use crate::error::ErrorKind;
 use crate::protocol::wire::{Entry, EntryKind};
+use proptest::prelude::*;
 
 const TRANSFER: TransferId = TransferId([1; 16]);
 const CHUNK: u32 = 64 * 1024;
@@ -308,4 +309,87 @@ fn an_answer_fits_into_one_message() {
     let mut reader = crate::protocol::wire::MessageReader::new();
     reader.push(&bytes);
     assert!(matches!(reader.next(), Ok(Some(Message::Answer(_)))));
+}
+
+/// Words of a sender that has lost its mind, about small numbers, so that many
+/// of them nearly make sense.
+fn mad_word() -> impl Strategy<Value = Message> {
+    (0..8, 0u32..3, 0u32..3, 0u64..4).prop_map(|(kind, segment, file, chunk)| {
+        let transfer = TRANSFER;
+        let size = chunk * u64::from(CHUNK);
+        let error = Error::usage("mad");
+        let chunks = ChunkRange {
+            first: chunk,
+            count: 1,
+        };
+        match kind {
+            0 => offer(segment, &[size, 0], segment == 2),
+            1..4 => Message::Closed {
+                transfer,
+                segment,
+                file,
+                size,
+                recalls: segment,
+            },
+            4 => Message::Changed {
+                transfer,
+                segment,
+                file,
+                error,
+            },
+            5 => Message::Void {
+                transfer,
+                segment,
+                file,
+                chunks,
+                error,
+            },
+            6 => Message::Lost { connection: file },
+            _ => Message::Finish {
+                transfer,
+                report: Box::default(),
+            },
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_words_is_a_panic_or_settles_what_did_not_land(
+        words in prop::collection::vec((mad_word(), 0u64..6, any::<[bool; 4]>()), 0..40),
+    ) {
+        let mut receiver = receiver();
+        hear(&mut receiver, offer(0, &[3 * u64::from(CHUNK), 5], false));
+        outputs(&mut receiver);
+        receiver.prepared(0, vec![Verdict::Whole; 2]);
+        let mut landed = RangeSet::new();
+        for (word, chunk, [land_it, damage, reap, settle]) in words {
+            let _ = receiver.handle_message(0, word);
+            if land_it && chunk < 4 && landed.insert(chunk..chunk + 1) == 1 {
+                land(&mut receiver, chunk, 1, u64::from(CHUNK));
+            }
+            if damage && chunk < 4 && !landed.contains(chunk..chunk + 1) {
+                receiver.chunk_damaged(0, chunk);
+            }
+            if reap {
+                receiver.connection_reaped(chunk as ConnectionId);
+            }
+            for output in outputs(&mut receiver) {
+                match output {
+                    ReceiverOutput::Prepare { offer } => {
+                        receiver.prepared(offer.segment, vec![Verdict::Whole; 2]);
+                    }
+                    ReceiverOutput::Settle { segment, file, .. } => {
+                        let needed = if file == 0 { 0..3 } else { 3..4 };
+                        prop_assert!(segment > 0 || landed.contains(needed));
+                        if settle {
+                            receiver.settled(segment, file, Ok(Level::Sealed));
+                        }
+                    }
+                    ReceiverOutput::Finish => receiver.finish(SideReport::default()),
+                    _ => {}
+                }
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@
 use super::*;
 use crate::protocol::plan::digest;
 use crate::protocol::wire::{Answer, EntryKind, Verdict};
+use proptest::prelude::*;
 
 const TRANSFER: TransferId = TransferId([1; 16]);
 const CHUNK: u32 = 64 * 1024;
@@ -412,4 +413,84 @@ fn no_more_segments_are_open_than_the_limit() {
         limits::SEGMENTS_OPEN_MAX + 3,
         "each file ends once, offered or not"
     );
+}
+
+/// Words of a receiver that has lost its mind, about small numbers, so that
+/// many of them nearly make sense.
+fn mad_word() -> impl Strategy<Value = Message> {
+    (0..9, 0u32..3, 0u64..24, 0u64..6).prop_map(|(kind, small, first, count)| {
+        let (transfer, segment) = (TRANSFER, small / 2);
+        let (file, chunks) = (small, ChunkRange { first, count });
+        match kind {
+            0 => Message::Freed { connection: small },
+            1..4 => Message::Landed {
+                transfer,
+                segment,
+                chunks: vec![chunks],
+            },
+            4 => Message::Damaged {
+                transfer,
+                segment,
+                chunk: first,
+            },
+            5 => Message::Drained {
+                transfer,
+                segment,
+                chunks,
+            },
+            6 => Message::Settled {
+                transfer,
+                segment,
+                file,
+                level: Level::Sealed,
+            },
+            7 => Message::Failed {
+                transfer,
+                segment,
+                file,
+                error: Error::usage("mad"),
+            },
+            _ => Message::Finished {
+                transfer,
+                report: Box::default(),
+            },
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_words_is_a_panic_or_counts_twice(
+        words in prop::collection::vec((mad_word(), any::<[bool; 4]>()), 0..40),
+    ) {
+        let (mut sender, first) = moving(20, 3);
+        let mut unsent: VecDeque<Run> = first.into();
+        for (word, [send, look, recheck, lose]) in words {
+            if let Some(run) = unsent.front().copied().filter(|_| send) {
+                unsent.pop_front();
+                (0..3).for_each(|connection| sent(&mut sender, connection, run));
+            }
+            // What makes no sense changes nothing that goes on: the caller may
+            // stop, but the next word must not find it broken.
+            let _ = sender.handle_message(0, word);
+            if lose {
+                sender.connection_lost(0, 1);
+            }
+            for output in outputs(&mut sender) {
+                match output {
+                    SenderOutput::Run { run, .. } => unsent.push_back(run),
+                    SenderOutput::Look { segment, file } if look => {
+                        sender.looked(segment, file, Ok(20 * u64::from(CHUNK)));
+                    }
+                    SenderOutput::Recheck { segment, chunk } if recheck => {
+                        sender.rechecked(segment, chunk, Ok([0; 16]));
+                    }
+                    SenderOutput::Finish => sender.finish(SideReport::default()),
+                    _ => {}
+                }
+            }
+            let counts = sender.counts();
+            prop_assert!(counts.landed <= counts.planned && counts.sealed <= counts.landed);
+        }
+    }
 }
