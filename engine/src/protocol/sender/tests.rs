@@ -393,6 +393,76 @@ fn saturated_connections_get_full_runs() {
     );
 }
 
+/// Plays `chunks` chunks over connections of these rates, 1 ms away; gives how
+/// many runs it took, and when each connection was done.
+fn race(chunks: u64, bytes_per_second: &[u64]) -> (usize, Vec<Nanos>) {
+    let (mut sender, _) = moving(chunks, 0);
+    for connection in 0..bytes_per_second.len() as u32 {
+        sender.connection_joined(0, connection);
+    }
+    let mut free_at = vec![0; bytes_per_second.len()];
+    // By time: what was sent, and what landed a millisecond later.
+    let mut events: BTreeMap<(Nanos, usize), (ConnectionId, Run, Nanos, bool)> = BTreeMap::new();
+    let (mut now, mut count) = (0, 0);
+    loop {
+        while let Some(output) = sender.poll(now) {
+            let SenderOutput::Run {
+                connection, run, ..
+            } = output
+            else {
+                continue;
+            };
+            count += 1;
+            let rate = bytes_per_second[connection as usize];
+            let bytes = u64::from(run.count) * u64::from(CHUNK);
+            let free = &mut free_at[connection as usize];
+            let start = now.max(*free);
+            *free = start + bytes * 1_000_000_000 / rate;
+            events.insert((*free, count * 2), (connection, run, start, false));
+            events.insert(
+                (*free + 1_000_000, count * 2 + 1),
+                (connection, run, start, true),
+            );
+        }
+        let Some(((time, _), (connection, run, start, is_landed))) = events.pop_first() else {
+            return (count, free_at);
+        };
+        now = time;
+        if is_landed {
+            let word = landed(run.first, u64::from(run.count));
+            sender.handle_message(now, word).expect("an honest word");
+        } else {
+            let checks = vec![[0; 16]; run.count as usize];
+            sender.run_sent(now, connection, run, start, checks, false);
+        }
+    }
+}
+
+#[test]
+fn fast_connections_get_few_runs_and_slow_ones_finish_together() {
+    // 587 MiB over four connections of a saturated loopback.
+    let chunks = 587 * 1024 * 1024 / u64::from(CHUNK);
+    let (count, _) = race(chunks, &[500_000_000; 4]);
+    let full = 587 / 4 + 1;
+    assert!(count < full * 6 / 5, "{count} runs, {full} full ones");
+    // Held to 10 MB/s each, and one to a quarter of that.
+    for rates in [
+        [10_000_000; 4],
+        [10_000_000, 10_000_000, 10_000_000, 2_500_000],
+    ] {
+        let (_, done) = race(chunks / 8, &rates);
+        let (first, last) = (done.iter().min(), done.iter().max());
+        let apart = last.zip(first).map(|(last, first)| last - first);
+        assert!(apart < Some(100_000_000), "{done:?}");
+        let ideal = chunks / 8 * u64::from(CHUNK) * 1000 / rates.iter().sum::<u64>();
+        let took = last.map(|nanos| nanos / 1_000_000);
+        assert!(
+            took < Some(ideal * 102 / 100 + 50),
+            "{took:?} ms for {ideal}"
+        );
+    }
+}
+
 #[test]
 fn no_more_segments_are_open_than_the_limit() {
     let mut sender = Sender::new(SenderConfig {
