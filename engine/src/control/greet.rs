@@ -7,7 +7,8 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::protocol::wire::{
-    JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, Role, VERSION_MAX, VERSION_MIN,
+    self, Hello, JOIN_BYTES, Join, Message, PREAMBLE_BYTES, Preamble, PreambleReply, Role,
+    VERSION_MAX, VERSION_MIN,
 };
 use std::cell::Cell;
 use std::net::Shutdown;
@@ -64,11 +65,13 @@ pub(super) enum Wish {
     Data(Join),
 }
 
-/// The dialler's preamble on a control connection, and the answer to it.
-pub(super) async fn say_hello(stream: &TcpStream, peer: &str) -> Result<()> {
+/// The dialler's preamble on a control connection, its hello right behind,
+/// which saves a round trip, and the answer to the preamble.
+pub(super) async fn say_hello(stream: &TcpStream, peer: &str, hello: Hello) -> Result<()> {
     let doing = || format!("cannot greet {peer}");
-    let preamble = Preamble::ours(Role::Control).encode().to_vec();
-    let (sent, _) = stream.write_all(preamble).await;
+    let mut words = Preamble::ours(Role::Control).encode().to_vec();
+    words.extend_from_slice(&wire::encode(&Message::Hello(hello)));
+    let (sent, _) = stream.write_all(words).await;
     sent.map_err(|error| Error::peer(doing(), error))?;
     let bytes: [u8; PREAMBLE_BYTES] = read_exact(stream).await.map_err(|error| {
         Error::peer(doing(), error).cure("check that `haul serve` listens on that port")

@@ -254,13 +254,12 @@ async fn open(peer: &PeerAddress, options: PoolOptions, clock: Clock) -> Result<
     let stream = Rc::new(tokio_uring::net::TcpStream::from_std(socket.into()));
     let deadline = greet::Deadline::start(stream.clone());
     let name = peer.to_string();
-    greet::say_hello(&stream, &name)
+    let token = options.token.as_ref().map(|token| token.0);
+    let (mut handshake, hello) = ClientHandshake::new(token, random(), super::software());
+    greet::say_hello(&stream, &name, hello)
         .await
         .map_err(|error| deadline.explain(error, &name))?;
     let (channel, mut messages) = Channel::start(stream, &name);
-    let token = options.token.as_ref().map(|token| token.0);
-    let (mut handshake, hello) = ClientHandshake::new(token, random(), super::software());
-    channel.send(&Message::Hello(hello));
     let core = Core::new(clock, name.clone(), channel, links, inner_out);
     // The data connections' handshakes pass the time until the welcome is here.
     let (count, bind) = (options.connections as usize, options.bind);

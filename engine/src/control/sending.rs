@@ -11,6 +11,7 @@ use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::files::source::{self, Source};
 use crate::files::stream::StreamNews;
+use crate::limits;
 use crate::options::Transmit;
 use crate::protocol::sender::{Sender, SenderConfig, SenderOutput};
 use crate::protocol::wire::{Entry, EntryKind, Message};
@@ -74,12 +75,18 @@ impl Sending {
     fn offer(&mut self, tally: &mut Tally, files: Vec<(Entry, Arc<Source>)>) {
         let mut groups: Vec<(Vec<Entry>, Vec<Arc<Source>>)> = vec![Default::default()];
         let mut open = true;
+        let mut names_bytes = 0;
         for (entry, source) in files {
             let stream = entry.kind == EntryKind::Stream;
+            names_bytes += entry.name.len();
             let full = groups.last().is_some_and(|(entries, _)| {
-                entries.len() >= crate::limits::SEGMENT_ENTRIES_MAX
+                entries.len() >= limits::SEGMENT_ENTRIES_MAX
+                    || names_bytes > limits::SEGMENT_NAMES_BYTES_MAX
                     || (!entries.is_empty() && stream)
             });
+            if full || !open {
+                names_bytes = entry.name.len();
+            }
             if full || !open {
                 groups.push(Default::default());
             }

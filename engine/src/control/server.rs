@@ -255,7 +255,7 @@ async fn serve(
         .iter()
         .for_each(|session| drop(session.send(Inner::Close)));
     while !shared.sessions.borrow().is_empty() || shared.greetings.get() > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -137,23 +137,28 @@ impl Session {
                 _ = tick.tick() => self.tick(),
             }
         }
-        ended(self.closing.take().flatten());
-        self.end().await;
+        let error = self.closing.take().flatten();
+        let clean = error.is_none();
+        ended(error);
+        self.end(clean).await;
     }
 
-    async fn end(mut self) {
+    /// Closes the channel and ends the workers.
+    async fn end(mut self, clean: bool) {
         self.inner.close();
         let deadline = tokio::time::Instant::now() + FLUSH_WAIT;
         while !self.core.channel.is_flushed() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // Half a close, so that the peer reads the last words; its own close,
-        // or the deadline, is the end.
-        self.core.channel.close_writing();
-        let last = async {
-            while !matches!(self.messages.recv().await, None | Some(Incoming::Closed(_))) {}
-        };
-        let _ = tokio::time::timeout_at(deadline, last).await;
+        if !clean {
+            // Half a close, so that the peer reads the last words; its own close,
+            // or the deadline, is the end.
+            self.core.channel.close_writing();
+            let last = async {
+                while !matches!(self.messages.recv().await, None | Some(Incoming::Closed(_))) {}
+            };
+            let _ = tokio::time::timeout_at(deadline, last).await;
+        }
         let join = self.core.links.stop();
         // A panicked joiner has logged itself.
         let _ = tokio::task::spawn_blocking(join).await;

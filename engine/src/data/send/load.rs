@@ -9,9 +9,11 @@ use super::layout::{Cursor, Part, is_direct, kept_parts};
 use super::pool::{BLOCK_BYTES, Pool};
 use crate::Side;
 use crate::data::SendSegment;
+use crate::data::window::Stretch;
 use crate::error::Error;
 use crate::files::DIRECT_ALIGN_BYTES;
 use crate::files::source::{FileSource, Source};
+use crate::kernel::fault::watched;
 use crate::kernel::memory::Block;
 use crate::kernel::ring::{Handle, Message, Owner, Slice};
 use crate::protocol::check::Check;
@@ -91,8 +93,10 @@ pub struct Load {
     pub stage: Stage,
     /// How it goes.
     pub path: Path,
-    /// Sent from mapping windows; its blocks serve for the check only.
+    /// Checked and sent from mapping windows.
     pub mapped: bool,
+    /// Its windows could not be populated or read: blocks serve instead.
+    pub unmappable: bool,
     /// Where in the payload the parts begin: 0, or where a rest begins.
     from: u64,
     /// The stretches to read.
@@ -114,7 +118,7 @@ pub struct Load {
     /// What holds filler and was not told yet.
     pub voids: Vec<Void>,
     /// The mapping windows that stand for the payload.
-    pub mapping: Vec<Slice>,
+    pub mapping: Vec<Stretch>,
     /// A part of the frame went already, or its operation failed: what is left
     /// is read afresh.
     pub rest: bool,
@@ -152,6 +156,7 @@ impl Load {
             stage: Stage::Waiting,
             path: Path::Copy,
             mapped: false,
+            unmappable: false,
             from: 0,
             parts: Vec::new(),
             blocks: 0,
@@ -367,35 +372,72 @@ impl Load {
         }
     }
 
-    /// Computes the checks and the head, once all bytes are there.
-    pub fn seal(&mut self) {
-        let mut parts = self.parts.iter().peekable();
-        let mut start = 0;
-        for (index, end) in self.ends.iter().enumerate() {
-            let chunk = self.run.first + index as u64;
-            let mut stretches = Vec::new();
-            while let Some(part) = parts.peek() {
-                let part_end = part.run_offset + part.bytes as u64;
-                let from = start.max(part.run_offset) - part.run_offset;
-                let to = part_end.min(*end) - part.run_offset;
-                stretches.push(&part.as_bytes()[from as usize..to as usize]);
-                if part_end > *end {
-                    break;
-                }
-                parts.next();
-                if part_end == *end {
-                    break;
-                }
-            }
-            let seed = self.segment.seed;
-            let check = match stretches.as_slice() {
-                [only] => seed.check(chunk, only),
-                // A chunk's length fits: it is at most CHUNK_BYTES_MAX.
-                several => seed.check_pieces(chunk, (end - start) as u32, several.iter().copied()),
-            };
-            self.checks.push(check);
-            start = *end;
+    /// How many reads (of windows: populations) bring the bytes here.
+    pub fn reads(&self) -> usize {
+        if self.mapping.is_empty() {
+            self.parts.len()
+        } else {
+            self.mapping.len()
         }
+    }
+
+    /// Computes the checks and the head, once all bytes are there. False when
+    /// a mapped file was cut off meanwhile: nothing is computed then.
+    pub fn seal(&mut self) -> bool {
+        if self.mapping.is_empty() {
+            let stretches = self.parts.iter().map(Part::as_bytes).collect();
+            self.checks = self.compute(stretches);
+        } else {
+            let slices: Vec<_> = self.mapping.iter().cloned().map(mapped_slice).collect();
+            let computed = watched(|watch| {
+                self.compute(slices.iter().map(|slice| slice.bytes(watch)).collect())
+            });
+            match computed {
+                Some((checks, false)) => self.checks = checks,
+                _ => return false,
+            }
+        }
+        self.write_frame_head();
+        true
+    }
+
+    /// The checks of all chunks, whose payload lies end to end in `stretches`.
+    fn compute(&self, stretches: Vec<&[u8]>) -> Vec<Check> {
+        let seed = self.segment.seed;
+        let mut checks = Vec::with_capacity(self.ends.len());
+        let mut stretches = stretches.into_iter();
+        let (mut rest, mut start): (&[u8], _) = (&[], 0);
+        for (index, &end) in self.ends.iter().enumerate() {
+            let chunk = self.run.first + index as u64;
+            // A chunk's length fits: it is at most CHUNK_BYTES_MAX.
+            let bytes = (end - start) as usize;
+            if rest.is_empty() {
+                rest = stretches.next().unwrap_or(&[]);
+            }
+            if let Some((own, behind)) = rest.split_at_checked(bytes) {
+                checks.push(seed.check(chunk, own));
+                rest = behind;
+            } else {
+                let mut pieces = Vec::new();
+                let mut missing = bytes;
+                while missing > 0 {
+                    let (own, behind) = rest.split_at(missing.min(rest.len()));
+                    pieces.push(own);
+                    missing -= own.len();
+                    rest = behind;
+                    if missing > 0 {
+                        let Some(next) = stretches.next() else { break };
+                        rest = next;
+                    }
+                }
+                checks.push(seed.check_pieces(chunk, bytes as u32, pieces));
+            }
+            start = end;
+        }
+        checks
+    }
+
+    fn write_frame_head(&mut self) {
         let header = FrameHeader {
             transfer: self.segment.transfer,
             segment: self.run.segment,
@@ -410,7 +452,8 @@ impl Load {
     /// Writes what is left of the frame into `message`, from the parts.
     pub fn write_message(&mut self, message: &mut Message) {
         self.write_head(message);
-        message.slices.append(&mut self.mapping);
+        let mapping = self.mapping.drain(..);
+        message.slices.extend(mapping.map(mapped_slice));
         let mut run: Option<(Arc<Block>, Range<usize>)> = None;
         for part in self.parts.drain(..) {
             let range = part.start..part.start + part.bytes;
@@ -468,6 +511,11 @@ impl Load {
         let direct = part.direct && part.filled.is_multiple_of(DIRECT_ALIGN_BYTES);
         Some(Handle::of(source, |source| descriptor(source, direct)))
     }
+}
+
+/// A stretch of a window, as the kernel takes it.
+fn mapped_slice((window, range): Stretch) -> Slice {
+    Slice::new(Owner::Window(window), range)
 }
 
 /// A file's descriptor. Only files have one; the caller looked.

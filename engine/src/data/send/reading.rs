@@ -4,24 +4,21 @@
 //! `waiting`, `unread` and `arrived`, or its reads are in flight, until it is
 //! ready; it never holds a part of the blocks that it needs.
 
+use super::layout::Part;
 use super::load::{Load, Path, Stage, cached};
-use super::pool::BLOCKS;
 use super::worker::{Job, ROOM_KEPT, Worker};
 use crate::data::SendEvent;
 use crate::error::Error;
 use crate::files::source::Source;
-use crate::kernel::ring::{Completion, Outcome, Owner, Slice};
+use crate::kernel::ring::{Completion, Outcome};
 use crate::options::Transmit;
+use crate::protocol::plan::Piece;
 use crate::{ErrorKind, Side};
 use rustix::io::Errno;
 use std::sync::Arc;
 
-/// With fewer blocks left than this, warm files are sent from mapping windows,
-/// so that slow or stuck connections cannot hold all blocks.
-const BLOCKS_SCARCE: usize = BLOCKS / 3;
-/// Pieces that one message takes from mapping windows, at most: it holds 1,024
-/// slices, and a mapping for each tiny file would cost more than reading it.
-const MAPPED_PIECES_MAX: usize = 64;
+/// Pieces below this are read: a mapping for each small file would cost more.
+const MAPPED_PIECE_BYTES_MIN: u64 = 64 * 1024;
 /// Pieces that one chain of splices moves, at most: each costs two operations
 /// by a kernel worker.
 const SPLICE_PIECES_MAX: usize = 16;
@@ -40,13 +37,18 @@ impl Worker {
                 self.waiting.pop_front();
                 continue;
             };
-            if load.parts.is_empty() {
+            if load.parts.is_empty() && load.mapping.is_empty() {
                 self.choose_path(&mut load);
-                load.lay();
+                load.mapped = load.mapped && self.map(&mut load);
+                if !load.mapped {
+                    load.lay();
+                }
             }
             let fits = load.blocks() <= self.pool.len();
             if fits {
-                load.mapped &= !load.is_rest();
+                if load.blocks() > 0 {
+                    self.register_blocks();
+                }
                 load.take_blocks(&mut self.pool);
                 load.fill();
                 self.note_method(&load);
@@ -63,6 +65,20 @@ impl Worker {
         }
     }
 
+    /// Registers the blocks with the ring, once.
+    fn register_blocks(&mut self) {
+        let Some(arena) = self.unregistered.take() else {
+            return;
+        };
+        self.report.system_calls += 1;
+        if let Err(errno) = self.ring.register(&arena) {
+            // Plain reads do the same with more work for each.
+            self.note(&format!(
+                "the sending buffers could not be registered with the kernel ({errno}): raise RLIMIT_MEMLOCK (`ulimit -l`) for cheaper reads"
+            ));
+        }
+    }
+
     /// Queues the reads of a load that were not queued yet. False when the
     /// ring has no room for all of them.
     fn queue_reads(&mut self, index: usize) -> bool {
@@ -70,19 +86,28 @@ impl Worker {
             let Some(load) = self.loads[index].as_mut() else {
                 return true;
             };
-            let Some(part) = load.parts.get(load.next_read) else {
+            let next = load.next_read;
+            if next == load.reads() {
                 break;
-            };
-            if part.filled == part.bytes {
+            }
+            let is_full = |part: &Part| part.filled == part.bytes;
+            if load.parts.get(next).is_some_and(is_full) {
                 load.next_read += 1;
                 continue;
             }
             if self.ring.room() <= ROOM_KEPT {
                 return false;
             }
-            let part = load.next_read;
             load.next_read += 1;
-            self.queue_read(index, part);
+            match load.mapping.get(next).cloned() {
+                Some((window, range)) => {
+                    load.reading += 1;
+                    let token = self.token(Job::Populate { load: index });
+                    self.ring.populate(window, range, token);
+                    self.done_at_once += 1;
+                }
+                None => self.queue_read(index, next),
+            }
         }
         self.look_whether_read(index);
         true
@@ -161,7 +186,7 @@ impl Worker {
         if let Some(load) = self.loads[index].as_mut()
             && load.stage == Stage::Reading
             && load.reading == 0
-            && load.next_read == load.parts.len()
+            && load.next_read == load.reads()
         {
             load.stage = Stage::Read;
             self.arrived.push_back(index);
@@ -174,57 +199,71 @@ impl Worker {
             let Some(mut load) = self.loads[index].take() else {
                 continue;
             };
-            if load.checks.is_empty() {
-                load.seal();
+            let cut_off = load.unmappable && !load.mapping.is_empty();
+            if cut_off || load.checks.is_empty() && !load.seal() {
+                // What its windows showed may be filler by now.
+                self.windows.clear();
+                load.unmappable = true;
+                load.mapping.clear();
+                load.stage = Stage::Waiting;
+                self.loads[index] = Some(load);
+                self.waiting.push_front(index);
+                continue;
             }
             load.stage = Stage::Ready;
             let whole = load.voids.is_empty() && !load.is_rest();
             if load.path == Path::Splice {
                 if whole {
                     load.release(&mut self.pool);
+                    load.mapping.clear();
                 } else {
                     // Filler is not in the file.
                     load.path = Path::Copy;
                 }
-            } else if load.mapped && whole && self.map(&mut load) {
-                load.release(&mut self.pool);
             }
             self.tell_voids(&mut load);
             self.loads[index] = Some(load);
         }
     }
 
-    /// Puts the payload's mapping windows in the place of its blocks. False
-    /// when a file cannot be mapped.
+    /// Lays the payload in mapping windows. False when a file cannot be mapped.
     fn map(&mut self, load: &mut Load) -> bool {
-        let mut slices = Vec::new();
+        let mut mapping = Vec::new();
         let Some(files) = load.files() else {
             return false;
         };
-        let mut wanted = Vec::new();
         for (source, file, piece) in files {
-            let Ok(windows) = self
+            match self
                 .windows
                 .cover(source, file.fd(), piece.file_offset, piece.bytes)
-            else {
-                return false;
-            };
-            for (window, range) in windows {
-                slices.push(Slice::new(Owner::Window(window.clone()), range.clone()));
-                wanted.push((window, range));
+            {
+                Ok(stretches) => mapping.extend(stretches),
+                Err(_) => return false,
             }
         }
-        for (window, range) in wanted {
-            // Its page tables are filled by a kernel worker while the run
-            // before is sent; without room the send faults them in itself.
-            if self.ring.room() > ROOM_KEPT {
-                let token = self.token(Job::Aside);
-                self.ring.populate(window, range, token);
-                self.done_at_once += 1;
-            }
-        }
-        load.mapping = slices;
+        load.mapping = mapping;
+        load.next_read = 0;
         true
+    }
+
+    /// A stretch of a mapping has its page tables, or cannot get them.
+    pub fn populated(&mut self, index: usize, completion: Completion) {
+        let Outcome::Done(result) = completion.outcome else {
+            return;
+        };
+        let Some(load) = self.loads[index].as_mut() else {
+            return;
+        };
+        load.reading -= 1;
+        // Past the file's end it is EFAULT: the file was cut off. A call that
+        // was only interrupted leaves its pages to be faulted in.
+        load.unmappable |= !matches!(result, Ok(_) | Err(Errno::INTR | Errno::AGAIN));
+        if load.place.is_some() {
+            self.look_whether_read(index);
+        } else if load.reading == 0 {
+            load.release(&mut self.pool);
+            self.loads[index] = None;
+        }
     }
 
     /// Tells what of a load is filler, before it is told to be sent.
@@ -252,12 +291,13 @@ impl Worker {
             load.path = Path::Copy;
             return;
         };
-        let (direct, files) = match load.files() {
-            Some(files) => (
-                files.iter().any(|(_, file, _)| file.direct().is_some()),
-                true,
-            ),
-            None => (false, false),
+        let (direct, warm, files) = match load.files() {
+            Some(files) => {
+                let direct = files.iter().any(|(_, file, _)| file.direct().is_some());
+                let cold = files.iter().any(|(_, file, _)| file.is_cold());
+                (direct, !direct && !cold, true)
+            }
+            None => (false, false, false),
         };
         let transmit = load.segment.transmit;
         load.path = match transmit {
@@ -273,14 +313,8 @@ impl Worker {
             Transmit::Auto if !files || direct || connection.refused_zero_copy => Path::Copy,
             Transmit::Auto => connection.auto,
         };
-        load.mapped = files
-            && !direct
-            && load.pieces.len() <= MAPPED_PIECES_MAX
-            && match load.path {
-                Path::Copy => self.pool.len() < BLOCKS_SCARCE,
-                Path::ZeroCopy => true,
-                Path::Splice => false,
-            };
+        let large = |piece: &Piece| piece.bytes >= MAPPED_PIECE_BYTES_MIN;
+        load.mapped = warm && !load.unmappable && load.pieces.iter().all(large);
         if transmit == Transmit::Splice && !files {
             let sources: Vec<_> = load.pieces.iter().map(|piece| piece.file).collect();
             for file in sources {

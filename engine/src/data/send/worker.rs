@@ -10,6 +10,7 @@ use super::pool::Pool;
 use crate::data::window::Windows;
 use crate::data::{Clock, SendCommand, SendEvent, SendEvents};
 use crate::error::{Error, Result};
+use crate::kernel::memory::Arena;
 use crate::kernel::queue::Reader;
 use crate::kernel::ring::{Completion, Handle, Message, Outcome, Ring};
 use crate::kernel::socket;
@@ -40,6 +41,8 @@ pub(super) enum Job {
     Watch { place: usize },
     /// A part of a load is read.
     Read { load: usize, part: usize },
+    /// A stretch of a load's mapping gets its page tables.
+    Populate { load: usize },
     /// A frame, or its rest, is sent.
     Send {
         place: usize,
@@ -61,6 +64,9 @@ pub(super) enum Job {
 pub(super) struct Worker {
     pub ring: Ring,
     pub pool: Pool,
+    /// The blocks' memory until it is first needed: registering it makes all
+    /// of it resident, and warm files are sent from mappings.
+    pub unregistered: Option<Arena>,
     pub windows: Windows,
     pub connections: Vec<Option<Connection>>,
     pub loads: Vec<Option<Load>>,
@@ -98,16 +104,9 @@ pub(super) struct Worker {
 impl Worker {
     /// A worker for the calling thread.
     pub fn new(commands: Reader<SendCommand>, events: SendEvents, clock: Clock) -> Result<Self> {
-        let mut ring = Ring::new(IN_FLIGHT_MAX)?;
+        let ring = Ring::new(IN_FLIGHT_MAX)?;
         let (arena, pool) =
             Pool::new().map_err(|errno| Error::local("cannot map the sending buffers", errno))?;
-        let mut report = SideReport::default();
-        if let Err(errno) = ring.register(&arena) {
-            // Plain reads do the same with more work for each.
-            report.notes.push(format!(
-                "the sending buffers could not be registered with the kernel ({errno}): raise RLIMIT_MEMLOCK (`ulimit -l`) for cheaper reads"
-            ));
-        }
         let commands = Arc::new(commands);
         Ok(Self {
             knows_zero_copy: ring.knows_zero_copy(),
@@ -123,7 +122,8 @@ impl Worker {
             unreleased: 0,
             messages: Vec::new(),
             now: clock.now(),
-            report,
+            report: SideReport::default(),
+            unregistered: Some(arena),
             methods: BTreeSet::new(),
             done_at_once: 0,
             jobs: Vec::new(),
@@ -468,6 +468,7 @@ impl Worker {
                     _ => {}
                 }
             }
+            Job::Populate { load } => self.populated(load, completion),
             Job::Aside => {}
         }
     }

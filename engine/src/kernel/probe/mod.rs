@@ -11,6 +11,8 @@ pub use uring::{Operation, Uring};
 
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Everything that `haul doctor` tells, as plain data.
 #[derive(Clone, Debug, Serialize)]
@@ -168,6 +170,15 @@ impl Tcp {
 #[must_use]
 pub fn sysctl(name: &str) -> Option<String> {
     line(&format!("/proc/sys/{}", name.replace('.', "/")))
+}
+
+/// tcp_wmem's or tcp_rmem's three numbers, as they were when this process first
+/// asked: workers ask for every connection, and must not pay three calls each.
+#[must_use]
+pub fn autotuning_seen(name: &'static str) -> Option<Autotuning> {
+    static SEEN: Mutex<BTreeMap<&'static str, Option<Autotuning>>> = Mutex::new(BTreeMap::new());
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    *seen.entry(name).or_insert_with(|| autotuning(name))
 }
 
 /// tcp_wmem's or tcp_rmem's three numbers.

@@ -23,7 +23,7 @@ pub use handle::{duplicate, set_pacing};
 pub use info::{silence, tcp_info};
 
 use crate::error::{Error, Result};
-use crate::kernel::probe::{autotuning, sysctl};
+use crate::kernel::probe::{autotuning_seen, sysctl};
 use crate::limits;
 use crate::options::Congestion;
 use rustix::io::Errno;
@@ -230,7 +230,7 @@ fn set_buffer_auto(socket: BorrowedFd<'_>, direction: Direction) -> Option<Strin
         let _ = direction.set(socket, BUFFER_BYTES_MIN.min(cap));
     }
     let got = direction.get(socket).max(maximum);
-    let now = autotuning(direction.autotuning())?;
+    let now = autotuning_seen(direction.autotuning())?;
     let (low, start) = (now.min_bytes, now.start_bytes);
     Some(format!(
         "the {} buffers are limited to {got} bytes: `sysctl -w {}=\"{low} {start} {BUFFER_BYTES_MIN}\"` lets them grow",
@@ -240,7 +240,7 @@ fn set_buffer_auto(socket: BorrowedFd<'_>, direction: Direction) -> Option<Strin
 }
 
 fn autotuning_max(direction: Direction) -> Option<u64> {
-    Some(autotuning(direction.autotuning())?.max_bytes)
+    Some(autotuning_seen(direction.autotuning())?.max_bytes)
 }
 
 fn set_congestion(
