@@ -164,12 +164,17 @@ impl Sending {
                 bytes,
                 submitted,
                 checks,
-                frozen,
+                ..
             } => {
                 if transfer == self.transfer {
                     core.links.count(connection, bytes);
                     tally.sent(submitted);
                     let now = core.clock.now();
+                    // The source may be looked at again now, also where its
+                    // pages are still the kernel's: what changes from here on
+                    // fails the check that was computed before the look. That
+                    // saves a round trip at each file's end.
+                    let frozen = true;
                     self.machine
                         .run_sent(now, connection, run, submitted, checks, frozen);
                 }

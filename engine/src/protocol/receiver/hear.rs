@@ -172,12 +172,11 @@ impl Receiver {
     }
 
     fn hear_finish(&mut self, report: Box<SideReport>) -> Result<(), Violation> {
-        let done = self.last_offered && self.segments.is_empty();
-        if !done || !matches!(self.state, State::Moving) {
-            return Err(unexpected("Finish before every file ended"));
+        match &mut self.state {
+            State::Finishing(heard @ None) => *heard = Some(report),
+            State::Reporting => self.done(report),
+            _ => return Err(unexpected("Finish before every file ended")),
         }
-        self.state = State::Finishing(report);
-        self.outputs.push_back(ReceiverOutput::Finish);
         Ok(())
     }
 }

@@ -112,13 +112,17 @@ enum State {
     /// Files are prepared, received and settled.
     /// From: start. To: Finishing, Ending.
     Moving,
-    /// The sender is done; our own report is being collected.
-    /// From: Moving. To: Ended, Ending.
-    Finishing(Box<SideReport>),
+    /// Every file ended; our own report is being collected, the sender's may
+    /// be here already. From: Moving. To: Reporting, Ended, Ending.
+    Finishing(Option<Box<SideReport>>),
+    /// Our report was said; the sender's is awaited.
+    /// From: Finishing. To: Ended, Ending.
+    Reporting,
     /// It failed; hands that are at work on a file are waited for, so that no
-    /// temporary file stays. From: Moving, Finishing. To: Ended.
+    /// temporary file stays. From: Moving, Finishing, Reporting. To: Ended.
     Ending(Error),
-    /// Done or Failed is the last output. From: Finishing, Ending. To: none.
+    /// Done or Failed is the last output.
+    /// From: Finishing, Reporting, Ending. To: none.
     Ended,
 }
 
@@ -339,22 +343,33 @@ impl Receiver {
 
     /// This end's measurements, which [`ReceiverOutput::Finish`] asked for.
     pub fn finish(&mut self, report: SideReport) {
-        if !matches!(self.state, State::Finishing(_)) {
+        let State::Finishing(heard) = &mut self.state else {
             return;
-        }
+        };
+        let heard = heard.take();
         self.say(Message::Finished {
             transfer: self.config.transfer,
             report: Box::new(report),
         });
-        if let State::Finishing(report) = std::mem::replace(&mut self.state, State::Ended) {
-            self.outputs.push_back(ReceiverOutput::Done { report });
+        self.state = State::Reporting;
+        if let Some(report) = heard {
+            self.done(report);
         }
+    }
+
+    /// Both reports were said.
+    pub(super) fn done(&mut self, report: Box<SideReport>) {
+        self.state = State::Ended;
+        self.outputs.push_back(ReceiverOutput::Done { report });
     }
 
     /// Ends the transfer from this side; the peer is told. Also for a
     /// violation that [`Receiver::handle_message`] returned.
     pub fn stop(&mut self, error: Error) {
-        if matches!(self.state, State::Moving | State::Finishing(_)) {
+        if matches!(
+            self.state,
+            State::Moving | State::Finishing(_) | State::Reporting
+        ) {
             self.say(Message::Abort {
                 transfer: self.config.transfer,
                 error: error.clone(),

@@ -143,6 +143,13 @@ impl Receiver {
             self.segments.remove(&segment);
             self.outputs
                 .push_back(ReceiverOutput::SegmentDone { segment });
+            if self.last_offered && self.segments.is_empty() && matches!(self.state, State::Moving)
+            {
+                // Nothing more can come: our report need not wait for the
+                // sender's, which saves a round trip.
+                self.state = State::Finishing(None);
+                self.outputs.push_back(ReceiverOutput::Finish);
+            }
         }
     }
 

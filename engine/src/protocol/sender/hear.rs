@@ -14,6 +14,7 @@ use crate::protocol::plan::Plan;
 use crate::protocol::wire::{Answer, ChunkRange, Message, Offer, Verdict};
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, SegmentId, Violation};
 use crate::report::Level;
+use crate::report::SideReport;
 use std::ops::Range;
 
 impl Sender {
@@ -55,14 +56,7 @@ impl Sender {
                 error,
                 ..
             } => self.hear_failed(segment, file, error),
-            Message::Finished { report, .. } => {
-                if self.state != State::Reporting {
-                    return Err(unexpected("Finished before Finish"));
-                }
-                self.state = State::Ended;
-                self.outputs.push_back(SenderOutput::Done { report });
-                Ok(())
-            }
+            Message::Finished { report, .. } => self.hear_finished(report),
             // Which streams are made on the fly, and can end anywhere, is
             // known to the caller; it calls `end_stream`.
             Message::EndStreams { .. } => Ok(()),
@@ -358,6 +352,26 @@ impl Sender {
         for file in closed {
             self.say_closed(segment, file);
         }
+    }
+
+    /// The receiver's report: it may come before ours was collected.
+    fn hear_finished(&mut self, report: Box<SideReport>) -> Result<(), Violation> {
+        let ended = |segment: &Segment| match segment {
+            Segment::Moving(work) => work.files_open == 0,
+            Segment::Offered(_) => false,
+        };
+        let all_ended = self.last_offered && self.segments.values().all(ended);
+        match self.state {
+            State::Reporting => {
+                self.state = State::Ended;
+                self.outputs.push_back(SenderOutput::Done { report });
+            }
+            State::Moving | State::Finishing if all_ended && self.heard.is_none() => {
+                self.heard = Some(report);
+            }
+            _ => return Err(unexpected("Finished before every file ended")),
+        }
+        Ok(())
     }
 
     fn hear_settled(

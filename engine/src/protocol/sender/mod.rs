@@ -153,6 +153,8 @@ struct Early {
 pub struct Sender {
     config: SenderConfig,
     state: State,
+    /// The receiver's report, where it came before ours was said.
+    heard: Option<Box<SideReport>>,
     last_offered: bool,
     next_segment: SegmentId,
     next_run: RunKey,
@@ -174,6 +176,7 @@ impl Sender {
         Self {
             config,
             state: State::Moving,
+            heard: None,
             last_offered: false,
             next_segment: 0,
             next_run: 0,
@@ -464,6 +467,10 @@ impl Sender {
                 transfer: self.config.transfer,
                 report: Box::new(report),
             });
+            if let Some(report) = self.heard.take() {
+                self.state = State::Ended;
+                self.outputs.push_back(SenderOutput::Done { report });
+            }
         }
     }
 
