@@ -216,8 +216,8 @@ pub struct ServeArguments {
     /// Nothing outside DIR is listed, read or written
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
-    /// Where to listen, any number of times: ADDR, ADDR:PORT or [V6]:PORT; port 0 lets the
-    /// kernel choose
+    /// Where to listen, any number of times: ADDR or ADDR:PORT, an IPv6 address
+    /// in brackets; port 0 lets the kernel choose
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = parse_listen)]
     pub listen: Vec<Listen>,
     /// The token that peers prove; written there if FILE does not exist

@@ -139,7 +139,7 @@ fn names_a_host(bytes: &[u8]) -> bool {
     }
 }
 
-/// HOST[:PORT][/PATH]
+/// `HOST[:PORT][/PATH]`
 fn parse_server(rest: &[u8]) -> Result<ServerPath, String> {
     let slash = rest.iter().position(|byte| *byte == b'/');
     let (authority, path) = rest.split_at(slash.unwrap_or(rest.len()));
@@ -158,7 +158,7 @@ fn parse_server(rest: &[u8]) -> Result<ServerPath, String> {
     })
 }
 
-/// HOST, HOST:PORT, [V6] or [V6]:PORT.
+/// `HOST`, `HOST:PORT`, `[V6]` or `[V6]:PORT`.
 fn parse_authority(authority: &str) -> Result<PeerAddress, String> {
     if authority.contains('@') {
         return Err("it names a user; a server knows tokens, not users".to_owned());

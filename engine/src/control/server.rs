@@ -392,6 +392,7 @@ async fn open(
         peer,
         session,
         starting: None,
+        next: None,
     };
     registration.keep();
     Ok((

@@ -16,7 +16,9 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::files::generated::Generated;
 use crate::files::source::{FileSource, Source};
 use crate::files::target::TargetOptions;
+use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
+use crate::protocol::TransferId;
 use crate::protocol::handshake;
 use crate::protocol::wire::{Begin, Entry, Flow, Join, Message, Task};
 use std::net::SocketAddr;
@@ -31,7 +33,13 @@ pub(super) struct Serving {
     pub(super) session: handshake::Session,
     /// What the pull whose sources are being opened asked for.
     pub(super) starting: Option<Begin>,
+    /// The next transfer, begun by a peer that heard the end of the last one
+    /// before this end had let go of it, and what was said of it since.
+    pub(super) next: Option<(Begin, Vec<Message>)>,
 }
+
+/// Messages that are kept for the next transfer: its offers, and an end.
+const NEXT_MESSAGES_MAX: usize = limits::SEGMENTS_OPEN_MAX + 2;
 
 impl Serving {
     pub(super) fn transfer_ended(&mut self, core: &Core, active: Active, end: Result<()>) {
@@ -72,8 +80,8 @@ impl Session {
                         ..
                     }) => sending.finish_streams(),
                     Some(active) => active.finished_early = true,
-                    // It is over.
-                    None => {}
+                    // It is over, or waits for the last one's end.
+                    None => self.keep_for_next(transfer, Message::EndStreams { transfer }),
                 }
                 Ok(())
             }
@@ -90,7 +98,11 @@ impl Session {
 
     fn serving_begin(&mut self, begin: Begin) {
         let transfer = begin.transfer;
-        if self.active.is_some() {
+        if let (Some(_), Role::Server(serving)) = (&self.active, &mut self.role) {
+            if serving.next.is_none() {
+                serving.next = Some((begin, Vec::new()));
+                return;
+            }
             let error = Error::peer(
                 "cannot begin a transfer",
                 "the session's last one still runs",
@@ -119,6 +131,36 @@ impl Session {
                 error: error.clone(),
             });
             self.transfer_ended(Err(error));
+        }
+    }
+
+    /// Keeps what is said of a transfer that waits for the last one's end.
+    pub(super) fn keep_for_next(&mut self, transfer: TransferId, message: Message) {
+        if let Role::Server(serving) = &mut self.role
+            && let Some((begin, messages)) = &mut serving.next
+            && begin.transfer == transfer
+            && messages.len() < NEXT_MESSAGES_MAX
+        {
+            messages.push(message);
+        }
+    }
+
+    /// The last transfer is over: the next goes on from where it was kept.
+    pub(super) fn serving_next(&mut self) {
+        let Role::Server(serving) = &mut self.role else {
+            return;
+        };
+        if let Some((begin, messages)) = serving.next.take() {
+            let transfer = begin.transfer;
+            self.serving_begin(begin);
+            for message in messages {
+                if matches!(message, Message::EndStreams { .. }) {
+                    // It is expected at this end, so it breaks nothing.
+                    let _ = self.serving_message(message);
+                } else {
+                    self.transfer_message(transfer, message);
+                }
+            }
         }
     }
 

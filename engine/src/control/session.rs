@@ -341,13 +341,13 @@ impl Session {
     }
 
     /// Messages of a transfer that is over are late, not wrong.
-    fn transfer_message(&mut self, transfer: TransferId, message: Message) {
+    pub(super) fn transfer_message(&mut self, transfer: TransferId, message: Message) {
         let Some(active) = self
             .active
             .as_mut()
             .filter(|active| active.transfer == transfer)
         else {
-            return;
+            return self.keep_for_next(transfer, message);
         };
         match &mut active.half {
             Half::Sending(sending) => {
@@ -483,6 +483,7 @@ impl Session {
         if let Some(active) = self.active.take() {
             self.told_planned = None;
             self.role.transfer_ended(&self.core, active, end);
+            self.serving_next();
         }
     }
 }
