@@ -150,7 +150,8 @@ pub struct CopyArguments {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Transfer")]
 pub struct TransferOptions {
-    /// Data connections, 1 to 128; auto is 4, and 1 for a copy within this machine
+    /// Data connections, 1 to 128; auto is 4, 1 for a copy within this machine, 8 where a round
+    /// trip takes over 10 ms
     #[arg(short = 'n', long, value_name = "N|auto", default_value = "auto")]
     #[arg(value_parser = parse_connections)]
     pub connections: Auto<u32>,

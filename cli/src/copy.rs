@@ -12,6 +12,7 @@ use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
 use crate::progress::Shown;
 use crate::token;
+use haul_engine::limits;
 use haul_engine::options::{LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget};
 use haul_engine::report::Report;
 use haul_engine::{Error, ErrorKind, PeerAddress, Pool, Transfer};
@@ -281,6 +282,9 @@ fn carry(
     });
     let options = arguments.transfer.copy();
     let mut pool_options = arguments.transfer.pool();
+    if arguments.transfer.connections == Auto::Auto {
+        pool_options.connections_on_long_paths = Some(limits::CONNECTIONS_ON_LONG_PATHS);
+    }
     let mut beside = None;
     let (peer, origin) = match &route {
         Route::Push { peer, .. } | Route::Pull { peer, .. } => {

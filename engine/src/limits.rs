@@ -16,14 +16,21 @@ pub const CHUNK_BYTES_MAX: u32 = 4 * 1024 * 1024;
 pub const CONNECTIONS_MAX: u32 = 128;
 /// Data connections unless asked otherwise.
 pub const CONNECTIONS_DEFAULT: u32 = 4;
+/// Data connections where haul chooses and the path is long. Slow start fills
+/// the link a round trip sooner than with four: 587 MiB over 1 Gbit/s and 50 ms
+/// with 0.1 % loss took 5.60 s against 5.65 s (means of two, bbr).
+pub const CONNECTIONS_ON_LONG_PATHS: u32 = 8;
+/// A path is long from this round trip on, microseconds.
+pub const LONG_PATH_US: u32 = 10_000;
 /// Joins that one session accepts in its life: each lost connection is dialled
 /// again under a new number, and a number is never used twice.
 pub const JOINS_MAX: u32 = 4096;
 
 /// Chunks in one run, at most: bounds the table of checks (4 KiB).
 pub const RUN_CHUNKS_MAX: u32 = 256;
-/// Payload bytes in one run, at most.
-pub const RUN_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Payload bytes in one run, at most: with half of it the sender made 0.18
+/// system calls a chunk of 256 KiB over one connection on loopback, with this 0.11.
+pub const RUN_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Runs handed to one connection and not yet sent, at most: one on the wire
 /// and the next, whose pages are fetched meanwhile.
 pub const RUNS_AHEAD_MAX: usize = 2;

@@ -38,6 +38,9 @@ pub enum Congestion {
 pub struct PoolOptions {
     /// Data connections to open.
     pub connections: u32,
+    /// Data connections to open instead where a round trip takes more than
+    /// [`limits::LONG_PATH_US`]; `None` opens as many as everywhere.
+    pub connections_on_long_paths: Option<u32>,
     /// Both socket buffers in bytes; `None` leaves the kernel's autotuning on
     /// where its limits reach 4 MiB.
     pub socket_buffer_bytes: Option<u64>,
@@ -57,6 +60,7 @@ impl Default for PoolOptions {
     fn default() -> Self {
         Self {
             connections: limits::CONNECTIONS_DEFAULT,
+            connections_on_long_paths: None,
             socket_buffer_bytes: None,
             rate_limit_bytes_per_second: None,
             bind: None,

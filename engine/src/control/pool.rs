@@ -235,7 +235,16 @@ fn control(
 }
 
 /// Connects, says hello, and proves: the session goes on from the welcome.
-async fn open(peer: &PeerAddress, options: PoolOptions, clock: Clock) -> Result<Session> {
+async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Result<Session> {
+    let addresses = dial::resolve(peer).await?;
+    let plain = SocketOptions::default();
+    let (socket, address) = dial::connect(addresses, options.bind, plain).await?;
+    crate::kernel::socket::prepare_control(socket.as_fd())?;
+    let rtt_us = crate::kernel::socket::tcp_info(&socket).map_or(0, |info| info.rtt_us);
+    if let (Some(connections), limits::LONG_PATH_US..) = (options.connections_on_long_paths, rtt_us)
+    {
+        options.connections = connections.clamp(1, limits::CONNECTIONS_MAX);
+    }
     let sockets = SocketOptions {
         send_buffer_bytes: options.socket_buffer_bytes,
         receive_buffer_bytes: options.socket_buffer_bytes,
@@ -244,10 +253,6 @@ async fn open(peer: &PeerAddress, options: PoolOptions, clock: Clock) -> Result<
             .rate_limit_bytes_per_second
             .map(|rate| (rate / u64::from(options.connections)).max(1)),
     };
-    let addresses = dial::resolve(peer).await?;
-    let plain = SocketOptions::default();
-    let (socket, address) = dial::connect(addresses, options.bind, plain).await?;
-    crate::kernel::socket::prepare_control(socket.as_fd())?;
     let (inner_out, inner) = unbounded_channel();
     let links = Links::new(clock, options.workers, sockets);
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub const BLOCK_BYTES: usize = 256 * 1024;
 /// Blocks of one worker: 24 MiB. It holds a full run on each of the default
 /// connections and eight more blocks to read ahead into.
-pub const BLOCKS: usize = 96;
+pub const BLOCKS: usize = 128;
 
 const _: () = {
     assert!(BLOCK_BYTES.is_multiple_of(PAGE_BYTES));
