@@ -9,7 +9,7 @@
 use super::frame::{Filling, Good, Purpose};
 use super::tally::Method;
 use super::why;
-use super::worker::{Call, Worker, token};
+use super::worker::{Worker, token};
 use crate::data::{ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Side};
 use crate::files::DIRECT_ALIGN_BYTES;
@@ -205,9 +205,7 @@ impl Worker {
         if range.is_empty() {
             return;
         }
-        let by_ring = self.call_of(segment) == Call::Ring
-            && range.len() >= RING_WRITE_BYTES_MIN
-            && self.ring.room() > RING_ROOM_MIN;
+        let by_ring = range.len() >= RING_WRITE_BYTES_MIN && self.ring.room() > RING_ROOM_MIN;
         if by_ring {
             let handle = Handle::of(target, descriptor);
             self.queue_write(landing, &handle, file, offset, range, false);

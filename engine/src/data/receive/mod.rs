@@ -20,13 +20,17 @@
 //! the ring and writing with pwrite in this thread 1.12 / 1.87, ring writes
 //! 1.18 / 1.96 (from the mapping 1.20 / 1.93 and 1.60 / 2.16), splice and
 //! reading back 1.43 / 2.33. Blocks of 1 MiB were best (256 KiB: 1.29 / 2.21),
-//! and blocks on huge pages. Ring writes to tmpfs always go to a kernel
-//! worker, which pays only where a write can wait for a device: there O_DIRECT
-//! blocks of 1 MiB, 4 to 8 in flight, took 0.54–0.66 of `cp -a` and a sync
-//! (buffered and synced 2.4). So: pwrite here where the file system is memory,
-//! the ring everywhere else, direct where the target has such a descriptor.
+//! and blocks on huge pages. On ext4, O_DIRECT blocks of 1 MiB, 4 to 8 in
+//! flight, took 0.54–0.66 of `cp -a` and a sync (buffered and synced 2.4).
 //!
-//! This worker (same machine and file, fed from memory, runs of 4 MiB), CPU
+//! With the whole of haul around it the order of the first two turned: a tmpfs
+//! write by the ring goes to a kernel worker, which takes it off the thread
+//! that receives and checks: 1.30 / 2.15 by the ring, 1.38 / 2.34 by pwrite
+//! here (the sender from the mapping, medians of 7 interleaved rounds; with 4
+//! or 8 MiB of blocks instead of 32, 1.38 / 2.3). So: the ring everywhere, direct
+//! where the target has such a descriptor, pwrite only for small pieces.
+//!
+//! This worker with pwrite (same machine and file, fed from memory, runs of 4 MiB), CPU
 //! seconds of its thread and all its system calls for each chunk as strace
 //! counted them, on 1 and on 4 connections: null sink 0.07 / 0.6 and 0.18 /
 //! 0.25 (7.2 and 2.5 GiB/s), tmpfs 0.3 / 0.65 and 0.4 / 0.4. More connections

@@ -2,8 +2,8 @@
 //!
 //! Leaves to others: connections (intake), blocks (landing) and standard output
 //! (ordered).
-//! Invariants: the worker waits for nothing but its ring (and, on file systems
-//! in memory, a write); `Detached` is a connection's last event, after its
+//! Invariants: the worker waits for nothing but its ring (and the write of a
+//! small piece); `Detached` is a connection's last event, after its
 //! last operation was reaped and its grants were released.
 
 use super::connection::Connection;
@@ -15,8 +15,6 @@ use super::tally::Tally;
 use super::why;
 use crate::data::{Clock, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
 use crate::error::{Error, Result};
-use crate::files::FileSystem;
-use crate::files::target::Sink;
 use crate::kernel::queue::Reader;
 use crate::kernel::ring::{Completion, Handle, Outcome, Ring};
 use crate::limits;
@@ -87,21 +85,10 @@ pub mod token {
     }
 }
 
-/// Who makes a segment's buffered writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Call {
-    /// pwrite in this thread: the file system never waits for a device.
-    Here,
-    /// The ring.
-    Ring,
-}
-
 /// A segment that frames may come for.
 pub struct Open {
     /// The segment.
     pub segment: Arc<ReceiveSegment>,
-    /// Who makes its buffered writes.
-    call: Call,
     /// Its place in `streams`, where its sink takes bytes only in order.
     stream: Option<usize>,
 }
@@ -340,33 +327,11 @@ impl Worker {
     }
 
     fn open(&mut self, segment: Arc<ReceiveSegment>) {
-        let file = segment
-            .targets
-            .iter()
-            .flatten()
-            .find_map(|target| match target.sink() {
-                Sink::File { fd, .. } => Some(fd),
-                Sink::Stdout(_) | Sink::Null => None,
-            });
-        // One look for all: files of one segment lie on one file system but
-        // for mounts in between, and there only speed is lost.
-        let call = match file.map(|fd| FileSystem::of(fd.as_fd())) {
-            Some(FileSystem::Memory) | None => Call::Here,
-            Some(_) => Call::Ring,
-        };
-        self.tally.system_calls += u64::from(file.is_some());
         let stream = Ordered::of(&segment).map(|ordered| self.streams.insert(ordered));
         let highest = self.opened.entry(segment.transfer).or_default();
         *highest = segment.segment.max(*highest);
         let key = (segment.transfer, segment.segment);
-        self.segments.insert(
-            key,
-            Open {
-                segment,
-                call,
-                stream,
-            },
-        );
+        self.segments.insert(key, Open { segment, stream });
     }
 
     fn close(&mut self, key: (TransferId, SegmentId)) {
@@ -486,11 +451,6 @@ impl Worker {
 
     pub(super) fn is_forgotten(&self, transfer: TransferId) -> bool {
         self.forgotten.contains(&transfer)
-    }
-
-    pub(super) fn call_of(&self, segment: &ReceiveSegment) -> Call {
-        let key = (segment.transfer, segment.segment);
-        self.segments.get(&key).map_or(Call::Ring, |open| open.call)
     }
 
     pub(super) fn ordered_of(&self, segment: &ReceiveSegment) -> Option<usize> {
