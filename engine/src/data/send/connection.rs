@@ -7,8 +7,8 @@
 use super::load::Path;
 use crate::error::Error;
 use crate::kernel::ring::Handle;
-use crate::kernel::socket;
-use crate::protocol::ConnectionId;
+use crate::kernel::socket::{self, SocketFacts};
+use crate::protocol::{ConnectionId, Nanos};
 use crate::report::ConnectionReport;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -62,6 +62,11 @@ pub struct Connection {
     pub zero_copy_bytes: (u64, u64),
     /// How long its sends take, on average.
     pub send_nanos: u64,
+    /// When the operation in flight was submitted.
+    pub sending_since: Nanos,
+    /// What its socket is set to; asked once, since the kernel's limits for
+    /// autotuning stand in files.
+    facts: Option<SocketFacts>,
 }
 
 impl Connection {
@@ -92,6 +97,8 @@ impl Connection {
             bytes: 0,
             zero_copy_bytes: (0, 0),
             send_nanos: 0,
+            sending_since: 0,
+            facts: None,
         }
     }
 
@@ -127,14 +134,16 @@ impl Connection {
 
     /// What is told of it; counts since the last time.
     pub fn report(&mut self) -> ConnectionReport {
-        let facts = socket::facts(&self.socket);
+        let facts = self
+            .facts
+            .get_or_insert_with(|| socket::facts(&self.socket));
         ConnectionReport {
             connection: self.id,
             bytes: std::mem::take(&mut self.bytes),
             path: self.path.name().to_owned(),
             send_buffer_bytes: facts.send_buffer_bytes,
             receive_buffer_bytes: facts.receive_buffer_bytes,
-            congestion_control: facts.congestion_control,
+            congestion_control: facts.congestion_control.clone(),
             tcp: socket::tcp_info(&self.socket),
             lost: match &self.ending {
                 Ending::Closing(Some(error)) => Some(error.to_string()),

@@ -60,6 +60,7 @@ impl Worker {
         let zero_copy = load.path == Path::ZeroCopy;
         load.lent |= zero_copy;
         connection.busy = true;
+        connection.sending_since = self.now;
         connection.operations += 1;
         connection.path = load.path;
         self.unreleased += usize::from(zero_copy);

@@ -118,6 +118,7 @@ impl Worker {
             ..Chain::default()
         };
         connection.busy = true;
+        connection.sending_since = self.now;
         connection.operations += due;
         let job = |step| Job::Splice { place, step };
         let mode = SendMode {

@@ -406,13 +406,24 @@ impl Worker {
         }
     }
 
+    /// True when a send is in flight and sends take so little time that their
+    /// completions wake the worker soon enough for everything else.
+    fn is_brisk(&self) -> bool {
+        let open = self.connections.iter().flatten();
+        let mut busy = open.filter(|connection| connection.busy).peekable();
+        busy.peek().is_some()
+            && busy.all(|connection| {
+                let waited = self.now.saturating_sub(connection.sending_since);
+                connection.send_nanos.max(waited) < BRISK_NANOS
+            })
+    }
+
     /// Submits the round and waits for the first completions that matter.
     fn wait(&mut self) -> Result<(), rustix::io::Errno> {
         let at_once = std::mem::take(&mut self.done_at_once);
         let open = || self.connections.iter().flatten();
         let busy = || open().filter(|connection| connection.busy);
-        let brisk =
-            busy().next().is_some() && busy().all(|connection| connection.send_nanos < BRISK_NANOS);
+        let brisk = self.is_brisk();
         // What the page cache answers is done when the submission returns, so
         // a send's completion is one more, and a chain of splices is looked at
         // only at its end; but a connection that has nothing on the wire must
