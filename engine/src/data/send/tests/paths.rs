@@ -191,12 +191,12 @@ fn every_block_comes_back() {
     let mut peer = bench.attach(1);
     let reader = std::thread::spawn({
         let segment = segment.clone();
-        move || (0..56).for_each(|_| drop(frame(&mut peer, &segment)))
+        move || (0..72).for_each(|_| drop(frame(&mut peer, &segment)))
     });
-    for run in 0..56 {
+    for run in 0..72 {
         // Two blocks each, more than the pool has: without them back, the last
         // runs would wait for ever.
-        bench.run(1, &segment, run, 8);
+        bench.run(1, &segment, run % 56, 8);
         bench.sent();
     }
     reader.join().expect("reads");
