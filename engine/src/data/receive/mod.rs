@@ -25,10 +25,11 @@
 //!
 //! With the whole of haul around it the order of the first two turned: a tmpfs
 //! write by the ring goes to a kernel worker, which takes it off the thread
-//! that receives and checks: 1.30 / 2.15 by the ring, 1.38 / 2.34 by pwrite
-//! here (the sender from the mapping, medians of 7 interleaved rounds; with 4
-//! or 8 MiB of blocks instead of 32, 1.38 / 2.3). So: the ring everywhere, direct
-//! where the target has such a descriptor, pwrite only for small pieces.
+//! that receives and checks. On one connection 1.36 / 2.29 by the ring against
+//! 1.34 / 2.32 by pwrite here, on four 1.50 / 2.59 against 1.66 / 2.57 (the
+//! sender from the mapping, medians of 15 interleaved rounds), at two thirds
+//! of the system calls. So: the ring everywhere, direct where the target has
+//! such a descriptor, pwrite only for small pieces.
 //!
 //! This worker with pwrite (same machine and file, fed from memory, runs of 4 MiB), CPU
 //! seconds of its thread and all its system calls for each chunk as strace
