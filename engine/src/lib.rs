@@ -1,7 +1,8 @@
 //! haul's engine: sessions, transfers and reports as a library.
 //!
 //! Leaves to others: arguments, printing, signals. Invariant: it never prints,
-//! never exits, and installs no signal handler.
+//! never exits, and installs one signal handler only, for SIGBUS, when the first
+//! mapped file is sent (see [`kernel::fault`]): it hands on what is not haul's.
 
 pub mod control;
 pub mod data;

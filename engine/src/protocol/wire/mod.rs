@@ -118,14 +118,16 @@
 //!   │ frames ═════════════════▶│           │ Landed ─────────────────▶│
 //!   │ ◀──────── Landed, Landed │           │ ◀─────────────── Closed  │
 //!   │ Closed (each file) ─────▶│           │ Settled ────────────────▶│
-//!   │ ◀─── Settled (each file) │           │ ◀─────────────── Finish  │
-//!   │ Finish ─────────────────▶│           │ Finished ───────────────▶│
-//!   │ ◀────────────── Finished │
+//!   │ ◀─── Settled (each file) │           │ Finished ───────────────▶│
+//!   │ ◀────────────── Finished │           │ ◀─────────────── Finish  │
+//!   │ Finish ─────────────────▶│
 //! ```
 //! S sends no frame of a segment before its Answer. Offers do not wait for
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
-//! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`
-//! when the bytes that were sent cannot change any more.
+//! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
+//! what changes after the look no longer matches the checks sent before it.
+//! Finish and Finished do not wait for each other: each side says its own when
+//! every file ended for it, and is done when it said its own and heard the other.
 //! ```text
 //!  a lost data connection                 damage on the way
 //!  S                           R          S                          R
@@ -161,7 +163,7 @@
 //! 3. Each file ends once, by Skip, Refused, Settled, Failed, Changed or Void.
 //!    Words about a file that ended, or a segment that is done, crossed its end
 //!    on the way and are ignored.
-//! 4. `Finish` comes after every file ended. `Abort` comes at any time; nothing
+//! 4. `Finish` and `Finished` come after every file ended. `Abort` comes at any time; nothing
 //!    is answered to it. Frames of an ended transfer are drained.
 //! 5. Messages keep their order; data connections know no order between them,
 //!    nor between them and the control connection, save that an Answer is said
