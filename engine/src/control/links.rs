@@ -192,15 +192,7 @@ impl Links {
                 crew.of(connection).send(attach).map_err(|_| gone())
             }
             Way::In => {
-                if self.inn.is_none() {
-                    let crew = Crew::start(
-                        "haul-recv",
-                        self.worker_count,
-                        self.clock,
-                        data::receive::spawn,
-                    )?;
-                    self.inn = Some(crew);
-                }
+                self.start_receiving()?;
                 let crew = self.inn.as_ref().ok_or_else(gone)?;
                 let attach = ReceiveCommand::Attach { connection, socket };
                 crew.of(connection).send(attach).map_err(|_| gone())
