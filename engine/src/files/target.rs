@@ -9,6 +9,7 @@ use super::place::{Place, require_space};
 use super::verify::ReadBack;
 use super::{DIRECT_ALIGN_BYTES, DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, why};
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::kernel::huge::HUGE_PAGE_BYTES;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
@@ -17,12 +18,15 @@ use crate::report::{Latency, Level};
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Files below this are not preallocated: they are one extent anyway.
 const ALLOCATE_BYTES_MIN: u64 = 1024 * 1024;
+/// Files in memory below this are not received in place: for a few huge pages
+/// the window costs as much as it saves.
+const IN_PLACE_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Random names that are tried before giving up; one is enough.
 const NAMES_TRIED_MAX: u32 = 16;
 
@@ -69,6 +73,8 @@ pub struct Target {
     mtime: Timespec,
     /// What was received, piece by piece, for the verification.
     sum: Mutex<FileSum>,
+    /// See [`Target::in_place_bytes`].
+    in_place_bytes: AtomicU64,
     display: String,
 }
 
@@ -115,11 +121,13 @@ impl Target {
                 tv_nsec: i64::from(entry.mtime_nanos.min(999_999_999)) as _,
             },
             sum: Mutex::default(),
+            in_place_bytes: AtomicU64::new(0),
             display,
         };
         if entry.kind == EntryKind::File {
             target.allocate(file_system, entry.size)?;
             target.open_direct(file_system, entry.size);
+            target.size_in_memory(file_system, entry.size)?;
         }
         Ok(target)
     }
@@ -160,6 +168,16 @@ impl Target {
         target
     }
 
+    /// As [`Target::of_sink`], for a file in memory that has its size.
+    #[cfg(test)]
+    pub(crate) fn in_memory(sink: Sink, size: u64, display: &str) -> Self {
+        let target = Self::of_sink(sink, display);
+        target
+            .size_in_memory(FileSystem::Memory, size)
+            .expect("sized");
+        target
+    }
+
     fn diskless(sink: Sink, options: TargetOptions, display: &str) -> Result<Self> {
         if options.verify {
             return Err(no_disk(display, "it has no disk"));
@@ -174,6 +192,7 @@ impl Target {
                 tv_nsec: 0,
             },
             sum: Mutex::default(),
+            in_place_bytes: AtomicU64::new(0),
             display: display.to_owned(),
         })
     }
@@ -188,6 +207,19 @@ impl Target {
     #[must_use]
     pub fn display(&self) -> &str {
         &self.display
+    }
+
+    /// How many of the first bytes may be received straight into the file,
+    /// which has its size then: whole huge pages of a file in memory. 0
+    /// elsewhere, and once that was refused.
+    #[must_use]
+    pub fn in_place_bytes(&self) -> u64 {
+        self.in_place_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its bytes are written from now on.
+    pub fn refuse_in_place(&self) {
+        self.in_place_bytes.store(0, Ordering::Relaxed);
     }
 
     /// The piece at `offset` landed. With verification, call it exactly once
@@ -354,6 +386,20 @@ impl Target {
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(errno) => Err(self.failed("reserve space for", errno)),
         }
+    }
+
+    /// Gives a file in memory its size, as a hole, so that it can be mapped.
+    fn size_in_memory(&self, file_system: FileSystem, size: u64) -> Result<()> {
+        let Sink::File { fd, .. } = &self.sink else {
+            return Ok(());
+        };
+        if file_system != FileSystem::Memory || size < IN_PLACE_BYTES_MIN {
+            return Ok(());
+        }
+        rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("size", errno))?;
+        let whole = size - size % HUGE_PAGE_BYTES as u64;
+        self.in_place_bytes.store(whole, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Opens the direct descriptor where it was measured to win: with an fsync

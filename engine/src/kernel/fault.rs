@@ -1,13 +1,15 @@
-//! Reading mapped files in user code without dying of SIGBUS.
+//! Touching mapped files in user code without dying of SIGBUS.
 //!
 //! Leaves to others: mapping, and what a cut-off file means. Invariant: a page
-//! that its file no longer has reads as zeros inside [`watched`], and the
-//! caller learns of it; every other SIGBUS goes where it went before.
+//! that its file no longer has reads as zeros inside [`watched`] and swallows
+//! what is written to it, and the caller learns of it; every other SIGBUS goes
+//! where it went before.
 //!
 //! A check has to read the bytes that are sent. Read through the mapping they
 //! cost no copy, but a file that is truncated meanwhile answers with SIGBUS,
 //! and no system call can rule that out beforehand. So this is the one signal
-//! handler that haul installs, once, when the first mapped file is sent. It
+//! handler that haul installs, once, when the first mapped file is sent, or
+//! received into. It
 //! only acts for a thread that is inside [`watched`] and hands everything else
 //! to the handler that was there before.
 
@@ -32,12 +34,12 @@ unsafe impl Send for Before {}
 // SAFETY: as above.
 unsafe impl Sync for Before {}
 
-/// The right to read mapped bytes: there is one inside [`watched`] only, and
+/// The right to touch mapped bytes: there is one inside [`watched`] only, and
 /// it stays on its thread.
 pub struct Watch(PhantomData<*const ()>);
 
-/// Runs `read`, in which mapped files may be read. The second value is true
-/// when a page was missing, and zeros were read in its place. `None` when the
+/// Runs `read`, in which mapped files may be touched. The second value is true
+/// when a page was missing, and zeros stood in its place. `None` when the
 /// handler cannot be installed.
 pub fn watched<R>(read: impl FnOnce(&Watch) -> R) -> Option<(R, bool)> {
     BEFORE.get_or_init(install).as_ref()?;
@@ -96,7 +98,9 @@ fn replace_page(address: usize) -> bool {
         libc::mmap(
             page as *mut libc::c_void,
             page_bytes,
-            libc::PROT_READ,
+            // Writable, for a window that is received into: what is written
+            // there is lost, and the caller learns of it.
+            libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
             -1,
             0,

@@ -6,6 +6,7 @@
 //! at all, so that a file truncated under its mapping can raise no SIGBUS:
 //! only the kernel reads there, and it answers with a short count or EFAULT.
 
+use super::huge::HUGE_PAGE_BYTES;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,9 +16,6 @@ use std::sync::Arc;
 /// Alignment and granularity of everything here, in bytes. Direct reads and
 /// writes want the device's block size, which never exceeds it in practice.
 pub const PAGE_BYTES: usize = 4096;
-/// A huge page of x86-64 and the common arm64 kernels, in bytes.
-const HUGE_PAGE_BYTES: usize = 2 * 1024 * 1024;
-
 /// An anonymous mapping; gone when the last block of it is.
 #[derive(Debug)]
 pub(super) struct Region {

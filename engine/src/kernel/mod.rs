@@ -7,6 +7,7 @@
 
 pub mod fault;
 pub mod file;
+pub mod huge;
 pub mod memory;
 pub mod probe;
 pub mod queue;

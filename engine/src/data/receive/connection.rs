@@ -1,7 +1,7 @@
 //! One data connection as its worker sees it.
 //!
 //! Leaves to others: the ring, the ledger and the files. Invariant: at most
-//! one receive is in flight, into the head or into the filling block, and
+//! one receive is in flight, into the head or into what is being filled, and
 //! `landings` counts the blocks of this connection that still have a write to
 //! be reaped.
 
@@ -11,9 +11,9 @@ use crate::kernel::memory::{Arena, Block, PAGE_BYTES};
 use crate::kernel::ring::Handle;
 use crate::kernel::socket;
 use crate::limits;
-use crate::protocol::ConnectionId;
 use crate::protocol::check::Check;
 use crate::protocol::frame::{CHECK_BYTES, FrameHeader, HEADER_BYTES};
+use crate::protocol::{ConnectionId, SegmentId, TransferId};
 use crate::report::ConnectionReport;
 use rustix::io::Errno;
 use std::ops::Range;
@@ -31,8 +31,10 @@ pub enum Receiving {
     Nothing,
     /// The head.
     Head,
-    /// The filling block.
+    /// The filling's block.
     Payload,
+    /// A window of that segment's target.
+    InPlace((TransferId, SegmentId)),
 }
 
 /// One data connection.
@@ -45,7 +47,7 @@ pub struct Connection {
     pub receiving: Receiving,
     /// The frame that is coming in; `None` between frames.
     pub frame: Option<Frame>,
-    /// The block that its payload comes into.
+    /// What its payload comes into.
     pub filling: Option<Filling>,
     /// True while it stands in the queue for a block.
     pub waiting: bool,
@@ -140,7 +142,7 @@ impl Connection {
         self.unread.end += bytes;
     }
 
-    /// Copies what is unread into the filling block, as much as belongs there.
+    /// Copies what is unread to where the payload comes, as much as belongs there.
     pub fn drain_head(&mut self) {
         let (Some(head), Some(filling), Some(frame)) = (&self.head, &mut self.filling, &self.frame)
         else {
@@ -151,14 +153,18 @@ impl Connection {
             return;
         }
         let from = self.unread.start..self.unread.start + bytes;
-        let Some(block) = &mut filling.block else {
-            return;
-        };
-        let block = Arc::get_mut(block).expect("a filling block has one holder");
-        block.as_mut_slice()[filling.filled..filling.filled + bytes]
-            .copy_from_slice(&head.as_slice()[from]);
-        self.unread.start += bytes;
-        filling.advance(frame, bytes);
+        if filling.copy_in(&head.as_slice()[from]) {
+            self.unread.start += bytes;
+            filling.advance(frame, bytes);
+        }
+    }
+
+    /// The rest of the frame is read and forgotten; nothing of it may be in
+    /// flight.
+    pub fn forget_payload(&mut self) {
+        if let (Some(filling), Some(frame)) = (self.filling.take(), &mut self.frame) {
+            frame.forget(filling.bytes - filling.filled);
+        }
     }
 
     /// The frame is over: its table's memory serves the next.

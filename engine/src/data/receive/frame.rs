@@ -1,11 +1,13 @@
-//! One data frame on its way in: what its header means for the plan, and the
-//! block that its payload fills.
+//! One data frame on its way in: what its header means for the plan, and what
+//! its payload fills.
 //!
-//! Leaves to others: receiving, admission and writing. Invariant: a block
+//! Leaves to others: receiving, admission and writing. Invariant: a filling
 //! holds whole chunks, in order and back to back, and a chunk is checked when
 //! its last byte is there and never again.
 
+use super::in_place::Spot;
 use crate::data::ReceiveSegment;
+use crate::kernel::fault::watched;
 use crate::kernel::memory::Block;
 use crate::limits;
 use crate::protocol::check::Check;
@@ -42,10 +44,20 @@ pub struct Frame {
     left: u64,
 }
 
-/// A block while payload comes into it.
+/// Where a filling's payload comes.
+pub enum Room {
+    /// Into a block, which is lent to the ring.
+    Lent,
+    /// Into this block, to be written to its files.
+    Block(Arc<Block>),
+    /// Into its file.
+    InPlace(Spot),
+}
+
+/// Whole chunks of a frame while they come in.
 pub struct Filling {
-    /// The block; `None` while it is lent to the ring.
-    pub block: Option<Arc<Block>>,
+    /// Where to.
+    pub room: Room,
     /// The chunks that it holds; empty when the payload is only drained.
     pub chunks: Range<ChunkId>,
     /// Payload bytes that belong into it.
@@ -58,14 +70,16 @@ pub struct Filling {
     next: (ChunkId, usize),
     /// Chunks whose check failed, ascending.
     pub damaged: Vec<ChunkId>,
+    /// The file that it lies in was cut off meanwhile: nothing of it counts.
+    pub cut_off: bool,
 }
 
-/// Chunks of a block that were found good, and where they lie in it.
+/// Chunks of a filling that were found good, and where they lie in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Good {
     /// Neighbouring chunks.
     pub chunks: Range<ChunkId>,
-    /// Their bytes in the block.
+    /// Their bytes in the filling.
     pub bytes: Range<usize>,
 }
 
@@ -146,21 +160,46 @@ impl Frame {
                 usize::try_from(self.left).map_or(room, |left| left.min(room)),
             ),
         };
+        self.filling(Room::Block(block), chunks, bytes)
+    }
+
+    /// Starts filling a part of a file with the next of the payload, which
+    /// [`Frame::fitting`] said.
+    pub fn fill_in_place(&mut self, spot: Spot, chunks: Range<ChunkId>, bytes: usize) -> Filling {
+        self.filling(Room::InPlace(spot), chunks, bytes)
+    }
+
+    fn filling(&mut self, room: Room, chunks: Range<ChunkId>, bytes: usize) -> Filling {
         self.next = chunks.end;
         self.left -= bytes as u64;
         Filling {
             next: (chunks.start, 0),
-            block: Some(block),
+            room,
             chunks,
             bytes,
             filled: 0,
             came_short: false,
             damaged: Vec::new(),
+            cut_off: false,
         }
     }
 
-    /// The next chunks that fit together into `room` bytes; at least one does.
-    fn fitting(&self, segment: &ReceiveSegment, room: usize) -> (Range<ChunkId>, usize) {
+    /// The segment, where the frame was granted.
+    pub fn landing(&self) -> Option<&Arc<ReceiveSegment>> {
+        match &self.purpose {
+            Purpose::Land(segment) => Some(segment),
+            Purpose::Drain | Purpose::Forget => None,
+        }
+    }
+
+    /// Nobody wants the rest any more, nor `bytes` that were to fill something.
+    pub fn forget(&mut self, bytes: usize) {
+        self.left += bytes as u64;
+        self.purpose = Purpose::Forget;
+    }
+
+    /// The next chunks that fit together into `room` bytes, and their bytes.
+    pub fn fitting(&self, segment: &ReceiveSegment, room: usize) -> (Range<ChunkId>, usize) {
         let (mut end, mut bytes) = (self.next, 0);
         while end < self.chunks.end {
             let chunk = chunk_bytes(segment, &self.chunks, end, self.left - bytes as u64);
@@ -195,11 +234,28 @@ fn chunk_bytes(segment: &ReceiveSegment, run: &Range<ChunkId>, chunk: ChunkId, l
 }
 
 impl Filling {
+    /// Copies `bytes` behind what came. False while the room is lent.
+    pub fn copy_in(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.room {
+            Room::Lent => return false,
+            Room::Block(block) => {
+                let block = Arc::get_mut(block).expect("a filling block has one holder");
+                block.as_mut_slice()[self.filled..self.filled + bytes.len()].copy_from_slice(bytes);
+            }
+            Room::InPlace(spot) => {
+                let at = spot.start + self.filled;
+                let copied = watched(|watch| spot.window.fill(at, bytes, watch));
+                self.cut_off |= !matches!(copied, Some(((), false)));
+            }
+        }
+        true
+    }
+
     /// `bytes` more came: checks the chunks that are whole now, while they are
     /// in the cache.
     pub fn advance(&mut self, frame: &Frame, bytes: usize) {
         self.filled += bytes;
-        let (Purpose::Land(segment), Some(block)) = (&frame.purpose, &self.block) else {
+        let Purpose::Land(segment) = &frame.purpose else {
             return;
         };
         while self.next.0 < self.chunks.end {
@@ -209,7 +265,22 @@ impl Filling {
             if end > self.filled {
                 return;
             }
-            let check = segment.seed.check(chunk, &block.as_slice()[start..end]);
+            let check = match &self.room {
+                Room::Lent => return,
+                Room::Block(block) => segment.seed.check(chunk, &block.as_slice()[start..end]),
+                Room::InPlace(spot) => {
+                    let range = spot.start + start..spot.start + end;
+                    let looked = watched(|watch| {
+                        let bytes = spot.window.bytes(&range, watch);
+                        segment.seed.check(chunk, bytes)
+                    });
+                    let Some((check, false)) = looked else {
+                        self.cut_off = true;
+                        return;
+                    };
+                    check
+                }
+            };
             if check != *frame.expected(chunk) {
                 self.damaged.push(chunk);
             }

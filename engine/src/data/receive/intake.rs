@@ -1,13 +1,14 @@
 //! What happens with one connection: receive, find out what a frame is for,
-//! fill blocks, and leave.
+//! fill blocks or files, and leave.
 //!
-//! Leaves to others: what becomes of a full block. Invariants: the ledger is
-//! asked once for each frame, before a byte of its payload is in a block; a
+//! Leaves to others: what becomes of what is full. Invariants: the ledger is
+//! asked once for each frame, before a byte of its payload is anywhere; a
 //! connection that breaks the protocol or ends inside a frame leaves with the
 //! reason; grants return only when nothing of it is in flight.
 
 use super::connection::Receiving;
-use super::frame::{Frame, Purpose, check_header};
+use super::frame::{Filling, Frame, Purpose, Room, check_header};
+use super::in_place::Found;
 use super::landing::{chunk_range, ledger};
 use super::why;
 use super::worker::{Worker, cannot_receive, token};
@@ -45,30 +46,54 @@ impl Worker {
                 self.end_frame(slot);
                 return true;
             }
-            return self.step_block(slot);
+            return self.step_room(slot);
         }
         connection.drain_head();
         let Some(filling) = &mut connection.filling else {
             return false;
         };
+        if filling.cut_off {
+            self.fail_cut_off(slot);
+            return false;
+        }
         if filling.is_full() {
             self.land(slot);
             return true;
         }
-        if let Some(block) = filling.block.take() {
-            connection.receiving = Receiving::Payload;
-            let range = filling.filled..filling.bytes;
-            // The first receive takes what is there, so that it is checked
-            // while the rest comes (measured 1.14–1.18 of `cp -a`, against
-            // 1.23 with MSG_WAITALL always). The second waits for all of the
-            // rest: where the sender is the slower side, receives of whatever
-            // came took up to 1.9 calls a chunk, waiting for all 0.3.
-            let wait_for_all = std::mem::replace(&mut filling.came_short, true);
-            let token = token::receive(slot);
-            self.ring
-                .receive(&connection.socket, block, range, wait_for_all, token);
-        }
+        self.receive_payload(slot);
         false
+    }
+
+    fn receive_payload(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let (Some(filling), Some(frame)) = (&mut connection.filling, &connection.frame) else {
+            return;
+        };
+        let range = filling.filled..filling.bytes;
+        // The first receive takes what is there, so that it is checked
+        // while the rest comes (measured 1.14–1.18 of `cp -a`, against
+        // 1.23 with MSG_WAITALL always). The second waits for all of the
+        // rest: where the sender is the slower side, receives of whatever
+        // came took up to 1.9 calls a chunk, waiting for all 0.3.
+        let wait_for_all = std::mem::replace(&mut filling.came_short, true);
+        let (token, socket) = (token::receive(slot), &connection.socket);
+        match std::mem::replace(&mut filling.room, Room::Lent) {
+            Room::Lent => {}
+            Room::Block(block) => {
+                connection.receiving = Receiving::Payload;
+                self.ring.receive(socket, block, range, wait_for_all, token);
+            }
+            Room::InPlace(spot) => {
+                connection.receiving = Receiving::InPlace((frame.transfer, frame.segment));
+                let range = spot.start + range.start..spot.start + range.end;
+                let window = spot.window.clone();
+                filling.room = Room::InPlace(spot);
+                self.ring
+                    .receive_in_place(socket, window, &range, wait_for_all, token);
+            }
+        }
     }
 
     fn step_head(&mut self, slot: usize) -> bool {
@@ -169,14 +194,27 @@ impl Worker {
         }
     }
 
-    /// Takes a block for the payload, or stands in the queue for one.
-    fn step_block(&mut self, slot: usize) -> bool {
+    /// Finds room for the payload, or stands in the queue for some.
+    fn step_room(&mut self, slot: usize) -> bool {
+        let found = self.find_spot(slot);
         let Some(connection) = self.connections.get_mut(slot) else {
             return false;
         };
         let Some(frame) = &mut connection.frame else {
             return false;
         };
+        match found {
+            Found::At(spot, chunks, bytes) => {
+                connection.filling = Some(frame.fill_in_place(spot, chunks, bytes));
+                return true;
+            }
+            Found::Soon => {
+                connection.waiting = true;
+                self.queue.push_back(slot);
+                return false;
+            }
+            Found::Not => {}
+        }
         match self.pool.take(frame.block_bytes()) {
             Ok(Some(block)) => {
                 connection.filling = Some(frame.fill(block));
@@ -195,7 +233,7 @@ impl Worker {
         }
     }
 
-    /// Lets those go on that waited for a block, while there are some.
+    /// Lets those go on that waited for room, while there is some.
     pub(super) fn serve_queue(&mut self) {
         for _ in 0..self.queue.len() {
             let Some(slot) = self.queue.pop_front() else {
@@ -209,6 +247,7 @@ impl Worker {
         }
     }
 
+    /// A receive into a block completed.
     pub(super) fn received(&mut self, slot: usize, block: Arc<Block>, result: Result<u32, Errno>) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
@@ -217,14 +256,45 @@ impl Worker {
         match std::mem::replace(&mut connection.receiving, Receiving::Nothing) {
             Receiving::Payload => match (&mut connection.filling, &connection.frame) {
                 (Some(filling), Some(frame)) => {
-                    filling.block = Some(block);
+                    filling.room = Room::Block(block);
                     filling.advance(frame, bytes);
                 }
                 // It left meanwhile.
                 _ => self.pool.give(block),
             },
-            Receiving::Head | Receiving::Nothing => connection.head_came(block, bytes),
+            _ => connection.head_came(block, bytes),
         }
+        self.go_on(slot, result);
+    }
+
+    /// A receive into a file completed.
+    pub(super) fn received_in_place(&mut self, slot: usize, result: Result<u32, Errno>) {
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let receiving = std::mem::replace(&mut connection.receiving, Receiving::Nothing);
+        let Receiving::InPlace(key) = receiving else {
+            return;
+        };
+        let over = !self.segments.contains_key(&key);
+        if let (Some(filling), Some(frame)) = (&mut connection.filling, &connection.frame) {
+            filling.advance(frame, result.unwrap_or(0) as usize);
+            filling.cut_off |= result == Err(Errno::FAULT);
+            if over {
+                connection.forget_payload();
+            } else if filling.cut_off {
+                self.fail_cut_off(slot);
+            }
+        }
+        self.go_on(slot, result);
+        self.answer_forget(key.0);
+    }
+
+    /// What a receive's result means for its connection.
+    fn go_on(&mut self, slot: usize, result: Result<u32, Errno>) {
+        let Some(connection) = self.connections.get(slot) else {
+            return;
+        };
         if connection.leaving.is_some() {
             return self.go_if_idle(slot);
         }
@@ -236,7 +306,10 @@ impl Worker {
                 let error = Error::peer(doing(), "it ended in the middle of a frame");
                 self.leave(slot, Some(error));
             }
-            Ok(_) | Err(Errno::INTR | Errno::AGAIN) => self.advance(slot),
+            // FAULT is the file's, and was told.
+            Ok(_) | Err(Errno::INTR | Errno::AGAIN | Errno::CANCELED | Errno::FAULT) => {
+                self.advance(slot);
+            }
             Err(errno) => self.leave(slot, Some(Error::peer(doing(), why(errno)))),
         }
     }
@@ -262,12 +335,14 @@ impl Worker {
         connection.waiting = false;
         self.tally.system_calls += 1;
         socket::shutdown(&connection.socket);
-        if connection.receiving != Receiving::Payload
-            && let Some(block) = connection.filling.take().and_then(|filling| filling.block)
+        // A block that is lent comes back with its receive.
+        if let Some(Filling {
+            room: Room::Block(block),
+            ..
+        }) = connection.filling.take()
         {
             self.pool.give(block);
         }
-        connection.filling = None;
         connection.frame = None;
         let number = connection.number;
         for stream in self.streams.values_mut() {

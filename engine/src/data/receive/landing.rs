@@ -1,12 +1,13 @@
-//! From a full block to landed chunks: the writes, and what becomes of them.
+//! From a full block to landed chunks: the writes, and what becomes of them;
+//! and what was received into its file, which needs none.
 //!
-//! Leaves to others: receiving and checking. Invariants: only chunks whose
-//! check held are written; a chunk lands when all writes of its block were
-//! reaped and the part of it that belongs to files that still count was
+//! Leaves to others: receiving and checking. Invariants: of a block only
+//! chunks whose check held are written, and of a file's own bytes only those
+//! count; a chunk lands when all writes of its block were reaped and the part of it that belongs to files that still count was
 //! written; a grant is given back without landing only when nothing of the
 //! block is in flight.
 
-use super::frame::{Filling, Good, Purpose};
+use super::frame::{Filling, Good, Room};
 use super::tally::Method;
 use super::why;
 use super::worker::{Worker, token};
@@ -30,6 +31,10 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 const RING_WRITE_BYTES_MIN: usize = 64 * 1024;
 /// Room that writes leave in the ring for receives and cancellations.
 pub const RING_ROOM_MIN: usize = 2 * limits::CONNECTIONS_MAX as usize + 32;
+
+/// Chunks that came in: on which connection, for what, and in which block,
+/// where they were not received into their file.
+type Came<'a> = (ConnectionId, &'a Arc<ReceiveSegment>, Option<&'a Block>);
 
 /// A block whose writes are being made.
 pub struct Landing {
@@ -74,7 +79,8 @@ pub fn chunk_range(chunks: &Range<ChunkId>) -> ChunkRange {
 }
 
 impl Worker {
-    /// The connection's block is full: reject what is damaged, write the rest.
+    /// All that belongs into the connection's filling is there: reject what is
+    /// damaged, write the rest where it came into a block.
     pub(super) fn land(&mut self, slot: usize) {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
@@ -82,15 +88,20 @@ impl Worker {
         let Some(mut filling) = connection.filling.take() else {
             return;
         };
-        let Some(block) = filling.block.take() else {
-            return;
-        };
         connection.bytes += filling.bytes as u64;
-        let segment = match connection.frame.as_ref().map(|frame| &frame.purpose) {
-            Some(Purpose::Land(segment)) => segment.clone(),
-            _ => return self.pool.give(block),
-        };
+        let frame = connection.frame.as_ref();
+        let segment = frame.and_then(|frame| frame.landing().cloned());
         let number = connection.number;
+        let block = match (std::mem::replace(&mut filling.room, Room::Lent), &segment) {
+            (Room::Block(block), Some(_)) => block,
+            (Room::Block(block), None) => return self.pool.give(block),
+            (Room::InPlace(_), Some(segment)) => {
+                let segment = segment.clone();
+                return self.land_in_place(number, &segment, &filling);
+            }
+            (Room::InPlace(_) | Room::Lent, _) => return,
+        };
+        let Some(segment) = segment else { return };
         self.reject_damaged(number, &segment, &filling);
         let good = filling.good(&segment);
         if self.is_over(&segment) {
@@ -120,6 +131,44 @@ impl Worker {
         self.write_ended(landing);
     }
 
+    /// The filling's bytes are in their file already.
+    fn land_in_place(
+        &mut self,
+        number: ConnectionId,
+        segment: &Arc<ReceiveSegment>,
+        filling: &Filling,
+    ) {
+        self.tally.used(Method::InPlace);
+        self.reject_damaged(number, segment, filling);
+        let over = self.is_over(segment);
+        for good in &filling.good(segment) {
+            self.settle_chunks((number, segment, None), good, over);
+        }
+    }
+
+    /// The file that the connection receives into was cut off under it. The
+    /// file fails; the connection ends, so that the other files' chunks of its
+    /// frame are sent again.
+    pub(super) fn fail_cut_off(&mut self, slot: usize) {
+        let Some(connection) = self.connections.get(slot) else {
+            return;
+        };
+        let (Some(filling), Some(frame)) = (&connection.filling, &connection.frame) else {
+            return;
+        };
+        let (Room::InPlace(spot), Some(segment)) = (&filling.room, frame.landing().cloned()) else {
+            return;
+        };
+        let file = spot.file;
+        let Some(target) = target(&segment, file) else {
+            return;
+        };
+        let doing = format!("cannot write {}", target.display());
+        let error = Error::local(doing, "its temporary file was cut off by somebody else");
+        self.fail(&segment, file, error.clone());
+        self.leave(slot, Some(error));
+    }
+
     fn reject_damaged(
         &mut self,
         number: ConnectionId,
@@ -127,7 +176,8 @@ impl Worker {
         filling: &Filling,
     ) {
         for &chunk in &filling.damaged {
-            // Nothing of it was written, so nothing of it is outstanding.
+            // It was not written, or received into its file and that is over:
+            // nothing of it is outstanding.
             let _ = ledger(segment).reject(number, chunk..chunk + 1);
             if self.counts(segment, chunk) && !self.is_over(segment) {
                 self.tell(ReceiveEvent::Damaged {
@@ -147,7 +197,7 @@ impl Worker {
             .any(|file| self.is_wanted(segment, file))
     }
 
-    fn is_wanted(&self, segment: &ReceiveSegment, file: FileId) -> bool {
+    pub(super) fn is_wanted(&self, segment: &ReceiveSegment, file: FileId) -> bool {
         target(segment, file).is_some()
             && (self.failed.is_empty()
                 || !self
@@ -329,7 +379,7 @@ impl Worker {
         };
         let over = self.is_over(&of.segment);
         for good in &of.good {
-            self.settle_chunks(&of, good, over);
+            self.settle_chunks((of.number, &of.segment, Some(&of.block)), good, over);
         }
         let (slot, transfer) = (of.slot, of.segment.transfer);
         self.pool.give(of.block);
@@ -341,8 +391,8 @@ impl Worker {
     }
 
     /// Lands the chunks that count and gives back the grants of the others.
-    fn settle_chunks(&mut self, landing: &Landing, good: &Good, over: bool) {
-        let segment = &landing.segment;
+    fn settle_chunks(&mut self, came: Came<'_>, good: &Good, over: bool) {
+        let (number, segment, _) = came;
         let failed = |worker: &Self, chunk: ChunkId| !worker.counts(segment, chunk);
         let mut start = good.chunks.start;
         while start < good.chunks.end {
@@ -356,34 +406,33 @@ impl Worker {
                 end += 1;
             }
             if lost {
-                let _ = ledger(segment).reject(landing.number, start..end);
+                let _ = ledger(segment).reject(number, start..end);
             } else {
-                self.land_chunks(landing, good, start..end, over);
+                self.land_chunks(came, good, start..end, over);
             }
             start = end;
         }
     }
 
-    fn land_chunks(&mut self, landing: &Landing, good: &Good, chunks: Range<ChunkId>, over: bool) {
-        let segment = &landing.segment;
+    fn land_chunks(&mut self, came: Came<'_>, good: &Good, chunks: Range<ChunkId>, over: bool) {
+        let (number, segment, block) = came;
         let ahead = payload_bytes(segment, good, good.chunks.start..chunks.start);
         let bytes = payload_bytes(segment, good, chunks.clone());
-        if segment.verify {
+        if segment.verify
+            && let Some(block) = block
+        {
             // Before the event, which may be followed by the verification.
             let from = good.bytes.start + ahead;
-            note_pieces(
-                segment,
-                chunks.clone(),
-                &landing.block.as_slice()[from..from + bytes],
-            );
+            let bytes = &block.as_slice()[from..from + bytes];
+            note_pieces(segment, chunks.clone(), bytes);
         }
-        let landed = ledger(segment).land(landing.number, chunks.clone());
+        let landed = ledger(segment).land(number, chunks.clone());
         debug_assert!(landed, "a grant lasts until its block is reaped");
         if landed && !over {
             self.tell(ReceiveEvent::Landed {
                 transfer: segment.transfer,
                 segment: segment.segment,
-                connection: landing.number,
+                connection: number,
                 chunks: chunk_range(&chunks),
                 bytes: bytes as u64,
             });

@@ -40,6 +40,7 @@
 
 mod connection;
 mod frame;
+mod in_place;
 mod intake;
 mod landing;
 mod ordered;

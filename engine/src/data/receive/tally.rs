@@ -26,14 +26,17 @@ pub enum Method {
     Null,
     /// Standard output.
     Ordered,
+    /// Received into the file's own huge pages.
+    InPlace,
 }
 
-const METHODS: [(Method, &str); 5] = [
+const METHODS: [(Method, &str); 6] = [
     (Method::Direct, "direct write"),
     (Method::Here, "buffered write"),
     (Method::Ring, "buffered ring write"),
     (Method::Null, "discarded"),
     (Method::Ordered, "in order"),
+    (Method::InPlace, "in place on huge pages"),
 ];
 
 /// Counts since the last report.

@@ -6,7 +6,8 @@
 //! small piece); `Detached` is a connection's last event, after its
 //! last operation was reaped and its grants were released.
 
-use super::connection::Connection;
+use super::connection::{Connection, Receiving};
+use super::in_place::Windows;
 use super::landing::{Landing, RING_ROOM_MIN, Write, ledger};
 use super::ordered::Ordered;
 use super::pool::Pool;
@@ -16,7 +17,7 @@ use super::why;
 use crate::data::{Clock, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
 use crate::error::{Error, Result};
 use crate::kernel::queue::Reader;
-use crate::kernel::ring::{Completion, Handle, Outcome, Ring};
+use crate::kernel::ring::{Completion, Handle, Loan, Outcome, Ring};
 use crate::limits;
 use crate::protocol::{ConnectionId, FileId, Nanos, SegmentId, TransferId};
 use rustix::io::Errno;
@@ -59,6 +60,8 @@ pub mod token {
         Write(usize),
         /// A write of that stream.
         Ordered(usize),
+        /// The gathering of that window.
+        Gather(usize),
     }
 
     /// A receive.
@@ -73,6 +76,10 @@ pub mod token {
     pub fn ordered(number: usize) -> u64 {
         3 << KIND | number as u64
     }
+    /// The gathering of a window.
+    pub fn gather(number: usize) -> u64 {
+        4 << KIND | number as u64
+    }
     /// What it names.
     pub fn of(token: u64) -> Of {
         let number = (token & ((1 << KIND) - 1)) as usize;
@@ -80,6 +87,7 @@ pub mod token {
             1 => Of::Receive(number),
             2 => Of::Write(number),
             3 => Of::Ordered(number),
+            4 => Of::Gather(number),
             _ => Of::Commands,
         }
     }
@@ -110,7 +118,8 @@ pub struct Worker {
     /// Forgotten, and not yet answered.
     forgetting: Vec<TransferId>,
     pub(super) pool: Pool,
-    /// Connections that wait for a block, first come first served.
+    pub(super) windows: Windows,
+    /// Connections that wait for a block or a window, first come first served.
     pub(super) queue: VecDeque<usize>,
     pub(super) landings: Slab<Landing>,
     pub(super) writes: Slab<Write>,
@@ -159,6 +168,7 @@ impl Worker {
             forgotten: VecDeque::new(),
             forgetting: Vec::new(),
             pool: Pool::default(),
+            windows: Windows::default(),
             queue: VecDeque::new(),
             landings: Slab::default(),
             writes: Slab::default(),
@@ -245,11 +255,12 @@ impl Worker {
                 self.tally.system_calls += 1;
                 self.commands.woken();
             }
-            token::Of::Receive(slot) => {
-                if let Some(block) = loan.into_block() {
-                    self.received(slot, block, result);
-                }
-            }
+            token::Of::Receive(slot) => match loan {
+                Loan::Block(block) => self.received(slot, block, result),
+                Loan::HugeWindow(_) => self.received_in_place(slot, result),
+                _ => {}
+            },
+            token::Of::Gather(number) => self.gathered(number, result),
             // A written block may be filled again at once: the loan goes first.
             token::Of::Write(number) => {
                 drop(loan);
@@ -335,10 +346,11 @@ impl Worker {
     }
 
     fn close(&mut self, key: (TransferId, SegmentId)) {
-        if let Some(open) = self.segments.remove(&key)
-            && let Some(stream) = open.stream
-        {
-            self.close_ordered(stream);
+        if let Some(open) = self.segments.remove(&key) {
+            self.abandon_in_place(&open.segment);
+            if let Some(stream) = open.stream {
+                self.close_ordered(stream);
+            }
         }
         self.failed
             .retain(|(transfer, segment, _)| (*transfer, *segment) != key);
@@ -371,7 +383,10 @@ impl Worker {
             || self
                 .streams
                 .iter()
-                .any(|(_, stream)| of_it(&stream.segment));
+                .any(|(_, stream)| of_it(&stream.segment))
+            || self.connections.iter().any(|(_, connection)| {
+                matches!(connection.receiving, Receiving::InPlace((of, _)) if of == transfer)
+            });
         if busy {
             return;
         }

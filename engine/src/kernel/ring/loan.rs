@@ -5,6 +5,7 @@
 //! is taken from its owner at submission, and the owner is inside the loan.
 
 use super::super::fault::Watch;
+use super::super::huge::HugeWindow;
 use super::super::memory::{Block, Window};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -315,6 +316,8 @@ pub enum Loan {
     Slice(Slice),
     /// Of populating a window.
     Window(Arc<Window>),
+    /// Of a receive into a window, or of gathering its pages.
+    HugeWindow(Arc<HugeWindow>),
 }
 
 impl Loan {

@@ -3,6 +3,7 @@
 //! Leaves to others: submitting and reaping. Invariant: each function lends
 //! exactly what its entry points to.
 
+use super::super::huge::HugeWindow;
 use super::super::memory::{Block, Window};
 use super::Ring;
 use super::loan::{Handle, Loan, Message, Scatter, Slice, writable};
@@ -97,6 +98,47 @@ impl Ring {
         // SAFETY: header, vector and blocks are in the boxed scatter, and no
         // block has another holder.
         unsafe { self.queue(entry, token, true, Loan::Scatter(scatter), one(socket)) }
+    }
+
+    /// As [`Ring::receive`], into `range` of a window, where nobody else
+    /// receives or fills meanwhile. EFAULT where its file was cut off. Gives
+    /// the window back.
+    ///
+    /// # Panics
+    /// If the range is outside the window.
+    pub fn receive_in_place(
+        &mut self,
+        socket: &Handle,
+        window: Arc<HugeWindow>,
+        range: &Range<usize>,
+        wait_all: bool,
+        token: u64,
+    ) {
+        let pointer = window.pointer(range);
+        let flags = if wait_all { libc::MSG_WAITALL } else { 0 };
+        let entry = opcode::Recv::new(types::Fd(socket.raw()), pointer, cut(range.len()))
+            .flags(flags)
+            .build();
+        // SAFETY: the window stays mapped while it is kept, and no reference
+        // to its bytes is ever taken for more than a look (see its `bytes`).
+        unsafe { self.queue(entry, token, true, Loan::HugeWindow(window), one(socket)) }
+    }
+
+    /// Gathers the window's file into huge pages (MADV_COLLAPSE, which no
+    /// setting but `deny` overrules), on a kernel worker. A huge page's part
+    /// of the file that holds nothing at all is refused with EINVAL.
+    pub fn gather(&mut self, window: Arc<HugeWindow>, token: u64) {
+        let all = 0..window.len();
+        let entry = opcode::Madvise::new(
+            window.pointer(&all).cast_const().cast(),
+            // The crate cuts lengths to 32 bits.
+            libc::off_t::from(cut(all.len())),
+            libc::MADV_COLLAPSE,
+        )
+        .build();
+        // SAFETY: the window stays mapped while it is kept; gathering changes
+        // no content.
+        unsafe { self.queue(entry, token, true, Loan::HugeWindow(window), [None, None]) }
     }
 
     /// Reads into `range` of `block` from `offset` of `file`; through the

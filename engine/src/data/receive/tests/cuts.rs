@@ -35,12 +35,22 @@ fn collect(rig: &Rig, landed: &mut RangeSet, connections: u32) {
 
 #[test]
 fn connections_cut_anywhere_never_spoil_what_landed() {
+    cut_anywhere(BLOCK_BYTES as u64, file_segment);
+}
+
+#[test]
+fn connections_cut_anywhere_never_spoil_what_landed_in_place() {
+    cut_anywhere(4 * BLOCK_BYTES as u64, in_place::memory_segment);
+}
+
+/// `make` makes a segment of one file of that size.
+fn cut_anywhere(least: u64, make: fn(u64) -> (Arc<ReceiveSegment>, std::fs::File)) {
     const CONNECTIONS: u32 = 4;
     for seed in 1..=3 {
         let mut dice = Dice(0x9E37_79B9_7F4A_7C15 ^ seed);
         let rig = Rig::new();
-        let size = BLOCK_BYTES as u64 + 5 * u64::from(CHUNK) + dice.roll(u64::from(CHUNK));
-        let (segment, file) = file_segment(size);
+        let size = least + 5 * u64::from(CHUNK) + dice.roll(u64::from(CHUNK));
+        let (segment, file) = make(size);
         rig.open(&segment);
         let all = Arc::new(payload(size));
         let count = segment.plan.chunk_count().expect("a file");

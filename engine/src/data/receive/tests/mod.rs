@@ -3,6 +3,7 @@
 
 mod cuts;
 mod faults;
+mod in_place;
 mod landing;
 mod ordered;
 
