@@ -31,9 +31,14 @@ pub const RUN_CHUNKS_MAX: u32 = 256;
 /// Payload bytes in one run, at most: with half of it the sender made 0.18
 /// system calls a chunk of 256 KiB over one connection on loopback, with this 0.11.
 pub const RUN_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Runs handed to one connection and not yet sent, at most: one on the wire
-/// and the next, whose pages are fetched meanwhile.
-pub const RUNS_AHEAD_MAX: usize = 2;
+/// Runs handed to one of several connections and not yet sent, at most: one on
+/// the wire and the next, whose pages are fetched meanwhile.
+pub const RUNS_AHEAD: usize = 2;
+/// The same for the only connection: its worker hears of new runs when a send
+/// ends, and has nothing else to do until their pages are there. 1.7 GiB from
+/// tmpfs to a null sink took 0.53 s against 0.61 s (medians of 15); with four
+/// connections a third run made it 0.56 s against 0.53 s.
+pub const RUNS_AHEAD_MAX: usize = 3;
 /// A run lasts at most about this long at its connection's rate.
 pub const RUN_TIME_MAX_NANOS: u64 = 100_000_000;
 
@@ -108,6 +113,7 @@ const _: () = {
     assert!(RUN_CHUNKS_MAX as u64 * CHUNK_BYTES_MIN as u64 >= RUN_BYTES_MAX);
     // A stream's window holds more than one run for some connections.
     assert!(STREAM_WINDOW_BYTES >= 4 * RUN_BYTES_MAX);
+    assert!(RUNS_AHEAD <= RUNS_AHEAD_MAX);
     assert!(HEARTBEAT_NANOS * 3 < SILENCE_NANOS_MAX);
     assert!(CONNECTIONS_MAX <= JOINS_MAX);
     assert!(GREETING_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);

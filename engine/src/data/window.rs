@@ -16,8 +16,9 @@ use std::sync::Arc;
 /// 4 MiB and nothing to speak of from 16 MiB on. Its page tables take 64 KiB.
 pub const WINDOW_BYTES: u64 = 32 * 1024 * 1024;
 /// Windows kept for the next run: runs of several connections lie near each
-/// other in the same few files.
-pub const WINDOWS: usize = 8;
+/// other in the same few files. What is kept is unmapped at the end, at 1.2 ms
+/// a window that was all sent: eight were 4 % of 587 MiB on tmpfs.
+pub const WINDOWS: usize = 3;
 
 /// A range of a window.
 pub type Stretch = (Arc<Window>, Range<usize>);
@@ -79,6 +80,11 @@ impl Windows {
         let window = Arc::new(Window::map(file, start, WINDOW_BYTES as usize)?);
         self.mapped.push_back((source.clone(), window.clone()));
         Ok(window)
+    }
+
+    /// True when none is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.mapped.is_empty()
     }
 
     /// Unmaps all that no send holds; for when a transfer is over.

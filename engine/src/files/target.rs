@@ -9,7 +9,6 @@ use super::place::{Place, require_space};
 use super::verify::ReadBack;
 use super::{DIRECT_ALIGN_BYTES, DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, why};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::kernel::huge::HUGE_PAGE_BYTES;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
@@ -210,8 +209,8 @@ impl Target {
     }
 
     /// How many of the first bytes may be received straight into the file,
-    /// which has its size then: whole huge pages of a file in memory. 0
-    /// elsewhere, and once that was refused.
+    /// which has its size then: all of a file in memory that huge pages are
+    /// worth it for. 0 elsewhere, and once that was refused.
     #[must_use]
     pub fn in_place_bytes(&self) -> u64 {
         self.in_place_bytes.load(Ordering::Relaxed)
@@ -397,8 +396,7 @@ impl Target {
             return Ok(());
         }
         rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("size", errno))?;
-        let whole = size - size % HUGE_PAGE_BYTES as u64;
-        self.in_place_bytes.store(whole, Ordering::Relaxed);
+        self.in_place_bytes.store(size, Ordering::Relaxed);
         Ok(())
     }
 

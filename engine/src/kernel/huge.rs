@@ -41,16 +41,12 @@ unsafe impl Send for HugeWindow {}
 unsafe impl Sync for HugeWindow {}
 
 impl HugeWindow {
-    /// Maps `bytes` of `file` from `offset`, both multiples of
-    /// [`HUGE_PAGE_BYTES`] and not past the file's end.
+    /// Maps `bytes` of `file` from `offset`, a multiple of [`HUGE_PAGE_BYTES`].
     ///
     /// # Errors
-    /// The errno of mmap(2), or EINVAL for a range that huge pages do not fit.
+    /// The errno of mmap(2), or EINVAL where huge pages do not begin.
     pub fn map(file: BorrowedFd<'_>, offset: u64, bytes: usize) -> Result<Self, Errno> {
-        let fits = bytes > 0
-            && bytes.is_multiple_of(HUGE_PAGE_BYTES)
-            && offset.is_multiple_of(HUGE_PAGE_BYTES as u64);
-        if !fits {
+        if bytes == 0 || !offset.is_multiple_of(HUGE_PAGE_BYTES as u64) {
             return Err(Errno::INVAL);
         }
         // Room to begin at a huge page's boundary.
@@ -106,6 +102,12 @@ impl HugeWindow {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// How much of it whole huge pages can hold.
+    #[must_use]
+    pub fn huge_bytes(&self) -> usize {
+        self.bytes - self.bytes % HUGE_PAGE_BYTES
     }
 
     /// The bytes of `range`, which the kernel or somebody else may change while
@@ -202,10 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_huge_pages_do_not_fit_are_refused() {
+    fn a_window_begins_where_a_huge_page_does() {
         let file = memory_file();
         assert!(HugeWindow::map(file.as_fd(), 4096, BYTES).is_err());
-        assert!(HugeWindow::map(file.as_fd(), 0, 4096).is_err());
+        let small = HugeWindow::map(file.as_fd(), 0, HUGE_PAGE_BYTES + 5).expect("mapped");
+        assert_eq!(small.huge_bytes(), HUGE_PAGE_BYTES);
         assert!(HugeWindow::map(file.as_fd(), 0, 0).is_err());
     }
 }

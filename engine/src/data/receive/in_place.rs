@@ -20,15 +20,29 @@ use crate::data::ReceiveSegment;
 use crate::files::target::{Sink, Target};
 use crate::kernel::huge::{HUGE_PAGE_BYTES, HugeWindow};
 use crate::limits;
-use crate::protocol::{ChunkId, FileId};
+use crate::protocol::{ChunkId, FileId, Nanos};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-/// Bytes of one window.
+/// Bytes of one window: 8, 16 and 32 MiB did the same.
 const WINDOW_BYTES: u64 = 16 * 1024 * 1024;
+/// Windows that are made ahead of the one that payload comes into, each by a
+/// kernel worker of its own: gathering then keeps up where memory is slow to get.
+const WINDOWS_AHEAD: u64 = 2;
+/// Gathering is slow from here on: eight times what writing costs, which was
+/// 0.38 ms a MiB where gathering took 0.06. Then memory is in pieces and has to
+/// be compacted first. (1.6 ms is a virtual machine whose host took back what
+/// was free; writing instead gained nothing there.)
+const GATHER_NANOS_PER_MIB_MAX: u64 = 3_000_000;
+/// So many windows are written then before gathering is tried again; twice as
+/// many each time that it is slow again, …
+const WRITTEN_WINDOWS_MIN: u32 = 4;
+/// … up to this.
+const WRITTEN_WINDOWS_MAX: u32 = 64;
+const MIB: u64 = 1024 * 1024;
 /// Windows that are kept beside those that connections need.
 const WINDOWS_MIN: usize = 4;
 /// Gathering is asked for again this often where a page was busy.
@@ -57,13 +71,22 @@ pub enum Found {
     At(Spot, Range<ChunkId>, usize),
 }
 
-/// A window, and whether it may be received into.
+/// Whether a window may be received into.
+enum State {
+    /// Gathering is in flight: how often it was asked for, and since when.
+    Gathering(u8, Nanos),
+    /// It may.
+    Ready(Arc<HugeWindow>),
+    /// It has no window: what lies there is written.
+    Written,
+}
+
+/// A window's part of a target.
 struct Entry {
     number: usize,
     target: Arc<Target>,
-    window: Arc<HugeWindow>,
-    /// How often gathering was asked for, while it is in flight.
-    gathering: Option<u8>,
+    offset: u64,
+    state: State,
 }
 
 /// A worker's windows; the one used last is the last.
@@ -71,13 +94,44 @@ struct Entry {
 pub struct Windows {
     entries: Vec<Entry>,
     numbers: usize,
+    pace: Pace,
 }
 
 impl Windows {
     fn place_of(&self, target: &Arc<Target>, offset: u64) -> Option<usize> {
         self.entries
             .iter()
-            .position(|entry| Arc::ptr_eq(&entry.target, target) && entry.window.offset() == offset)
+            .position(|entry| Arc::ptr_eq(&entry.target, target) && entry.offset == offset)
+    }
+}
+
+/// Whether huge pages are worth asking for at present.
+#[derive(Default)]
+struct Pace {
+    /// Windows that are still to be written without asking.
+    writing: u32,
+    /// How many it was when a window was slow last.
+    before: u32,
+}
+
+impl Pace {
+    /// Whether the next window is to be gathered.
+    fn gathers(&mut self) -> bool {
+        let gathers = self.writing == 0;
+        self.writing = self.writing.saturating_sub(1);
+        gathers
+    }
+
+    /// Gathering `bytes` took `nanos`.
+    fn gathered(&mut self, bytes: usize, nanos: Nanos) {
+        let slow = nanos / (bytes as u64).div_ceil(MIB).max(1) > GATHER_NANOS_PER_MIB_MAX;
+        if !slow {
+            self.before = 0;
+        } else if self.writing == 0 {
+            // Windows that were asked for together count once.
+            self.before = (self.before * 2).clamp(WRITTEN_WINDOWS_MIN, WRITTEN_WINDOWS_MAX);
+            self.writing = self.before;
+        }
     }
 }
 
@@ -119,37 +173,29 @@ impl Worker {
             return Found::Not;
         }
         let target = target.clone();
-        let Some(window) = self.window(&target, offset, most) else {
-            return Found::Not;
-        };
-        if end < most && self.windows.place_of(&target, end).is_none() {
-            self.make_window(&target, end, most);
-        }
-        match window {
-            Some(window) => {
-                let start = (start - offset) as usize;
-                let file = piece.file;
-                Found::At(
-                    Spot {
-                        window,
-                        start,
-                        file,
-                    },
-                    chunks,
-                    bytes,
-                )
+        let state = self.window(&target, offset, most);
+        for ahead in 1..=WINDOWS_AHEAD {
+            let next = offset + ahead * WINDOW_BYTES;
+            if next < most && self.windows.place_of(&target, next).is_none() {
+                self.make_window(&target, next, most);
             }
-            None => Found::Soon,
+        }
+        match state {
+            Some(State::Ready(window)) => {
+                let spot = Spot {
+                    window,
+                    start: (start - offset) as usize,
+                    file: piece.file,
+                };
+                Found::At(spot, chunks, bytes)
+            }
+            Some(State::Gathering(..)) => Found::Soon,
+            Some(State::Written) | None => Found::Not,
         }
     }
 
-    /// The window there, where it is ready; `None` where there can be none.
-    fn window(
-        &mut self,
-        target: &Arc<Target>,
-        offset: u64,
-        most: u64,
-    ) -> Option<Option<Arc<HugeWindow>>> {
+    /// The window there; `None` where there can be none now.
+    fn window(&mut self, target: &Arc<Target>, offset: u64, most: u64) -> Option<State> {
         let place = match self.windows.place_of(target, offset) {
             Some(place) => place,
             None => {
@@ -158,9 +204,13 @@ impl Worker {
             }
         };
         let entry = self.windows.entries.remove(place);
-        let ready = entry.gathering.is_none().then(|| entry.window.clone());
+        let state = match &entry.state {
+            State::Ready(window) => State::Ready(window.clone()),
+            State::Gathering(times, since) => State::Gathering(*times, *since),
+            State::Written => State::Written,
+        };
         self.windows.entries.push(entry);
-        Some(ready)
+        Some(state)
     }
 
     /// Starts making a window, if there is room for it.
@@ -171,15 +221,25 @@ impl Worker {
         if self.ring.room() <= RING_ROOM_MIN {
             return;
         }
+        if !self.windows.pace.gathers() {
+            return self.keep_window(target, offset, |_, _| State::Written);
+        }
         // At most WINDOW_BYTES.
         let bytes = (most - offset).min(WINDOW_BYTES) as usize;
         let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(fd);
         self.tally.system_calls += 2 + bytes.div_ceil(HUGE_PAGE_BYTES) as u64;
         let made = HugeWindow::map(fd, offset, bytes).and_then(|window| {
-            // Gathering passes over huge pages that hold nothing at all. Bytes
-            // that are there already stay as they are.
-            for start in (offset..offset + bytes as u64).step_by(HUGE_PAGE_BYTES) {
-                rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, start, 1)?;
+            // Bytes that are there already stay as they are.
+            let allocate =
+                |start, bytes| rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, start, bytes);
+            // Gathering passes over huge pages that hold nothing at all.
+            let tail = offset + window.huge_bytes() as u64;
+            for start in (offset..tail).step_by(HUGE_PAGE_BYTES) {
+                allocate(start, 1)?;
+            }
+            let end = offset + bytes as u64;
+            if tail < end {
+                allocate(tail, end - tail)?;
             }
             Ok(Arc::new(window))
         });
@@ -187,40 +247,68 @@ impl Worker {
             Ok(window) => window,
             Err(errno) => return self.refuse_in_place(target, errno),
         };
+        self.keep_window(target, offset, |worker, number| {
+            if window.huge_bytes() == 0 {
+                return State::Ready(window);
+            }
+            worker.ring.gather(window, token::gather(number));
+            State::Gathering(1, worker.clock.now())
+        });
+    }
+
+    /// Keeps what `begin` makes of a window's number; the one that was not used
+    /// for the longest time goes where there are too many.
+    fn keep_window(
+        &mut self,
+        target: &Arc<Target>,
+        offset: u64,
+        begin: impl FnOnce(&mut Self, usize) -> State,
+    ) {
         let connections = self.connections.iter().count();
-        if self.windows.entries.len() >= WINDOWS_MIN + 2 * connections {
+        if self.windows.entries.len() >= WINDOWS_MIN + (1 + WINDOWS_AHEAD as usize) * connections {
             self.windows.entries.remove(0);
             self.tally.system_calls += 1;
         }
         let number = self.windows.numbers;
         self.windows.numbers += 1;
-        self.ring.gather(window.clone(), token::gather(number));
+        let state = begin(self, number);
         self.windows.entries.push(Entry {
             number,
             target: target.clone(),
-            window,
-            gathering: Some(1),
+            offset,
+            state,
         });
     }
 
     /// A window was gathered, or could not be.
-    pub(super) fn gathered(&mut self, number: usize, result: Result<u32, Errno>) {
-        let entries = &mut self.windows.entries;
+    pub(super) fn gathered(
+        &mut self,
+        number: usize,
+        window: Arc<HugeWindow>,
+        result: Result<u32, Errno>,
+    ) {
+        let now = self.clock.now();
+        let Windows { entries, pace, .. } = &mut self.windows;
         let Some(place) = entries.iter().position(|entry| entry.number == number) else {
             // Let go meanwhile.
             return;
         };
         let entry = &mut entries[place];
-        match (result, entry.gathering) {
-            (Ok(_), _) => entry.gathering = None,
-            (Err(Errno::AGAIN | Errno::BUSY | Errno::INTR), Some(times))
+        let State::Gathering(times, since) = entry.state else {
+            return;
+        };
+        match result {
+            Ok(_) => {
+                pace.gathered(window.huge_bytes(), now.saturating_sub(since));
+                entry.state = State::Ready(window);
+            }
+            Err(Errno::AGAIN | Errno::BUSY | Errno::INTR)
                 if times < GATHERED_AGAIN_MAX && self.ring.room() > RING_ROOM_MIN =>
             {
-                entry.gathering = Some(times + 1);
-                self.ring
-                    .gather(entry.window.clone(), token::gather(number));
+                entry.state = State::Gathering(times + 1, since);
+                self.ring.gather(window, token::gather(number));
             }
-            (Err(errno), _) => {
+            Err(errno) => {
                 let entry = entries.remove(place);
                 self.tally.system_calls += 1;
                 self.refuse_in_place(&entry.target, errno);
@@ -261,5 +349,35 @@ impl Worker {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_gathering_is_tried_ever_less_often_and_fast_makes_good() {
+        let mut pace = Pace::default();
+        let until_gathers = |pace: &mut Pace| (0..).take_while(|_| !pace.gathers()).count();
+        let bytes = WINDOW_BYTES as usize;
+        let slow = 2 * GATHER_NANOS_PER_MIB_MAX * WINDOW_BYTES / MIB;
+        assert_eq!(until_gathers(&mut pace), 0);
+        pace.gathered(bytes, slow);
+        // Asked for together with the first: it counts once.
+        pace.gathered(bytes, slow);
+        assert_eq!(until_gathers(&mut pace), 4);
+        pace.gathered(bytes, slow);
+        assert_eq!(until_gathers(&mut pace), 8);
+        for _ in 0..9 {
+            pace.gathered(bytes, slow);
+            until_gathers(&mut pace);
+        }
+        pace.gathered(bytes, slow);
+        assert_eq!(until_gathers(&mut pace), 64);
+        pace.gathered(bytes, 1000);
+        assert_eq!(until_gathers(&mut pace), 0);
+        pace.gathered(bytes, slow);
+        assert_eq!(until_gathers(&mut pace), 4);
     }
 }

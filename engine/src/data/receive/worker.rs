@@ -260,7 +260,11 @@ impl Worker {
                 Loan::HugeWindow(_) => self.received_in_place(slot, result),
                 _ => {}
             },
-            token::Of::Gather(number) => self.gathered(number, result),
+            token::Of::Gather(number) => {
+                if let Loan::HugeWindow(window) = loan {
+                    self.gathered(number, window, result);
+                }
+            }
             // A written block may be filled again at once: the loan goes first.
             token::Of::Write(number) => {
                 drop(loan);

@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 /// Pieces below this are read: a mapping for each small file would cost more.
 const MAPPED_PIECE_BYTES_MIN: u64 = 64 * 1024;
+/// The blocks are registered for the first load that wants so many: it makes
+/// all of them resident, which was a third of a small file's CPU time.
+const REGISTERED_BLOCKS_MIN: usize = 2;
 /// Pieces that one chain of splices moves, at most: each costs two operations
 /// by a kernel worker.
 const SPLICE_PIECES_MAX: usize = 16;
@@ -46,7 +49,7 @@ impl Worker {
             }
             let fits = load.blocks() <= self.pool.len();
             if fits {
-                if load.blocks() > 0 {
+                if load.blocks() >= REGISTERED_BLOCKS_MIN {
                     self.register_blocks();
                 }
                 load.take_blocks(&mut self.pool);

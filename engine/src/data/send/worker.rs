@@ -34,6 +34,9 @@ const BRISK_NANOS: u64 = 40_000_000;
 /// … for this long at a time.
 const BRISK_WAIT: Duration = Duration::from_millis(10);
 
+/// A worker that has had nothing to send for this long lets its windows go.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+
 /// What an operation is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Job {
@@ -401,9 +404,6 @@ impl Worker {
                 cause,
             });
         }
-        if self.loads.iter().all(Option::is_none) {
-            self.windows.clear();
-        }
     }
 
     /// True when a send is in flight and sends take so little time that their
@@ -450,7 +450,16 @@ impl Worker {
         if !self.asleep {
             return self.ring.submit_and_wait(0, None);
         }
-        self.ring.submit_and_wait(wanted, None)
+        if self.windows.is_empty() || self.loads.iter().any(Option::is_some) {
+            return self.ring.submit_and_wait(wanted, None);
+        }
+        // Between two runs there is often nothing to send for a moment.
+        let started = self.clock.now();
+        self.ring.submit_and_wait(wanted, Some(IDLE_WAIT))?;
+        if self.clock.now().saturating_sub(started) >= IDLE_WAIT.as_nanos() as Nanos {
+            self.windows.clear();
+        }
+        Ok(())
     }
 
     fn completed(&mut self, completion: Completion) {
@@ -523,6 +532,10 @@ impl Worker {
     }
 
     fn send_report(&mut self) {
+        // A transfer is over: its sources are let go.
+        if self.loads.iter().all(Option::is_none) {
+            self.windows.clear();
+        }
         let cpu = cpu_nanos();
         let mut report = std::mem::take(&mut self.report);
         report.cpu_nanos = cpu.saturating_sub(std::mem::replace(&mut self.cpu_before, cpu));

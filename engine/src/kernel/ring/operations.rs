@@ -124,18 +124,20 @@ impl Ring {
         unsafe { self.queue(entry, token, true, Loan::HugeWindow(window), one(socket)) }
     }
 
-    /// Gathers the window's file into huge pages (MADV_COLLAPSE, which no
+    /// Gathers what whole huge pages can hold of the window's file into such (MADV_COLLAPSE, which no
     /// setting but `deny` overrules), on a kernel worker. A huge page's part
     /// of the file that holds nothing at all is refused with EINVAL.
     pub fn gather(&mut self, window: Arc<HugeWindow>, token: u64) {
-        let all = 0..window.len();
+        let whole = 0..window.huge_bytes();
         let entry = opcode::Madvise::new(
-            window.pointer(&all).cast_const().cast(),
+            window.pointer(&whole).cast_const().cast(),
             // The crate cuts lengths to 32 bits.
-            libc::off_t::from(cut(all.len())),
+            libc::off_t::from(cut(whole.len())),
             libc::MADV_COLLAPSE,
         )
-        .build();
+        .build()
+        // Without the flag one kernel worker does all of a ring's, in turn.
+        .flags(squeue::Flags::ASYNC);
         // SAFETY: the window stays mapped while it is kept; gathering changes
         // no content.
         unsafe { self.queue(entry, token, true, Loan::HugeWindow(window), [None, None]) }

@@ -61,9 +61,9 @@ impl Connection {
         }
     }
 
-    fn has_room(&self) -> bool {
+    fn has_room(&self, ahead: usize) -> bool {
         self.state == ConnectionState::Active
-            && self.unsent.len() < limits::RUNS_AHEAD_MAX
+            && self.unsent.len() < ahead
             && self.runs.len() < limits::RUNS_UNLANDED_MAX
     }
 
@@ -104,10 +104,11 @@ pub(super) struct Connections(pub BTreeMap<ConnectionId, Connection>);
 impl Connections {
     /// Who takes the next run: the one with the fewest at hand.
     pub fn next(&self) -> Option<ConnectionId> {
+        let ahead = self.ahead();
         let able = self
             .0
             .iter()
-            .filter(|(_, connection)| connection.has_room());
+            .filter(|(_, connection)| connection.has_room(ahead));
         able.min_by_key(|(_, connection)| (connection.unsent.len(), connection.runs.len()))
             .map(|(&id, _)| id)
     }
@@ -121,11 +122,7 @@ impl Connections {
         left_bytes: Option<u64>,
         window_bytes: Option<u64>,
     ) -> u64 {
-        let active = || {
-            self.0
-                .values()
-                .filter(|connection| connection.state == ConnectionState::Active)
-        };
+        let active = || self.active();
         let count = active().count().max(1) as u64;
         let total: f64 = active().filter_map(Connection::bytes_per_second).sum();
         let own = self.0.get(&id).and_then(Connection::bytes_per_second);
@@ -137,8 +134,21 @@ impl Connections {
         let bytes = run_bytes(own, share, left_bytes);
         match window_bytes {
             // All connections' runs at hand have to fit into the window.
-            Some(window) => bytes.min(window / (count * limits::RUNS_AHEAD_MAX as u64)),
+            Some(window) => bytes.min(window / (count * self.ahead() as u64)),
             None => bytes,
+        }
+    }
+
+    fn active(&self) -> impl Iterator<Item = &Connection> {
+        let all = self.0.values();
+        all.filter(|connection| connection.state == ConnectionState::Active)
+    }
+
+    /// Runs that each may have and not have sent.
+    fn ahead(&self) -> usize {
+        match self.active().count() {
+            1 => limits::RUNS_AHEAD_MAX,
+            _ => limits::RUNS_AHEAD,
         }
     }
 }
@@ -213,19 +223,26 @@ mod tests {
 
     #[test]
     fn the_next_run_goes_to_who_has_least_and_a_window_fits_all() {
-        let mut connections = Connections::default();
-        for id in 0..4 {
-            connections.0.insert(id, Connection::new(0));
-        }
-        let mut key = 0;
-        let mut counts = [0; 4];
-        while let Some(id) = connections.next() {
-            key += 1;
-            counts[id as usize] += 1;
-            let connection = connections.0.get_mut(&id).expect("it was named");
-            connection.take(0, 0, key);
-        }
-        assert_eq!(counts, [limits::RUNS_AHEAD_MAX; 4]);
-        assert_eq!(connections.run_bytes(0, None, Some(MIB)), MIB / 8);
+        let filled = |count: u32| {
+            let mut connections = Connections::default();
+            for id in 0..count {
+                connections.0.insert(id, Connection::new(0));
+            }
+            let mut key = 0;
+            while let Some(id) = connections.next() {
+                key += 1;
+                let connection = connections.0.get_mut(&id).expect("it was named");
+                connection.take(0, 0, key);
+            }
+            connections
+        };
+        let counts = |connections: &Connections| -> Vec<usize> {
+            let all = connections.0.values();
+            all.map(|connection| connection.unsent.len()).collect()
+        };
+        let four = filled(4);
+        assert_eq!(counts(&four), [limits::RUNS_AHEAD; 4]);
+        assert_eq!(four.run_bytes(0, None, Some(MIB)), MIB / 8);
+        assert_eq!(counts(&filled(1)), [limits::RUNS_AHEAD_MAX]);
     }
 }
