@@ -9,7 +9,7 @@
 //!
 //! ```text
 //!  target (tmpfs) ─ map ─ one page for each huge page ─ gather ─→ ready
-//!                                  (fallocate)       (a kernel worker)
+//!                                (a look at it)      (a kernel worker)
 //! ```
 
 use super::connection::Receiving;
@@ -18,10 +18,10 @@ use super::why;
 use super::worker::{Worker, token};
 use crate::data::ReceiveSegment;
 use crate::files::target::{Sink, Target};
+use crate::kernel::fault::watched;
 use crate::kernel::huge::{HUGE_PAGE_BYTES, HugeWindow};
 use crate::limits;
 use crate::protocol::{ChunkId, FileId, Nanos};
-use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -227,21 +227,13 @@ impl Worker {
         // At most WINDOW_BYTES.
         let bytes = (most - offset).min(WINDOW_BYTES) as usize;
         let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(fd);
-        self.tally.system_calls += 2 + bytes.div_ceil(HUGE_PAGE_BYTES) as u64;
+        self.tally.system_calls += 2;
+        // Gathering passes over huge pages that hold nothing at all.
         let made = HugeWindow::map(fd, offset, bytes).and_then(|window| {
-            // Bytes that are there already stay as they are.
-            let allocate =
-                |start, bytes| rustix::fs::fallocate(fd, FallocateFlags::KEEP_SIZE, start, bytes);
-            // Gathering passes over huge pages that hold nothing at all.
-            let tail = offset + window.huge_bytes() as u64;
-            for start in (offset..tail).step_by(HUGE_PAGE_BYTES) {
-                allocate(start, 1)?;
+            match watched(|watch| window.touch(watch)) {
+                Some(((), false)) => Ok(Arc::new(window)),
+                _ => Err(Errno::NOSPC),
             }
-            let end = offset + bytes as u64;
-            if tail < end {
-                allocate(tail, end - tail)?;
-            }
-            Ok(Arc::new(window))
         });
         let window = match made {
             Ok(window) => window,

@@ -3,9 +3,10 @@
 //!
 //! Leaves to others: which connections and segments there are, and all
 //! messages. Invariants: a chunk is written, or received into its file, only
-//! under the ledger's grant, which is asked for once for each run before a byte of it is written
-//! (guarantee 2); it lands only after its check held and its last write was
-//! reaped (guarantee 3); a connection's grants return after its last operation.
+//! under the ledger's grant, which is asked for once for each run before a byte
+//! of it is there (guarantee 2); it lands only after its check held and its last
+//! write was reaped (guarantee 3); a connection's grants return after its last
+//! operation.
 //!
 //! ```text
 //!  socket ─ recv → head (header, table, first bytes) ─ copy ─┐

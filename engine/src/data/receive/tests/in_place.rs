@@ -92,6 +92,52 @@ fn bytes_that_are_there_survive_the_making_of_a_window() {
 }
 
 #[test]
+#[allow(clippy::print_stderr)] // A skipped test says so.
+fn every_kind_of_memory_file_system_keeps_what_is_received() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        let ended = command.args(arguments).arg(directory.path()).output();
+        ended.is_ok_and(|output| output.status.success())
+    };
+    // A huge page that fallocate(2) left unfilled is mapped as it is by
+    // MADV_COLLAPSE, and what is received into it reads as zeros (Linux 6.18).
+    for options in [
+        "huge=always",
+        "huge=within_size",
+        "huge=advise",
+        "huge=never",
+    ] {
+        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        if !run("mount", &mount) {
+            eprintln!("skipped: mounting a file system with {options} needs root");
+            continue;
+        }
+        let path = directory.path().join("file");
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .expect("created");
+        let size = 18 * MIB + 3 * u64::from(CHUNK) + 7;
+        let (segment, file) = in_place_segment(file, size);
+        let rig = Rig::new();
+        rig.open(&segment);
+        let mut socket = rig.connect(1);
+        let all = payload(size);
+        let count = segment.plan.chunk_count().expect("a file");
+        for start in (0..count).step_by(64) {
+            send(&mut socket, &segment, start..(start + 64).min(count), &all);
+        }
+        assert_eq!(rig.landed(0..count), size);
+        assert!(contents(&file) == all, "{options}");
+        drop((rig, segment, file));
+        assert!(run("umount", &[]));
+    }
+}
+
+#[test]
 fn damage_in_place_is_told_and_the_resend_lands() {
     let rig = Rig::new();
     let (segment, file) = memory_segment(4 * MIB);
