@@ -61,10 +61,7 @@ fn refused(told: &clap::Error) -> u8 {
 /// What was typed, done; the exit code.
 fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
     let verbose = arguments.general.verbose;
-    let quietest = match arguments.command {
-        Command::Serve(_) => logging::Level::Info,
-        _ => logging::Level::Quiet,
-    };
+    let quietest = quietest(&arguments.command);
     logging::start(console, verbose, quietest)?;
     match &arguments.command {
         Command::Copy(copy) => Ok(copy::run(copy, verbose, console, &Interrupts::take_over()?)),
@@ -78,5 +75,29 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
         Command::Doctor(doctor) => doctor::run(doctor, console),
         Command::Completions(completions) => completions::run(completions, console).map(|()| 0),
         Command::Man(man) => man::run(man, console).map(|()| 0),
+    }
+}
+
+/// How much is logged without -v.
+fn quietest(command: &Command) -> logging::Level {
+    match command {
+        Command::Serve(serve) if !serve.quiet => logging::Level::Info,
+        _ => logging::Level::Quiet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_logs_its_sessions_unless_it_is_to_be_quiet() {
+        let level = |line: &str| {
+            let arguments = Arguments::try_parse_from(line.split(' ')).expect("a command line");
+            quietest(&arguments.command)
+        };
+        assert_eq!(level("haul serve --root ."), logging::Level::Info);
+        assert_eq!(level("haul serve --root . -q"), logging::Level::Quiet);
+        assert_eq!(level("haul copy a b"), logging::Level::Quiet);
     }
 }

@@ -150,7 +150,7 @@ pub enum SendEvent {
         file: FileId,
         /// The chunks that hold filler.
         chunks: ChunkRange,
-        /// What was seen: end of file (`None`) or a read error.
+        /// What was seen, with the source's name; `None` where it is gone.
         error: Option<Error>,
     },
     /// Reaped and closed; runs not reported as sent were not.

@@ -273,12 +273,17 @@ impl Worker {
     pub fn tell_voids(&mut self, load: &mut Load) {
         for void in std::mem::take(&mut load.voids) {
             let chunks = load.void_chunks(&void);
+            let error = void.error.or_else(|| {
+                let name = load.source(void.file)?.display();
+                let sentence = format!("{name} was cut short: it changed while it was read");
+                Some(Error::new(ErrorKind::Integrity, sentence).at(Side::Sender))
+            });
             self.tell(SendEvent::Void {
                 transfer: load.segment.transfer,
                 segment: load.run.segment,
                 file: void.file,
                 chunks,
-                error: void.error,
+                error,
             });
         }
     }

@@ -16,7 +16,9 @@ fn a_short_source_is_filled_with_zeros_and_told() {
         let mut peer = bench.attach(1);
         bench.run(1, &segment, 0, 20);
         let (file, chunks, error) = bench.void();
-        assert_eq!((file, error), (0, None));
+        let error = error.expect("its source is there to be named");
+        assert_eq!((file, error.kind), (0, crate::ErrorKind::Integrity));
+        assert!(error.sentence.contains("was cut short"), "{error}");
         let void = ChunkRange {
             first: 5,
             count: 15,
@@ -61,7 +63,13 @@ fn a_source_cut_off_while_it_is_sent_costs_no_connection() {
         let mut sent = 0;
         while let Some(event) = bench.events.recv_timeout(Some(Duration::from_secs(10))) {
             match event {
-                SendEvent::Void { error: None, .. } => told = true,
+                SendEvent::Void {
+                    error: Some(error), ..
+                } => {
+                    assert_eq!(error.kind, crate::ErrorKind::Integrity);
+                    assert!(error.sentence.contains("was cut short"), "{error}");
+                    told = true;
+                }
                 SendEvent::Sent { .. } => sent += 1,
                 SendEvent::Detached { cause, .. } => {
                     assert_eq!(cause, None);
