@@ -239,6 +239,25 @@ impl Ring {
         unsafe { self.queue(entry, token, true, Loan::Window(window), [None, None]) }
     }
 
+    /// Takes `range` of a window out of the page table, on a kernel worker
+    /// (MADV_DONTNEED): unmapping the window costs nothing to speak of then.
+    ///
+    /// # Panics
+    /// If the range is not inside the window.
+    pub fn unpopulate(&mut self, window: Arc<Window>, range: Range<usize>, token: u64) {
+        let pointer = window.pointer(&range);
+        let entry = opcode::Madvise::new(
+            pointer.cast_const().cast(),
+            // The crate cuts lengths to 32 bits.
+            libc::off_t::from(cut(range.len())),
+            libc::MADV_DONTNEED,
+        )
+        .build();
+        // SAFETY: the window stays mapped while it is kept; a shared mapping of
+        // a file loses no content, and is faulted in again where it is read.
+        unsafe { self.queue(entry, token, true, Loan::Window(window), [None, None]) }
+    }
+
     /// Tells the page cache that `bytes` of `file` from `offset` are not
     /// needed again (POSIX_FADV_DONTNEED).
     pub fn forget_pages(&mut self, file: &Handle, offset: u64, bytes: u64, token: u64) {

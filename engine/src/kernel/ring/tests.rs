@@ -2,6 +2,7 @@
 
 use super::super::memory::{PAGE_BYTES, Window};
 use super::*;
+use crate::kernel::fault::watched;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -233,6 +234,22 @@ fn a_window_is_sent_and_populated_and_its_missing_end_is_an_error_not_a_signal()
     let mut got = Vec::new();
     accepted.read_to_end(&mut got).expect("read");
     assert_eq!(got.len(), count as usize);
+}
+
+#[test]
+fn a_window_that_left_the_page_table_shows_its_file_all_the_same() {
+    let mut ring = Ring::new(4).expect("a ring");
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(&[7; PAGE_BYTES * 8]).expect("written");
+    let window = Arc::new(Window::map(file.as_fd(), 0, PAGE_BYTES * 8).expect("mapped"));
+    ring.populate(window.clone(), 0..PAGE_BYTES * 8, 1);
+    ring.unpopulate(window.clone(), 0..PAGE_BYTES * 4, 2);
+    for done in wait(&mut ring, 2) {
+        assert_eq!(done.outcome, Outcome::Done(Ok(0)));
+    }
+    let all = Slice::new(Owner::Window(window), 0..PAGE_BYTES * 8);
+    let looked = watched(|watch| all.bytes(watch).iter().all(|byte| *byte == 7));
+    assert_eq!(looked, Some((true, false)));
 }
 
 #[test]
