@@ -277,7 +277,7 @@ fn written(completion: Completion, count: usize) -> io::Result<Option<Arc<Block>
     if slice.len() != count {
         return Err(ended_early("a write to the target"));
     }
-    Ok(match slice.into_parts().0 {
+    Ok(match slice.into_owner() {
         Owner::Block(block) => Some(block),
         _ => None,
     })

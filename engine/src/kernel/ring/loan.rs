@@ -146,10 +146,10 @@ impl Slice {
         }
     }
 
-    /// Gives the owner and the range of it back.
+    /// Gives the owner back.
     #[must_use]
-    pub fn into_parts(self) -> (Owner, Range<usize>) {
-        (self.owner, self.range)
+    pub fn into_owner(self) -> Owner {
+        self.owner
     }
 
     pub(super) fn pointer(&self) -> *const u8 {

@@ -239,17 +239,14 @@ impl Ring {
         unsafe { self.queue(entry, token, true, Loan::Window(window), [None, None]) }
     }
 
-    /// Takes `range` of a window out of the page table, on a kernel worker
-    /// (MADV_DONTNEED): unmapping the window costs nothing to speak of then.
-    ///
-    /// # Panics
-    /// If the range is not inside the window.
-    pub fn unpopulate(&mut self, window: Arc<Window>, range: Range<usize>, token: u64) {
-        let pointer = window.pointer(&range);
+    /// Takes a window's pages out of the page table, on a kernel worker
+    /// (MADV_DONTNEED): unmapping it costs nothing to speak of then.
+    pub fn unpopulate(&mut self, window: Arc<Window>, token: u64) {
+        let all = 0..window.len();
         let entry = opcode::Madvise::new(
-            pointer.cast_const().cast(),
+            window.pointer(&all).cast_const().cast(),
             // The crate cuts lengths to 32 bits.
-            libc::off_t::from(cut(range.len())),
+            libc::off_t::from(cut(all.len())),
             libc::MADV_DONTNEED,
         )
         .build();
