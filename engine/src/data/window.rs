@@ -93,8 +93,8 @@ impl Windows {
 
     /// A window that is behind. Its pages should leave the page table by a
     /// kernel worker: unmapping 32 MiB of single pages takes 1.2 ms here. 1.7
-    /// GiB from tmpfs to a null sink over one connection took 0.44 s like that
-    /// against 0.55 s (medians of 13).
+    /// GiB from tmpfs to a null sink over one connection took 0.52 s like that
+    /// against 0.57 s (medians of 9).
     pub fn take_retired(&mut self) -> Option<Arc<Window>> {
         self.retired.pop()
     }
