@@ -20,7 +20,6 @@ use crate::data::ReceiveSegment;
 use crate::files::target::{Sink, Target};
 use crate::kernel::fault::watched;
 use crate::kernel::huge::{HUGE_PAGE_BYTES, HugeWindow};
-use crate::limits;
 use crate::protocol::{ChunkId, FileId, Nanos};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -137,7 +136,7 @@ impl Pace {
 
 impl Worker {
     /// Whether the next of the connection's frame can be received in place;
-    /// starts making the window that it needs, and the one behind that.
+    /// starts making the window that it needs, and those behind that.
     pub(super) fn find_spot(&mut self, slot: usize) -> Found {
         let Some((segment, frame)) = self
             .connections
@@ -150,7 +149,7 @@ impl Worker {
         if segment.verify || self.is_over(&segment) {
             return Found::Not;
         }
-        let (chunks, bytes) = frame.fitting(&segment, limits::BLOCK_BYTES);
+        let (chunks, bytes) = frame.fitting(&segment, frame.block_bytes());
         // A block holds at most RUN_CHUNKS_MAX chunks.
         let count = (chunks.end - chunks.start) as u32;
         let mut pieces = segment.plan.pieces(chunks.start, count);

@@ -64,6 +64,30 @@ fn sizes_around_huge_pages_and_windows_land_byte_exact() {
 }
 
 #[test]
+fn the_largest_chunks_land_in_place_too() {
+    let file = tempfile::tempfile_in("/dev/shm").expect("a file in memory");
+    let fd = OwnedFd::from(file.try_clone().expect("cloned"));
+    let size = 9 * MIB + 1;
+    let target = Target::in_memory(Sink::File { fd, direct: None }, size, "/target");
+    let plan = plan(EntryKind::File, &[size], crate::limits::CHUNK_BYTES_MAX);
+    let segment = segment(plan, vec![target]);
+    let rig = Rig::new();
+    rig.open(&segment);
+    let mut socket = rig.connect(1);
+    let all = payload(size);
+    let bytes = frame(&segment, 0..2, &all[..8 * MIB as usize]);
+    socket.write_all(&bytes).expect("written");
+    let bytes = frame(&segment, 2..3, &all[8 * MIB as usize..]);
+    socket.write_all(&bytes).expect("written");
+    assert_eq!(rig.landed(0..3), size);
+    assert!(contents(&file) == all);
+    if has_huge_pages() {
+        let method = rig.report().method;
+        assert!(method.contains(IN_PLACE), "{method}");
+    }
+}
+
+#[test]
 fn bytes_that_are_there_survive_the_making_of_a_window() {
     use std::os::unix::fs::FileExt;
     let file = tempfile::tempfile_in("/dev/shm").expect("a file in memory");
