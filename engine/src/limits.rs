@@ -22,6 +22,9 @@ pub const CONNECTIONS_DEFAULT: u32 = 4;
 pub const CONNECTIONS_ON_LONG_PATHS: u32 = 8;
 /// A path is long from this round trip on, microseconds.
 pub const LONG_PATH_US: u32 = 10_000;
+/// Padding that opens a long path's congestion window, a connection, at most:
+/// ten packets of an ordinary path are 14 KiB.
+pub const PADDING_BYTES_MAX: usize = 64 * 1024;
 /// Joins that one session accepts in its life: each lost connection is dialled
 /// again under a new number, and a number is never used twice.
 pub const JOINS_MAX: u32 = 4096;

@@ -354,12 +354,13 @@ impl Session {
     }
 
     fn join_dialled(&mut self, socket: OwnedFd, flow: Flow) {
+        let waits = self.waits_for_answer();
         let Role::Client(client) = &mut self.role else {
             return;
         };
         let way = Way::of(flow, true);
         let joined = client.join(&socket, flow).and_then(|connection| {
-            let notes = self.core.links.attach(connection, way, socket)?;
+            let notes = self.core.links.attach(connection, way, socket, waits)?;
             Ok((connection, notes))
         });
         match joined {

@@ -254,8 +254,16 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
             .map(|rate| (rate / u64::from(options.connections)).max(1)),
     };
     let (inner_out, inner) = unbounded_channel();
+    // The data connections' handshakes pass the time until the welcome is here.
+    let (count, bind) = (options.connections as usize, options.bind);
+    for _ in 0..count {
+        let (sockets, inner) = (sockets.clone(), inner_out.clone());
+        tokio_uring::spawn(async move {
+            let dialled = dial::connect(vec![address], bind, sockets).await;
+            let _ = inner.send(Inner::Dialled(dialled.map(|(socket, _)| socket)));
+        });
+    }
     let links = Links::new(clock, options.workers, sockets);
-
     let stream = Rc::new(tokio_uring::net::TcpStream::from_std(socket.into()));
     let deadline = greet::Deadline::start(stream.clone());
     let name = peer.to_string();
@@ -266,15 +274,6 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
         .map_err(|error| deadline.explain(error, &name))?;
     let (channel, mut messages) = Channel::start(stream, &name);
     let core = Core::new(clock, name.clone(), channel, links, inner_out);
-    // The data connections' handshakes pass the time until the welcome is here.
-    let (count, bind) = (options.connections as usize, options.bind);
-    for _ in 0..count {
-        let (sockets, inner) = (core.links.sockets().clone(), core.inner.clone());
-        tokio_uring::spawn(async move {
-            let dialled = dial::connect(vec![address], bind, sockets).await;
-            let _ = inner.send(Inner::Dialled(dialled.map(|(socket, _)| socket)));
-        });
-    }
     let welcome = match messages.recv().await {
         Some(Incoming::Message(message)) => match *message {
             Message::Welcome(welcome) => welcome,

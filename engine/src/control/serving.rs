@@ -266,7 +266,8 @@ impl Session {
         }
         let way = Way::of(join.flow, false);
         debug_assert!(matches!(join.flow, Flow::FromDialler | Flow::ToDialler));
-        match self.core.links.attach(join.connection, way, socket) {
+        let waits = self.waits_for_answer();
+        match self.core.links.attach(join.connection, way, socket, waits) {
             Ok(notes) => {
                 self.core.channel.send(&Message::Joined {
                     connection: join.connection,

@@ -248,6 +248,15 @@ impl Session {
         }
     }
 
+    /// True while nothing may be sent, as no segment was answered.
+    pub(super) fn waits_for_answer(&self) -> bool {
+        match self.active.as_ref().map(|active| &active.half) {
+            None | Some(Half::Opening) => true,
+            Some(Half::Sending(sending)) => !sending.machine().is_answered(),
+            Some(Half::Receiving(_)) => false,
+        }
+    }
+
     /// A data connection is in; what was left to haul is noted.
     pub(super) fn joined(&mut self, connection: ConnectionId, way: Way, notes: Vec<String>) {
         tracing::debug!(connection, ?way, "a data connection joined");

@@ -11,7 +11,7 @@
 //!       4      1  version  1
 //!       5      1  check kind  0: XXH3-128
 //!       6      2  flags  0; a receiver refuses bits that it does not know
-//!       8     16  transfer
+//!       8     16  transfer; zeros make the frame padding
 //!      24      4  segment
 //!      28      4  count of chunks
 //!      32      8  first chunk
@@ -32,6 +32,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const HEADER_BYTES: usize = 64;
 /// Bytes of one check in the table.
 pub const CHECK_BYTES: usize = 16;
+/// Bytes of the shortest frame: one chunk's, without payload.
+pub const FRAME_BYTES_MIN: usize = HEADER_BYTES + CHECK_BYTES;
 const MAGIC: [u8; 4] = *b"HLRN";
 const VERSION: u8 = 1;
 const CHECK_XXH3: u8 = 0;
@@ -71,6 +73,24 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Padding, [`FRAME_BYTES_MIN`] and so many bytes long.
+    #[must_use]
+    pub fn padding(payload_bytes: u64) -> Self {
+        Self {
+            transfer: TransferId::PADDING,
+            segment: 0,
+            first: 0,
+            count: 1,
+            payload_bytes,
+        }
+    }
+
+    /// True when the frame is padding: it is read and forgotten.
+    #[must_use]
+    pub fn is_padding(&self) -> bool {
+        self.transfer == TransferId::PADDING
+    }
+
     /// The run that the frame carries.
     #[must_use]
     pub fn run(&self) -> Run {

@@ -31,6 +31,11 @@ pub type ChunkId = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TransferId(pub [u8; 16]);
 
+impl TransferId {
+    /// No transfer: the frames that name it are padding.
+    pub const PADDING: Self = Self([0; 16]);
+}
+
 /// A series of neighbouring chunks, sent as one data frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Run {

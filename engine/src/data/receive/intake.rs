@@ -156,6 +156,9 @@ impl Worker {
     }
 
     fn purpose(&self, number: ConnectionId, header: &FrameHeader) -> Result<Purpose, Violation> {
+        if header.is_padding() {
+            return Ok(Purpose::Forget);
+        }
         let key = (header.transfer, header.segment);
         let Some(open) = self.segments.get(&key) else {
             let was_open = self

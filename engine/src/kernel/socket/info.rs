@@ -4,6 +4,7 @@
 //! fill is 0, never what happened to lie behind the end of its answer.
 
 use crate::report::TcpInfo;
+use rustix::net::sockopt;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -96,6 +97,23 @@ pub fn tcp_info(socket: impl AsFd) -> Option<TcpInfo> {
         send_buffer_limited_us: raw.u64(offset::SEND_BUFFER_LIMITED_US),
         busy_us: raw.u64(offset::BUSY_US),
     })
+}
+
+/// Bytes that a fresh connection may send before its first acknowledgement,
+/// in whole packets, and that its send buffer takes at once; 0 where the
+/// socket is not TCP.
+#[must_use]
+pub fn first_window_bytes(socket: impl AsFd) -> usize {
+    let socket = socket.as_fd();
+    let Some(raw) = Raw::of(socket) else {
+        return 0;
+    };
+    let packet_bytes = raw.u32(offset::SEND_MSS) as usize;
+    let window = raw.u32(offset::CONGESTION_WINDOW);
+    let packets = window.saturating_sub(raw.u32(offset::UNACKED)) as usize;
+    // The buffer counts the kernel's overhead too, at most as much again.
+    let buffer_bytes = sockopt::socket_send_buffer_size(socket).unwrap_or(0) / 2;
+    packets.min(buffer_bytes / packet_bytes.max(1)) * packet_bytes
 }
 
 /// How long sent bytes have waited, at least, while the peer's kernel said

@@ -20,7 +20,7 @@ mod info;
 
 pub use connect::{dial, listen};
 pub use handle::{duplicate, set_pacing};
-pub use info::{silence, tcp_info};
+pub use info::{first_window_bytes, silence, tcp_info};
 
 use crate::error::{Error, Result};
 use crate::kernel::probe::{autotuning_seen, sysctl};

@@ -175,7 +175,7 @@ impl Sender {
         let mut last_sent = 0;
         if let Some(known) = known {
             last_sent = known.last_sent;
-            known.landed(now, bytes);
+            known.landed(now, segment, part.run, bytes);
         }
         self.outputs.push_back(SenderOutput::Landed {
             segment,
@@ -299,7 +299,7 @@ impl Sender {
                     .push_back(SenderOutput::CloseConnection { connection });
             }
             let begun = known.unsent.front().copied();
-            for (segment, key) in known.runs {
+            for (segment, key) in known.runs.into_keys() {
                 self.free_run(segment, key, begun == Some((segment, key)));
             }
         }

@@ -199,6 +199,13 @@ impl Sender {
             && self.segments.len() + self.held.len() < limits::SEGMENTS_OPEN_MAX
     }
 
+    /// True while a segment was answered and is not done.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        let moving = |segment| matches!(segment, &Segment::Moving(_));
+        self.segments.values().any(moving)
+    }
+
     /// Offers a segment; `last` says that none follows. The entries are within
     /// [`limits::SEGMENT_ENTRIES_MAX`] and [`limits::SEGMENT_NAMES_BYTES_MAX`],
     /// and a stream is alone.

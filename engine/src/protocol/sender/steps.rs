@@ -50,12 +50,13 @@ impl Sender {
         if self.state != State::Moving {
             return None;
         }
-        let connection = self.connections.next()?;
+        let left_bytes = self.left_bytes();
+        let connection = self.connections.next(left_bytes)?;
         let window_bytes = self.config.window_bytes;
         let chunk_bytes = u64::from(self.config.chunk_bytes);
         let run_bytes = self
             .connections
-            .run_bytes(connection, self.left_bytes(), window_bytes);
+            .run_bytes(connection, left_bytes, window_bytes);
         let count_max = (run_bytes / chunk_bytes).clamp(1, u64::from(limits::RUN_CHUNKS_MAX));
         let window_chunks = window_bytes.map(|bytes| (bytes / chunk_bytes).max(1));
         let mut found = None;
@@ -96,6 +97,7 @@ impl Sender {
         self.next_run += 1;
         let full_bytes = u64::from(run.count) * u64::from(self.config.chunk_bytes);
         let mut bytes = None;
+        let mut open_bytes = 0;
         if let Some(work) = self.work(run.segment) {
             let flight = Flight {
                 connection,
@@ -104,12 +106,12 @@ impl Sender {
                 open_chunks: u64::from(run.count),
                 sent: None,
             };
-            let run_bytes = work.bytes(flight.chunks());
-            bytes = Some(run_bytes).filter(|_| work.plan.is_stream() && run_bytes < full_bytes);
+            open_bytes = work.bytes(flight.chunks());
+            bytes = Some(open_bytes).filter(|_| work.plan.is_stream() && open_bytes < full_bytes);
             work.launch(key, flight);
         }
         if let Some(known) = self.connections.0.get_mut(&connection) {
-            known.take(now, run.segment, key);
+            known.take(now, run.segment, key, open_bytes);
         }
         SenderOutput::Run {
             connection,

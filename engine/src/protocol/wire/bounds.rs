@@ -8,7 +8,7 @@ use super::{Answer, Begin, Entry, EntryKind, Message, Offer, Task, Verdict};
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
-use crate::protocol::Violation;
+use crate::protocol::{TransferId, Violation};
 use crate::report::SideReport;
 use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 use std::marker::PhantomData;
@@ -70,6 +70,9 @@ where
 }
 
 fn check_begin(begin: &Begin) -> Result<(), Violation> {
+    if begin.transfer == TransferId::PADDING {
+        return Err(Violation::new("a transfer's name", "that of padding"));
+    }
     let sizes = limits::CHUNK_BYTES_MIN..=limits::CHUNK_BYTES_MAX;
     if !begin.chunk_bytes.is_power_of_two() || !sizes.contains(&begin.chunk_bytes) {
         return Err(Violation::new(

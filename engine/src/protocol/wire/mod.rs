@@ -86,7 +86,7 @@
 //! | 46 | Abort | transfer, error | either |
 //! | 47 | EndStreams | transfer | receiver |
 //!
-//! A transfer is 16 bytes, a level one of [`Level`](crate::report::Level); `?`
+//! A transfer is 16 bytes, not all of them zero, a level one of [`Level`](crate::report::Level); `?`
 //! marks an option. For example, `Lost` of connection 300 is `02 00 00 00  13 00  00 00  ac 02`.
 //! Tags and fields of version 1 never change; tests pin their bytes.
 //!
@@ -105,6 +105,10 @@
 //! remains of the header's payload bytes. What a check covers is in
 //! [`crate::protocol::check`].
 //!
+//! A frame whose transfer is 16 zeros is *padding*: a receiver reads and forgets
+//! it, whatever the rest of its header says. A sender MAY say some before the
+//! first Answer, so that the congestion window of a long path opens meanwhile.
+//!
 //! # 4. Who says what when
 //! The sides of the data are S and R; who dialled decides only who says Begin.
 //! ```text
@@ -122,7 +126,7 @@
 //!   │ ◀────────────── Finished │           │ ◀─────────────── Finish  │
 //!   │ Finish ─────────────────▶│
 //! ```
-//! S sends no frame of a segment before its Answer. Offers do not wait for
+//! S sends no frame of a segment before its Answer, only padding. Offers do not wait for
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
 //! what changes after the look no longer matches the checks sent before it.

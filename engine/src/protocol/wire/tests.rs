@@ -90,7 +90,7 @@ fn begin() -> impl Strategy<Value = Begin> {
     });
     let task = prop_oneof![push, pull, null];
     (
-        any::<[u8; 16]>(),
+        any::<[u8; 16]>().prop_filter("padding's", |name| *name != [0; 16]),
         task,
         16u32..=22,
         any::<[bool; 3]>(),
@@ -457,6 +457,29 @@ fn an_unknown_message_is_refused_unless_it_is_optional() {
     assert!(matches!(read[..], [Message::Heartbeat]));
     // A body that goes on behind its message is no message.
     assert!(read_all(&envelope(6, 0, 1, b"x"), &[9]).is_err());
+}
+
+#[test]
+fn a_transfer_cannot_take_the_name_of_padding() {
+    let read = |transfer| {
+        let begin = Begin {
+            transfer,
+            task: Task::Push {
+                target: RemoteTarget::Null,
+            },
+            chunk_bytes: limits::CHUNK_BYTES_MIN,
+            check: CheckKind::Xxh3,
+            fsync: false,
+            verify: false,
+            drop_cache: false,
+            transmit: Transmit::Auto,
+            window_bytes: None,
+            rate_limit_bytes_per_second: None,
+        };
+        read_all(&encode(&Message::Begin(begin)), &[9999]).is_ok()
+    };
+    assert!(read(TransferId([1; 16])));
+    assert!(!read(TransferId::PADDING));
 }
 
 #[test]

@@ -161,6 +161,25 @@ fn a_forgotten_transfers_frames_are_read_and_forgotten() {
 }
 
 #[test]
+fn padding_is_read_and_forgotten_and_what_follows_lands() {
+    let rig = Rig::new();
+    let size = 2 * u64::from(CHUNK);
+    let (segment, file) = file_segment(size);
+    let mut socket = rig.connect(1);
+    // Before any segment is open, as on a fresh connection, and between frames.
+    let mut padding = FrameHeader::padding(14_000).encode().to_vec();
+    padding.resize(padding.len() + 16 + 14_000, 7);
+    socket.write_all(&padding).expect("written");
+    rig.open(&segment);
+    let all = payload(size);
+    send(&mut socket, &segment, 0..1, &all);
+    socket.write_all(&padding).expect("written");
+    send(&mut socket, &segment, 1..2, &all);
+    assert_eq!(rig.landed(0..2), size);
+    assert!(contents(&file) == all);
+}
+
+#[test]
 fn a_closed_segment_lets_its_targets_go_and_ignores_its_frames() {
     let rig = Rig::new();
     let (segment, file) = file_segment(2 * u64::from(CHUNK));
