@@ -8,8 +8,9 @@
 //! into it is in flight.
 //!
 //! ```text
-//!  target (tmpfs) ─ map ─ one page for each huge page ─ gather ─→ ready
-//!                                (a look at it)      (a kernel worker)
+//!  target (tmpfs) ─ map ─ one page for each huge page ─ gather one ─ the rest ─→ ready
+//!                                (a look at it)          (a kernel worker)
+//!                                                        └ slow: its bytes are written
 //! ```
 
 use super::connection::Receiving;
@@ -31,17 +32,18 @@ const WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// Windows that are made ahead of the one that payload comes into, each by a
 /// kernel worker of its own: gathering then keeps up where memory is slow to get.
 const WINDOWS_AHEAD: u64 = 2;
-/// Gathering is slow from here on: eight times what writing costs, which was
-/// 0.38 ms a MiB where gathering took 0.06. Then memory is in pieces and has to
-/// be compacted first. (1.6 ms is a virtual machine whose host took back what
-/// was free; writing instead gained nothing there.)
-const GATHER_NANOS_PER_MIB_MAX: u64 = 3_000_000;
-/// So many windows are written then before gathering is tried again; twice as
-/// many each time that it is slow again, …
-const WRITTEN_WINDOWS_MIN: u32 = 4;
+/// A window's first huge page is slow to get from here on, and the window is
+/// written instead. A page takes 0.1 ms and up to 2 ms of waiting for
+/// processors, but 3 ms and more where the host of a virtual machine took back
+/// what was free, or memory in pieces has to be compacted first. 587 MiB into
+/// memory that the host had taken took 0.33 to 0.44 s like this and 0.52 to
+/// 0.62 s on huge pages throughout (medians of 9, runs 3 s apart).
+const FIRST_NANOS_MAX: u64 = 4_000_000;
+/// So many windows are written without trying when two in a row were slow;
+/// twice as many each time that the next is slow again, …
+const WRITTEN_WINDOWS_MIN: u32 = 8;
 /// … up to this.
 const WRITTEN_WINDOWS_MAX: u32 = 64;
-const MIB: u64 = 1024 * 1024;
 /// Windows that are kept beside those that connections need.
 const WINDOWS_MIN: usize = 4;
 /// Gathering is asked for again this often where a page was busy.
@@ -72,12 +74,44 @@ pub enum Found {
 
 /// Whether a window may be received into.
 enum State {
-    /// Gathering is in flight: how often it was asked for, and since when.
-    Gathering(u8, Nanos),
+    /// Gathering is in flight.
+    Gathering(Gathering),
     /// It may.
     Ready(Arc<HugeWindow>),
     /// It has no window: what lies there is written.
     Written,
+}
+
+/// What is being gathered of a window: its first huge page, which tells how
+/// slow it is, then the rest.
+#[derive(Clone, Copy)]
+struct Gathering {
+    /// False once the rest is.
+    first: bool,
+    /// How often it was asked for.
+    times: u8,
+    since: Nanos,
+}
+
+impl Gathering {
+    /// How long it took; no time in the tests of this crate, which cannot know
+    /// how slow memory is where they run.
+    fn took(&self, now: Nanos) -> Nanos {
+        if cfg!(test) {
+            0
+        } else {
+            now.saturating_sub(self.since)
+        }
+    }
+
+    fn range(&self, window: &HugeWindow) -> Range<usize> {
+        let end = window.huge_bytes();
+        if self.first {
+            0..HUGE_PAGE_BYTES.min(end)
+        } else {
+            HUGE_PAGE_BYTES.min(end)..end
+        }
+    }
 }
 
 /// A window's part of a target.
@@ -109,8 +143,10 @@ impl Windows {
 struct Pace {
     /// Windows that are still to be written without asking.
     writing: u32,
-    /// How many it was when a window was slow last.
+    /// How many it was last; 0 where the last window was not slow.
     before: u32,
+    /// The last window was slow, for the first time.
+    doubts: bool,
 }
 
 impl Pace {
@@ -121,16 +157,20 @@ impl Pace {
         gathers
     }
 
-    /// Gathering `bytes` took `nanos`.
-    fn gathered(&mut self, bytes: usize, nanos: Nanos) {
-        let slow = nanos / (bytes as u64).div_ceil(MIB).max(1) > GATHER_NANOS_PER_MIB_MAX;
+    /// The first huge page of a window took `nanos`: whether it is worth the rest.
+    fn first(&mut self, nanos: Nanos) -> bool {
+        let slow = nanos > FIRST_NANOS_MAX;
         if !slow {
-            self.before = 0;
+            (self.before, self.doubts) = (0, false);
+        } else if !self.doubts {
+            // A worker that had to wait for a processor looks the same.
+            self.doubts = true;
         } else if self.writing == 0 {
             // Windows that were asked for together count once.
             self.before = (self.before * 2).clamp(WRITTEN_WINDOWS_MIN, WRITTEN_WINDOWS_MAX);
             self.writing = self.before;
         }
+        !slow
     }
 }
 
@@ -205,7 +245,7 @@ impl Worker {
         let entry = self.windows.entries.remove(place);
         let state = match &entry.state {
             State::Ready(window) => State::Ready(window.clone()),
-            State::Gathering(times, since) => State::Gathering(*times, *since),
+            State::Gathering(gathering) => State::Gathering(*gathering),
             State::Written => State::Written,
         };
         self.windows.entries.push(entry);
@@ -242,9 +282,24 @@ impl Worker {
             if window.huge_bytes() == 0 {
                 return State::Ready(window);
             }
-            worker.ring.gather(window, token::gather(number));
-            State::Gathering(1, worker.clock.now())
+            let since = worker.clock.now();
+            worker.gather(
+                number,
+                window,
+                Gathering {
+                    first: true,
+                    times: 1,
+                    since,
+                },
+            )
         });
+    }
+
+    /// Starts gathering a part of a window.
+    fn gather(&mut self, number: usize, window: Arc<HugeWindow>, gathering: Gathering) -> State {
+        let range = gathering.range(&window);
+        self.ring.gather(window, &range, token::gather(number));
+        State::Gathering(gathering)
     }
 
     /// Keeps what `begin` makes of a window's number; the one that was not used
@@ -284,27 +339,38 @@ impl Worker {
             // Let go meanwhile.
             return;
         };
-        let entry = &mut entries[place];
-        let State::Gathering(times, since) = entry.state else {
+        let State::Gathering(gathering) = entries[place].state else {
             return;
         };
-        match result {
-            Ok(_) => {
-                pace.gathered(window.huge_bytes(), now.saturating_sub(since));
-                entry.state = State::Ready(window);
+        let room = self.ring.room() > RING_ROOM_MIN;
+        let state = match result {
+            Ok(_) if gathering.first && !pace.first(gathering.took(now)) => State::Written,
+            Ok(_) if gathering.first && window.huge_bytes() > HUGE_PAGE_BYTES && room => {
+                let rest = Gathering {
+                    first: false,
+                    times: 1,
+                    since: now,
+                };
+                self.gather(number, window, rest)
             }
+            // Without room for the rest it is received into what is there.
+            Ok(_) => State::Ready(window),
             Err(Errno::AGAIN | Errno::BUSY | Errno::INTR)
-                if times < GATHERED_AGAIN_MAX && self.ring.room() > RING_ROOM_MIN =>
+                if gathering.times < GATHERED_AGAIN_MAX && room =>
             {
-                entry.state = State::Gathering(times + 1, since);
-                self.ring.gather(window, token::gather(number));
+                let again = Gathering {
+                    times: gathering.times + 1,
+                    ..gathering
+                };
+                self.gather(number, window, again)
             }
             Err(errno) => {
-                let entry = entries.remove(place);
+                let entry = self.windows.entries.remove(place);
                 self.tally.system_calls += 1;
-                self.refuse_in_place(&entry.target, errno);
+                return self.refuse_in_place(&entry.target, errno);
             }
-        }
+        };
+        self.windows.entries[place].state = state;
     }
 
     /// No further window of the target is tried: its bytes are written.
@@ -348,27 +414,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_gathering_is_tried_ever_less_often_and_fast_makes_good() {
+    fn slow_memory_is_tried_ever_less_often_and_fast_makes_good() {
         let mut pace = Pace::default();
         let until_gathers = |pace: &mut Pace| (0..).take_while(|_| !pace.gathers()).count();
-        let bytes = WINDOW_BYTES as usize;
-        let slow = 2 * GATHER_NANOS_PER_MIB_MAX * WINDOW_BYTES / MIB;
+        let slow = FIRST_NANOS_MAX + 1;
         assert_eq!(until_gathers(&mut pace), 0);
-        pace.gathered(bytes, slow);
-        // Asked for together with the first: it counts once.
-        pace.gathered(bytes, slow);
-        assert_eq!(until_gathers(&mut pace), 4);
-        pace.gathered(bytes, slow);
+        assert!(pace.first(FIRST_NANOS_MAX));
+        assert!(!pace.first(slow));
+        assert_eq!(until_gathers(&mut pace), 0, "once is chance");
+        assert!(!pace.first(slow));
+        // Asked for together with the last: it counts once.
+        assert!(!pace.first(slow));
         assert_eq!(until_gathers(&mut pace), 8);
+        assert!(!pace.first(slow));
+        assert_eq!(until_gathers(&mut pace), 16);
         for _ in 0..9 {
-            pace.gathered(bytes, slow);
+            pace.first(slow);
             until_gathers(&mut pace);
         }
-        pace.gathered(bytes, slow);
+        pace.first(slow);
         assert_eq!(until_gathers(&mut pace), 64);
-        pace.gathered(bytes, 1000);
-        assert_eq!(until_gathers(&mut pace), 0);
-        pace.gathered(bytes, slow);
-        assert_eq!(until_gathers(&mut pace), 4);
+        assert!(pace.first(1000));
+        pace.first(slow);
+        pace.first(slow);
+        assert_eq!(until_gathers(&mut pace), 8);
     }
 }

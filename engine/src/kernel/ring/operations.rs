@@ -124,15 +124,18 @@ impl Ring {
         unsafe { self.queue(entry, token, true, Loan::HugeWindow(window), one(socket)) }
     }
 
-    /// Gathers what whole huge pages can hold of the window's file into such (MADV_COLLAPSE, which no
-    /// setting but `deny` overrules), on a kernel worker. A huge page's part
-    /// of the file that holds nothing at all is refused with EINVAL.
-    pub fn gather(&mut self, window: Arc<HugeWindow>, token: u64) {
-        let whole = 0..window.huge_bytes();
+    /// Gathers `range` of the window's file, whole huge pages, into such
+    /// (MADV_COLLAPSE, which no setting but `deny` overrules), on a kernel
+    /// worker. A huge page's part of the file that holds nothing at all is
+    /// refused with EINVAL.
+    ///
+    /// # Panics
+    /// If the range is not inside the window (own invariant).
+    pub fn gather(&mut self, window: Arc<HugeWindow>, range: &Range<usize>, token: u64) {
         let entry = opcode::Madvise::new(
-            window.pointer(&whole).cast_const().cast(),
+            window.pointer(range).cast_const().cast(),
             // The crate cuts lengths to 32 bits.
-            libc::off_t::from(cut(whole.len())),
+            libc::off_t::from(cut(range.len())),
             libc::MADV_COLLAPSE,
         )
         .build()
