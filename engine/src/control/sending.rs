@@ -164,19 +164,13 @@ impl Sending {
                 bytes,
                 submitted,
                 checks,
-                ..
             } => {
                 if transfer == self.transfer {
                     core.links.count(connection, bytes);
                     tally.sent(submitted);
                     let now = core.clock.now();
-                    // The source may be looked at again now, also where its
-                    // pages are still the kernel's: what changes from here on
-                    // fails the check that was computed before the look. That
-                    // saves a round trip at each file's end.
-                    let frozen = true;
                     self.machine
-                        .run_sent(now, connection, run, submitted, checks, frozen);
+                        .run_sent(now, connection, run, submitted, checks);
                 }
             }
             SendEvent::Void {

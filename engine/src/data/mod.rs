@@ -136,9 +136,6 @@ pub enum SendEvent {
         /// The checks that went with it, one for each chunk: a chunk that is
         /// reported damaged is computed again and compared with these.
         checks: Vec<Check>,
-        /// The bytes were copied out of the source: it may be looked at again
-        /// now. Otherwise (zero-copy, splice) only once they landed.
-        frozen: bool,
     },
     /// The source was short there: zeros went instead (see `Message::Void`).
     Void {

@@ -13,15 +13,24 @@
 //! only acts for a thread that is inside [`watched`] and hands everything else
 //! to the handler that was there before.
 
-use std::cell::Cell;
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
 thread_local! {
     /// True exactly while this thread is inside [`watched`].
-    static WATCHING: Cell<bool> = const { Cell::new(false) };
+    static WATCHING: AtomicBool = const { AtomicBool::new(false) };
     /// A page was replaced since the watch began.
-    static FAULTED: Cell<bool> = const { Cell::new(false) };
+    static FAULTED: AtomicBool = const { AtomicBool::new(false) };
+}
+
+fn set(flag: &'static std::thread::LocalKey<AtomicBool>, value: bool) {
+    flag.with(|flag| flag.store(value, Ordering::Relaxed));
+}
+
+fn get(flag: &'static std::thread::LocalKey<AtomicBool>) -> bool {
+    flag.with(|flag| flag.load(Ordering::Relaxed))
 }
 
 /// What SIGBUS did before.
@@ -43,12 +52,16 @@ pub struct Watch(PhantomData<*const ()>);
 /// handler cannot be installed.
 pub fn watched<R>(read: impl FnOnce(&Watch) -> R) -> Option<(R, bool)> {
     BEFORE.get_or_init(install).as_ref()?;
-    WATCHING.set(true);
-    FAULTED.set(false);
+    set(&WATCHING, true);
+    set(&FAULTED, false);
+    // The handler runs between any two instructions, so the compiler may
+    // neither answer for it from what was set here nor move a read out of the
+    // watch (seen: in an optimized build it told of no fault).
+    compiler_fence(Ordering::SeqCst);
     let end = End;
-    let result = read(&Watch(PhantomData));
+    let result = black_box(read(&Watch(PhantomData)));
     drop(end);
-    Some((result, FAULTED.get()))
+    Some((result, get(&FAULTED)))
 }
 
 /// Ends the watch, on a panic too.
@@ -56,7 +69,8 @@ struct End;
 
 impl Drop for End {
     fn drop(&mut self) {
-        WATCHING.set(false);
+        compiler_fence(Ordering::SeqCst);
+        set(&WATCHING, false);
     }
 }
 
@@ -79,8 +93,8 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     // SAFETY: the kernel passes a valid siginfo for SA_SIGINFO, and SIGBUS has
     // an address.
     let (address, code) = unsafe { ((*info).si_addr() as usize, (*info).si_code) };
-    if code == libc::BUS_ADRERR && WATCHING.get() && replace_page(address) {
-        FAULTED.set(true);
+    if code == libc::BUS_ADRERR && get(&WATCHING) && replace_page(address) {
+        set(&FAULTED, true);
         return;
     }
     pass_on(signal, info, context);

@@ -157,7 +157,7 @@ pub struct Scenario {
     pub window_bytes: Option<u64>,
     pub faults: Vec<(When, Fault)>,
     /// Bytes leave without a copy once in so many runs; 0 is never.
-    pub unfrozen_once_in: u64,
+    pub zero_copy_once_in: u64,
     pub nanos_per_byte: u64,
 }
 
@@ -186,7 +186,7 @@ impl Scenario {
                 .once_in(4)
                 .then(|| u64::from(chunk_bytes) * rng.within(1..12)),
             faults,
-            unfrozen_once_in: rng.pick(&[0, 1, 3]),
+            zero_copy_once_in: rng.pick(&[0, 1, 3]),
             nanos_per_byte: rng.within(2_000..400_000),
         }
     }

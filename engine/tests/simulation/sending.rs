@@ -26,7 +26,8 @@ pub struct Outgoing {
     done: u32,
     checks: Vec<Check>,
     submitted: u64,
-    frozen: bool,
+    /// Its bytes are copied as they leave; else they are read on the way.
+    copied: bool,
     /// The first two chunks change places.
     swapped: bool,
     void: BTreeSet<(FileId, ChunkId)>,
@@ -212,14 +213,14 @@ impl World {
         } else {
             plan.run_bytes(run.first, run.count)
         };
-        let once_in = self.scenario.unfrozen_once_in;
+        let once_in = self.scenario.zero_copy_once_in;
         let mut outgoing = Outgoing {
             run,
             bytes: bytes.unwrap_or(planned),
             done: 0,
             checks: Vec::new(),
             submitted: self.queue.now,
-            frozen: once_in == 0 || !self.rng.once_in(once_in),
+            copied: once_in == 0 || !self.rng.once_in(once_in),
             swapped: false,
             void: BTreeSet::new(),
         };
@@ -270,7 +271,7 @@ impl World {
         let len = self.len_of(&outgoing, place);
         let chunk = run.first + u64::from(place);
         let flip = self.disarm(Fault::FlipPayload);
-        let payload = if outgoing.frozen || flip {
+        let payload = if outgoing.copied || flip {
             let mut bytes = self.read_chunk(run.segment, chunk, len, Some(&mut outgoing.void));
             if flip && !bytes.is_empty() {
                 let at = self.rng.within(0..bytes.len() as u64) as usize;
@@ -309,10 +310,9 @@ impl World {
             run,
             submitted,
             checks,
-            frozen,
             ..
         } = outgoing;
-        self.send_news(SendNews::Sent(id, run, submitted, checks, frozen));
+        self.send_news(SendNews::Sent(id, run, submitted, checks));
     }
 
     /// Payload bytes of the run's chunk at `place`.
@@ -389,12 +389,11 @@ impl World {
     pub fn send_news_heard(&mut self, news: SendNews) {
         let now = self.queue.now;
         match news {
-            SendNews::Sent(id, run, submitted, checks, frozen) => {
+            SendNews::Sent(id, run, submitted, checks) => {
                 if let Some(link) = self.links.get_mut(&id) {
                     link.unsent -= 1;
                 }
-                self.sender
-                    .run_sent(now, id, run, submitted, checks, frozen);
+                self.sender.run_sent(now, id, run, submitted, checks);
             }
             SendNews::Void((segment, file), chunks) => {
                 self.sender.chunks_void(segment, file, chunks, None);

@@ -60,7 +60,7 @@ pub enum Event {
 
 #[derive(Debug)]
 pub enum SendNews {
-    Sent(ConnectionId, Run, u64, Vec<[u8; 16]>, bool),
+    Sent(ConnectionId, Run, u64, Vec<[u8; 16]>),
     Void(FileKey, ChunkRange),
     Detached(ConnectionId),
 }

@@ -122,8 +122,6 @@ pub struct Load {
     /// A part of the frame went already, or its operation failed: what is left
     /// is read afresh.
     pub rest: bool,
-    /// Some of it was not copied: the source must not be judged yet.
-    pub lent: bool,
 }
 
 impl Load {
@@ -169,7 +167,6 @@ impl Load {
             voids: Vec::new(),
             mapping: Vec::new(),
             rest: false,
-            lent: false,
         }
     }
 

@@ -58,7 +58,6 @@ impl Worker {
             return self.recycle(message);
         };
         let zero_copy = load.path == Path::ZeroCopy;
-        load.lent |= zero_copy;
         connection.busy = true;
         connection.sending_since = self.now;
         connection.operations += 1;
@@ -208,7 +207,6 @@ impl Worker {
             bytes: load.payload_bytes,
             submitted: load.submitted.unwrap_or(self.now),
             checks: load.checks,
-            frozen: !load.lent,
         });
     }
 

@@ -98,7 +98,6 @@ impl Worker {
             return self.send_rest(index);
         };
         load.write_head(&mut message);
-        load.lent = true;
         connection.path = load.path;
         let socket = connection.socket.clone();
         let mut steps = Vec::new();

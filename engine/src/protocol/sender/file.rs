@@ -30,7 +30,7 @@ pub(super) struct File {
     pub wanted_bytes: u64,
     /// Shares of chunks (see `Plan::shares`); `None` while a stream goes on.
     pub shares: Option<u64>,
-    /// Shares that are read for good: landed, or sent from a copy.
+    /// Shares that are read for good: sent, or landed.
     pub read: u64,
     /// Shares that landed.
     pub landed: u64,

@@ -277,8 +277,9 @@ impl Sender {
         }
     }
 
-    /// The run's last byte is in the socket. `frozen`: its bytes were copied,
-    /// so the file may be looked at now; else once they landed.
+    /// The run's last byte is in the socket. Its file may be looked at now, also
+    /// where its pages are still the kernel's: what changes from here on fails
+    /// the checks that were computed before the look.
     pub fn run_sent(
         &mut self,
         now: Nanos,
@@ -286,7 +287,6 @@ impl Sender {
         run: Run,
         submitted: Nanos,
         checks: Vec<Check>,
-        frozen: bool,
     ) {
         // A connection that was freed is forgotten, and its runs with it.
         let Some(known) = self.connections.0.get_mut(&connection) else {
@@ -309,11 +309,7 @@ impl Sender {
             return;
         };
         known.last_sent = now;
-        let sent = Sent {
-            submitted,
-            frozen,
-            checks,
-        };
+        let sent = Sent { submitted, checks };
         let waiting = work.sent(key, sent);
         let chunks = run.first..run.first + u64::from(run.count);
         let files: Vec<FileId> = work.plan.files_of(chunks).collect();

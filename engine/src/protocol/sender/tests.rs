@@ -89,7 +89,7 @@ fn landed(first: ChunkId, count: u64) -> Message {
 
 fn sent(sender: &mut Sender, connection: ConnectionId, run: Run) {
     let checks = vec![[0; 16]; run.count as usize];
-    sender.run_sent(0, connection, run, 0, checks, true);
+    sender.run_sent(0, connection, run, 0, checks);
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn saturated_connections_get_full_runs() {
     for (index, run) in (1..).zip(&next) {
         let now = index * 1_000_000;
         let checks = vec![[0; 16]; run.count as usize];
-        sender.run_sent(now, 0, *run, now - 500_000, checks, true);
+        sender.run_sent(now, 0, *run, now - 500_000, checks);
         let word = landed(run.first, u64::from(run.count));
         sender.handle_message(now, word).expect("an honest word");
     }
@@ -433,7 +433,7 @@ fn race(chunks: u64, bytes_per_second: &[u64]) -> (usize, Vec<Nanos>) {
             sender.handle_message(now, word).expect("an honest word");
         } else {
             let checks = vec![[0; 16]; run.count as usize];
-            sender.run_sent(now, connection, run, start, checks, false);
+            sender.run_sent(now, connection, run, start, checks);
         }
     }
 }

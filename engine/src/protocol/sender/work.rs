@@ -33,18 +33,12 @@ pub(super) struct Flight {
 /// What is known of a run once it was sent.
 pub(super) struct Sent {
     pub submitted: Nanos,
-    /// Its bytes were copied: later changes of the source cannot reach it.
-    pub frozen: bool,
     pub checks: Vec<Check>,
 }
 
 impl Flight {
     pub fn chunks(&self) -> Range<ChunkId> {
         self.run.first..self.run.first + u64::from(self.run.count)
-    }
-
-    fn is_frozen(&self) -> bool {
-        self.sent.as_ref().is_some_and(|sent| sent.frozen)
     }
 
     fn check_of(&self, chunk: ChunkId) -> Option<Check> {
@@ -256,7 +250,7 @@ impl Work {
         self.landed.range_at(at).map(|range| range.end)
     }
 
-    /// Takes an open part out of its run. Whether the run's bytes were frozen.
+    /// Takes an open part out of its run. Whether the run was sent.
     fn close(&mut self, part: &Part) -> bool {
         let Range { start, end } = part.chunks.clone();
         if let Some((&open_start, &(open_end, run))) = self.open.range(..=start).next_back() {
@@ -271,13 +265,13 @@ impl Work {
         }
         self.flights.get_mut(&part.run).is_some_and(|flight| {
             flight.open_chunks -= end - start;
-            flight.is_frozen()
+            flight.sent.is_some()
         })
     }
 
     /// The part landed.
     pub fn land(&mut self, part: &Part) {
-        let frozen = self.close(part);
+        let was_sent = self.close(part);
         self.landed.insert(part.chunks.clone());
         let settled: Vec<ChunkId> = self
             .recalled
@@ -290,7 +284,7 @@ impl Work {
         for (file, count) in self.plan.shares(part.chunks.clone()) {
             let file = &mut self.files[file as usize];
             file.landed += count;
-            if !frozen {
+            if !was_sent {
                 file.read += count;
             }
         }
@@ -299,10 +293,10 @@ impl Work {
     /// The part will not land from this run: its bytes are to be read again.
     /// Gives the files that have to be looked at again.
     pub fn take_back(&mut self, part: &Part) {
-        let frozen = self.close(part);
+        let was_sent = self.close(part);
         for (file, count) in self.plan.shares(part.chunks.clone()) {
             let file = &mut self.files[file as usize];
-            if frozen {
+            if was_sent {
                 file.read -= count;
             }
             file.reopen();
@@ -320,13 +314,11 @@ impl Work {
         let Some(flight) = self.flights.get_mut(&key) else {
             return Vec::new();
         };
-        let (frozen, chunks) = (sent.frozen, flight.chunks());
+        let chunks = flight.chunks();
         flight.sent = Some(sent);
-        if frozen {
-            for part in parts_of(&self.open, key, chunks.clone()) {
-                for (file, count) in self.plan.shares(part.chunks) {
-                    self.files[file as usize].read += count;
-                }
+        for part in parts_of(&self.open, key, chunks.clone()) {
+            for (file, count) in self.plan.shares(part.chunks) {
+                self.files[file as usize].read += count;
             }
         }
         let flight = &self.flights[&key];

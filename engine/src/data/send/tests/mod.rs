@@ -86,18 +86,17 @@ impl Bench {
         event.expect("an event in time")
     }
 
-    fn sent(&self) -> (u32, Run, u64, bool) {
+    fn sent(&self) -> (u32, Run, u64) {
         match self.event() {
             SendEvent::Sent {
                 connection,
                 run,
                 bytes,
-                frozen,
                 checks,
                 ..
             } => {
                 assert_eq!(checks.len(), run.count as usize);
-                (connection, run, bytes, frozen)
+                (connection, run, bytes)
             }
             SendEvent::Void { chunks, error, .. } => panic!("void {chunks:?} {error:?}"),
             SendEvent::Detached { cause, .. } => panic!("detached {cause:?}"),
