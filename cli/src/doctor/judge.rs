@@ -44,7 +44,7 @@ pub(super) fn judge(machine: &Machine) -> Vec<Finding> {
         congestion(machine),
         files(machine),
     ]);
-    findings.extend(shared_memory(machine));
+    findings.push(shared_memory(machine));
     findings.extend(machine.nics.iter().filter(|nic| in_use(nic)).map(nic));
     findings
 }
@@ -400,21 +400,35 @@ fn files(machine: &Machine) -> Finding {
     }
 }
 
-/// How fast tmpfs fills: a fresh small page costs about twice a huge one's share.
-fn shared_memory(machine: &Machine) -> Option<Finding> {
-    let huge = machine.huge_pages.dev_shm.as_deref()?;
-    let found = format!("/dev/shm is mounted with huge={huge}");
-    Some(if huge == "never" {
-        finding(
+/// Whether files on tmpfs can be gathered into huge pages, which only `deny`
+/// forbids, whatever the mount says.
+fn shared_memory(machine: &Machine) -> Finding {
+    let shmem = machine.huge_pages.shmem.as_deref();
+    let writes = "receives what lands on tmpfs in buffers and writes it, which takes longer";
+    match shmem {
+        None => finding(
+            "tmpfs",
+            // Only another kernel betters it.
+            Level::Ok,
+            "this kernel is built without transparent huge pages".to_owned(),
+            writes,
+            None,
+        ),
+        Some("deny") => finding(
+            "tmpfs",
+            Level::Slow,
+            "transparent_hugepage/shmem_enabled is deny".to_owned(),
+            writes,
+            Some("echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled".to_owned()),
+        ),
+        Some(setting) => finding(
             "tmpfs",
             Level::Ok,
-            found,
-            "lands in small pages there, which the kernel must clear one by one; targets on tmpfs are faster with huge pages",
-            Some("mount -o remount,huge=always /dev/shm".to_owned()),
-        )
-    } else {
-        finding("tmpfs", Level::Ok, found, "lands in huge pages there", None)
-    })
+            format!("transparent_hugepage/shmem_enabled is {setting}"),
+            "receives files of 4 MiB and more in place on huge pages there",
+            None,
+        ),
+    }
 }
 
 /// Interfaces that carry something.
@@ -464,7 +478,7 @@ fn nic(nic: &Nic) -> Finding {
             topic,
             Level::Ok,
             found,
-            "no device is behind it: the kernel copies zero-copy sends here, so haul sends by splice or copy",
+            "no device is behind it: the kernel copies zero-copy sends here, so haul copies them itself",
             None,
         );
     }

@@ -27,6 +27,7 @@ fn good() -> Machine {
     machine.tcp.congestion_available = vec!["cubic".to_owned(), "bbr".to_owned()];
     machine.tcp.congestion_allowed = vec!["cubic".to_owned(), "bbr".to_owned()];
     machine.files.open_soft = Some(65_536);
+    machine.huge_pages.shmem = Some("never".to_owned());
     machine.nics.retain(|nic| nic.name == "lo");
     machine
 }
@@ -131,4 +132,15 @@ fn an_interface_without_offloads_names_ethtool() {
         only_bad(&machine).cure.as_deref(),
         Some("ethtool -K eth0 sg on tso on")
     );
+}
+
+#[test]
+fn denied_huge_pages_slow_what_lands_on_tmpfs() {
+    let mut machine = good();
+    machine.huge_pages.shmem = Some("deny".to_owned());
+    let bad = only_bad(&machine);
+    assert_eq!((bad.level, bad.topic.as_str()), (Level::Slow, "tmpfs"));
+    // A kernel without them is as good as it gets.
+    machine.huge_pages.shmem = None;
+    assert_eq!(worst(&judge(&machine)), Level::Ok);
 }

@@ -96,10 +96,9 @@ pub struct Files {
 pub struct HugePages {
     /// For anonymous memory: always, madvise or never.
     pub anonymous: Option<String>,
-    /// For tmpfs mounts made by the kernel (shmem_enabled).
+    /// For memory that is shared (shmem_enabled); `deny` forbids it on every
+    /// tmpfs, too.
     pub shmem: Option<String>,
-    /// The huge= option of /dev/shm, which decides how fast it fills.
-    pub dev_shm: Option<String>,
 }
 
 impl Machine {
@@ -132,7 +131,6 @@ impl Machine {
             huge_pages: HugePages {
                 anonymous: chosen("/sys/kernel/mm/transparent_hugepage/enabled"),
                 shmem: chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
-                dev_shm: dev_shm_huge(),
             },
             nics: Nic::look_all(),
         }
@@ -208,22 +206,6 @@ fn chosen(path: &str) -> Option<String> {
     let text = line(path)?;
     let (_, rest) = text.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
-}
-
-/// The huge= option of the last mount on /dev/shm; "never" where it has none.
-fn dev_shm_huge() -> Option<String> {
-    let mounts = line("/proc/self/mounts")?;
-    let options = mounts
-        .lines()
-        .rev()
-        .map(|mount| mount.split(' ').collect::<Vec<_>>())
-        .find(|mount| mount.get(1) == Some(&"/dev/shm"))?
-        .get(3)?
-        .to_owned();
-    let huge = options
-        .split(',')
-        .find_map(|option| option.strip_prefix("huge="));
-    Some(huge.unwrap_or("never").to_owned())
 }
 
 fn memory_bytes() -> Option<u64> {
