@@ -115,15 +115,36 @@ fn bytes_that_are_there_survive_the_making_of_a_window() {
     }
 }
 
+/// A tmpfs of its own, unmounted at the end, also of a test that failed.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    /// `None` where one may not mount.
+    fn with(options: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let words = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        let mounted = Self::run("mount", &words, directory.path());
+        mounted.then_some(Self(directory))
+    }
+
+    fn run(program: &str, arguments: &[&str], path: &std::path::Path) -> bool {
+        let mut command = std::process::Command::new(program);
+        let ended = command.args(arguments).arg(path).output();
+        ended.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // What is open in it keeps a failed test's file system until it closes.
+        let gone = Self::run("umount", &["--lazy"], self.0.path());
+        assert!(gone || std::thread::panicking(), "unmounted");
+    }
+}
+
 #[test]
 #[allow(clippy::print_stderr)] // A skipped test says so.
 fn every_kind_of_memory_file_system_keeps_what_is_received() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let run = |program: &str, arguments: &[&str]| {
-        let mut command = std::process::Command::new(program);
-        let ended = command.args(arguments).arg(directory.path()).output();
-        ended.is_ok_and(|output| output.status.success())
-    };
     // A huge page that fallocate(2) left unfilled is mapped as it is by
     // MADV_COLLAPSE, and what is received into it reads as zeros (Linux 6.18).
     for options in [
@@ -132,12 +153,11 @@ fn every_kind_of_memory_file_system_keeps_what_is_received() {
         "huge=advise",
         "huge=never",
     ] {
-        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
-        if !run("mount", &mount) {
+        let Some(mounted) = Mounted::with(options) else {
             eprintln!("skipped: mounting a file system with {options} needs root");
             continue;
-        }
-        let path = directory.path().join("file");
+        };
+        let path = mounted.0.path().join("file");
         let file = std::fs::File::options()
             .read(true)
             .write(true)
@@ -156,8 +176,6 @@ fn every_kind_of_memory_file_system_keeps_what_is_received() {
         }
         assert_eq!(rig.landed(0..count), size);
         assert!(contents(&file) == all, "{options}");
-        drop((rig, segment, file));
-        assert!(run("umount", &[]));
     }
 }
 
