@@ -56,7 +56,10 @@ pub(super) enum Done {
         result: Result<Level>,
         sync: Latency,
     },
+    /// One temporary file is gone, which the machine asked for.
     Discarded,
+    /// Whatever was left of a transfer's files is gone.
+    Emptied,
     Looked {
         segment: SegmentId,
         file: FileId,

@@ -212,6 +212,7 @@ impl Receiving {
                 let result = result.map_err(|error| error.at(Side::Receiver));
                 self.machine.settled(segment, file, result);
             }
+            Done::Discarded => self.machine.discarded(),
             Done::Broken(error) => self.machine.stop(error.at(Side::Receiver)),
             _ => {}
         }
@@ -282,11 +283,13 @@ impl Receiving {
                 });
             }
             ReceiverOutput::Discard { segment, file } => {
-                if let Some(target) = self.target(segment, file) {
-                    core.hand(self.transfer, move || {
+                match self.target(segment, file) {
+                    Some(target) => core.hand(self.transfer, move || {
                         target.discard();
                         Done::Discarded
-                    });
+                    }),
+                    // It was refused before there was one.
+                    None => self.machine.discarded(),
                 }
             }
             ReceiverOutput::FileEnded {
@@ -362,7 +365,7 @@ impl Receiving {
             .collect();
         core.hand(self.transfer, move || {
             targets.iter().flatten().for_each(|target| target.discard());
-            Done::Discarded
+            Done::Emptied
         });
     }
 

@@ -85,12 +85,11 @@ impl World {
                 size,
             } => self.settle((segment, file), size),
             ReceiverOutput::Discard { segment, file } => {
-                if self.bug != Some(Bug::DiscardForgotten)
-                    && let Some(target) = self.targets.get_mut(&(segment, file))
-                {
-                    target.temporary = None;
+                if let Some(target) = self.targets.get_mut(&(segment, file)) {
                     target.failed = true;
                 }
+                let delay = self.rng.within(0..150) * MILLI;
+                self.queue.after(delay, Event::DiscardDone((segment, file)));
             }
             ReceiverOutput::FileEnded {
                 segment,
@@ -119,8 +118,25 @@ impl World {
         }
     }
 
+    pub fn discard_done(&mut self, key: FileKey) {
+        if self.bug != Some(Bug::DiscardForgotten)
+            && let Some(target) = self.targets.get_mut(&key)
+        {
+            target.temporary = None;
+        }
+        self.receiver.discarded();
+    }
+
     fn carry_receiver_message(&mut self, message: Message) {
         self.count_recalls(&message);
+        if matches!(message, Message::Finished { .. })
+            && self
+                .targets
+                .values()
+                .any(|target| target.temporary.is_some())
+        {
+            self.found("the receiver's last word comes before its temporary files are gone");
+        }
         match (self.bug, &message) {
             (Some(Bug::FreedOvertakesLanded), Message::Landed { .. })
                 if self.held_landed.len() < 3 =>

@@ -42,6 +42,7 @@ pub enum Event {
     SettleDone(FileKey, u64),
     Looked(FileKey, Option<Result<u64, Error>>),
     Rechecked(SegmentId, ChunkId),
+    DiscardDone(FileKey),
     FinishSender,
     FinishReceiver,
     /// The world goes on.
@@ -257,6 +258,7 @@ impl World {
             Event::ReceiveNews(news) => self.receive_news_heard(news),
             Event::Prepared(segment) => self.prepared(segment),
             Event::SettleDone(file, size) => self.settle_done(file, size),
+            Event::DiscardDone(file) => self.discard_done(file),
             Event::Looked(file, early) => self.looked(file, early),
             Event::Rechecked(segment, chunk) => self.rechecked(segment, chunk),
             Event::FinishSender => self.sender.finish(Default::default()),

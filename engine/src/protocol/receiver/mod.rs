@@ -75,7 +75,8 @@ pub enum ReceiverOutput {
         /// Its size.
         size: u64,
     },
-    /// Remove its temporary file, if there (still) is one.
+    /// Remove its temporary file, if there (still) is one; answered by
+    /// [`Receiver::discarded`].
     Discard {
         /// The segment.
         segment: SegmentId,
@@ -96,7 +97,8 @@ pub enum ReceiverOutput {
         /// The segment.
         segment: SegmentId,
     },
-    /// The sender is done: collect this end's report, then [`Receiver::finish`].
+    /// Every file ended and nothing temporary is left: collect this end's
+    /// report, then [`Receiver::finish`].
     Finish,
     /// The sender's report; the last output on success.
     Done {
@@ -147,6 +149,8 @@ pub struct Receiver {
     reaped: RangeSet,
     /// Files that the hands settle now, of segments that are open.
     settling: usize,
+    /// Temporary files that the hands remove now.
+    discarding: usize,
     outputs: VecDeque<ReceiverOutput>,
     counts: Bytes,
 }
@@ -164,6 +168,7 @@ impl Receiver {
             unsaid: BTreeMap::new(),
             reaped: RangeSet::new(),
             settling: 0,
+            discarding: 0,
             outputs: VecDeque::new(),
             counts: Bytes::default(),
         }
@@ -338,6 +343,16 @@ impl Receiver {
             });
         }
         self.end_file(segment, file, result);
+        self.end_if_quiet();
+    }
+
+    /// One [`ReceiverOutput::Discard`] was done: nothing of the file is left.
+    pub fn discarded(&mut self) {
+        assert!(self.discarding > 0, "each discard is answered once");
+        self.discarding -= 1;
+        if self.discarding == 0 && matches!(self.state, State::Finishing(_)) {
+            self.outputs.push_back(ReceiverOutput::Finish);
+        }
         self.end_if_quiet();
     }
 

@@ -126,9 +126,7 @@ impl Receiver {
                 let sealed = entry.wanted_bytes;
                 self.counts.sealed += sealed;
             }
-            Err(_) => self
-                .outputs
-                .push_back(ReceiverOutput::Discard { segment, file }),
+            Err(_) => self.discard(segment, file),
         }
         self.outputs.push_back(ReceiverOutput::FileEnded {
             segment,
@@ -146,11 +144,20 @@ impl Receiver {
             if self.last_offered && self.segments.is_empty() && matches!(self.state, State::Moving)
             {
                 // Nothing more can come: our report need not wait for the
-                // sender's, which saves a round trip.
+                // sender's, which saves a round trip. It waits for what is
+                // being removed: who hears it may look for what is left.
                 self.state = State::Finishing(None);
-                self.outputs.push_back(ReceiverOutput::Finish);
+                if self.discarding == 0 {
+                    self.outputs.push_back(ReceiverOutput::Finish);
+                }
             }
         }
+    }
+
+    fn discard(&mut self, segment: SegmentId, file: FileId) {
+        self.discarding += 1;
+        self.outputs
+            .push_back(ReceiverOutput::Discard { segment, file });
     }
 
     /// The transfer failed: every file that no hand is at work on ends now.
@@ -186,10 +193,10 @@ impl Receiver {
         let State::Ending(error) = &self.state else {
             return;
         };
+        let error = error.clone();
         for (file, verdict) in (0..).zip(verdicts) {
             if matches!(verdict, Verdict::Whole | Verdict::Ranges(_)) {
-                self.outputs
-                    .push_back(ReceiverOutput::Discard { segment, file });
+                self.discard(segment, file);
             }
             self.outputs.push_back(ReceiverOutput::FileEnded {
                 segment,
@@ -205,7 +212,7 @@ impl Receiver {
             .segments
             .values()
             .any(|segment| matches!(segment, Segment::Preparing(_)));
-        if preparing || self.settling > 0 {
+        if preparing || self.settling > 0 || self.discarding > 0 {
             return;
         }
         if let State::Ending(error) = &self.state {

@@ -67,8 +67,16 @@ fn hear(receiver: &mut Receiver, message: Message) {
     receiver.handle_message(0, message).expect("an honest word");
 }
 
+/// All outputs, with hands that discard at once.
 fn outputs(receiver: &mut Receiver) -> Vec<ReceiverOutput> {
-    std::iter::from_fn(|| receiver.poll(0)).collect()
+    let next = || {
+        let output = receiver.poll(0);
+        if let Some(ReceiverOutput::Discard { .. }) = output {
+            receiver.discarded();
+        }
+        output
+    };
+    std::iter::from_fn(next).collect()
 }
 
 fn settles(outputs: &[ReceiverOutput]) -> bool {
@@ -279,6 +287,48 @@ fn an_end_waits_for_the_hands_and_leaves_nothing_behind() {
     };
     assert!(ends.iter().any(discard));
     assert!(matches!(ends.last(), Some(ReceiverOutput::Failed(_))));
+}
+
+#[test]
+fn the_last_word_waits_for_what_is_being_removed() {
+    let failed = || Message::Changed {
+        transfer: TRANSFER,
+        segment: 0,
+        file: 0,
+        error: Error::usage("it changed"),
+    };
+    let slow_hands = |receiver: &mut Receiver| -> Vec<ReceiverOutput> {
+        std::iter::from_fn(|| receiver.poll(0)).collect()
+    };
+    let finishes = |outputs: &[ReceiverOutput]| {
+        let is_finish = |output: &ReceiverOutput| matches!(output, ReceiverOutput::Finish);
+        outputs.iter().any(is_finish)
+    };
+
+    let mut receiver = open(offer(0, &[5], true), vec![Verdict::Whole]);
+    hear(&mut receiver, failed());
+    assert!(!finishes(&slow_hands(&mut receiver)));
+    // The sender need not wait: its report comes in between.
+    hear(
+        &mut receiver,
+        Message::Finish {
+            transfer: TRANSFER,
+            report: Box::default(),
+        },
+    );
+    assert!(!finishes(&slow_hands(&mut receiver)));
+    receiver.discarded();
+    assert!(finishes(&slow_hands(&mut receiver)));
+
+    let mut receiver = open(offer(0, &[5], true), vec![Verdict::Whole]);
+    hear(&mut receiver, failed());
+    slow_hands(&mut receiver);
+    receiver.stop(Error::usage("no more"));
+    let is_failed = |output: &ReceiverOutput| matches!(output, ReceiverOutput::Failed(_));
+    assert!(!slow_hands(&mut receiver).iter().any(is_failed));
+    receiver.discarded();
+    let ends = slow_hands(&mut receiver);
+    assert!(ends.iter().any(is_failed) && !finishes(&ends));
 }
 
 #[test]

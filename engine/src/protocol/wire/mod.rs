@@ -167,8 +167,10 @@
 //! 3. Each file ends once, by Skip, Refused, Settled, Failed, Changed or Void.
 //!    Words about a file that ended, or a segment that is done, crossed its end
 //!    on the way and are ignored.
-//! 4. `Finish` and `Finished` come after every file ended. `Abort` comes at any time; nothing
-//!    is answered to it. Frames of an ended transfer are drained.
+//! 4. `Finish` and `Finished` come after every file ended, and `Finished` when
+//!    R has removed the temporary files of those that failed. `Abort` comes at
+//!    any time; nothing is answered to it. Frames of an ended transfer are
+//!    drained.
 //! 5. Messages keep their order; data connections know no order between them,
 //!    nor between them and the control connection, save that an Answer is said
 //!    after its segment is open.
