@@ -216,6 +216,14 @@ impl Target {
         self.in_place_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether all of its bytes are on its disk once it is settled; if not, the
+    /// page cache may keep them.
+    #[must_use]
+    pub fn must_reach_disk(&self) -> bool {
+        let options = &self.options;
+        options.fsync || options.verify || options.drop_cache
+    }
+
     /// Its bytes are written from now on.
     pub fn refuse_in_place(&self) {
         self.in_place_bytes.store(0, Ordering::Relaxed);
@@ -273,7 +281,7 @@ impl Target {
     ) -> Result<Level> {
         let read_back = self.finish_contents(fd, size)?;
         let options = &self.options;
-        if options.fsync || options.verify || options.drop_cache {
+        if self.must_reach_disk() {
             // Pages that are still dirty cannot be dropped, nor read from the disk.
             timed_sync(fd.as_fd(), sync)
                 .map_err(|errno| self.failed("write the last of", errno))?;
@@ -403,17 +411,13 @@ impl Target {
     /// Opens the direct descriptor where it was measured to win: with an fsync
     /// at the end it takes 0.54–0.66 of the time of `cp -a` and `sync -f`,
     /// where buffered writes and fsync take 2.41. With `drop_cache` it leaves
-    /// no pages to drop.
+    /// no pages to drop. Without either see [`crate::limits::DIRECT_BYTES_AHEAD_MAX`].
     fn open_direct(&mut self, file_system: FileSystem, size: u64) {
         let disk = matches!(file_system, FileSystem::Ext4 | FileSystem::Xfs);
         let (Sink::File { fd, direct }, Some(held)) = (&mut self.sink, &self.held) else {
             return;
         };
-        if !disk
-            || !(self.options.fsync || self.options.drop_cache)
-            || size < DIRECT_BYTES_MIN
-            || !direct_is_possible(fd.as_fd())
-        {
+        if !disk || size < DIRECT_BYTES_MIN || !direct_is_possible(fd.as_fd()) {
             return;
         }
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -3,9 +3,9 @@
 //!
 //! Leaves to others: receiving and checking. Invariants: of a block only
 //! chunks whose check held are written, and of a file's own bytes only those
-//! count; a chunk lands when all writes of its block were reaped and the part of it that belongs to files that still count was
-//! written; a grant is given back without landing only when nothing of the
-//! block is in flight.
+//! count; a chunk lands when all writes of its block were reaped and the part of
+//! it that belongs to files that still count was written; a grant is given back
+//! without landing only when nothing of the block is in flight.
 
 use super::frame::{Filling, Good, Room};
 use super::tally::Method;
@@ -17,7 +17,7 @@ use crate::files::DIRECT_ALIGN_BYTES;
 use crate::files::target::{Sink, Target};
 use crate::kernel::memory::Block;
 use crate::kernel::ring::{Handle, Owner, Slice};
-use crate::limits;
+use crate::limits::{self, DIRECT_BYTES_AHEAD_MAX};
 use crate::protocol::ledger::Ledger;
 use crate::protocol::wire::ChunkRange;
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos};
@@ -238,6 +238,7 @@ impl Worker {
         let mut offset = offset;
         if direct.is_some()
             && !self.direct_refused
+            && goes_direct(target.must_reach_disk(), self.direct_bytes)
             && self.ring.room() > RING_ROOM_MIN
             && is_aligned(offset, range.start)
         {
@@ -277,6 +278,9 @@ impl Worker {
             return;
         };
         of.outstanding += 1;
+        if direct {
+            self.direct_bytes += range.len();
+        }
         let slice = Slice::new(Owner::Block(of.block.clone()), range.clone());
         let write = self.writes.insert(Write {
             landing,
@@ -327,6 +331,9 @@ impl Worker {
         let Some(write) = self.writes.remove(number) else {
             return;
         };
+        if write.direct {
+            self.direct_bytes -= write.range.len();
+        }
         let Some(landing) = self.landings.get(write.landing) else {
             return;
         };
@@ -484,6 +491,12 @@ fn direct_descriptor(target: &Target) -> BorrowedFd<'_> {
         } => fd.as_fd(),
         _ => descriptor(target),
     }
+}
+
+/// Whether an aligned piece goes past the page cache: one that has to be on its
+/// disk always does, another only while the disk keeps up.
+pub fn goes_direct(must_reach_disk: bool, direct_bytes: usize) -> bool {
+    must_reach_disk || direct_bytes < DIRECT_BYTES_AHEAD_MAX
 }
 
 fn is_aligned(offset: u64, start: usize) -> bool {

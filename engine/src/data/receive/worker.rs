@@ -130,6 +130,8 @@ pub struct Worker {
     pub(super) failed: HashSet<(TransferId, SegmentId, FileId)>,
     /// A file system refused a direct write that should have been possible.
     pub(super) direct_refused: bool,
+    /// Of the direct writes in flight.
+    pub(super) direct_bytes: usize,
     pub(super) tally: Tally,
     /// What landed and was not told yet, and since when.
     untold: Vec<ReceiveEvent>,
@@ -176,6 +178,7 @@ impl Worker {
             retries: Vec::new(),
             failed: HashSet::new(),
             direct_refused: false,
+            direct_bytes: 0,
             tally: Tally::default(),
             untold: Vec::new(),
             untold_since: 0,

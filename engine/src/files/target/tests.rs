@@ -119,9 +119,10 @@ fn disks_get_extents_and_a_direct_descriptor_and_memory_does_not() {
             panic!("a file");
         };
         let stat = rustix::fs::fstat(fd).expect("stat");
-        (stat.st_blocks as u64 * 512 >= size, direct.is_some())
+        let extents = stat.st_blocks as u64 * 512 >= size;
+        (extents, direct.is_some(), target.must_reach_disk())
     };
-    let buffered = TargetOptions {
+    let placed = TargetOptions {
         fsync: false,
         ..PLAIN
     };
@@ -129,13 +130,13 @@ fn disks_get_extents_and_a_direct_descriptor_and_memory_does_not() {
         let Some(mount) = Mount::disk(kind, 512) else {
             continue;
         };
-        assert_eq!(probe(&mount.path(), PLAIN), (true, true), "{kind}");
-        assert_eq!(probe(&mount.path(), buffered), (true, false), "{kind}");
+        assert_eq!(probe(&mount.path(), PLAIN), (true, true, true), "{kind}");
+        assert_eq!(probe(&mount.path(), placed), (true, true, false), "{kind}");
         // The direct descriptor's writes are checked in every_size_is_sealed.
         assert!(names(&mount.path()).is_empty());
     }
     if let Some(mount) = Mount::tmpfs(32 << 20) {
-        assert_eq!(probe(&mount.path(), PLAIN), (false, false));
+        assert_eq!(probe(&mount.path(), PLAIN), (false, false, true));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What arrives whole lands byte-exact.
 
 use super::*;
+use crate::data::receive::landing::goes_direct;
 use crate::limits::BLOCK_BYTES;
 
 #[test]
@@ -182,6 +183,14 @@ fn a_direct_descriptor_takes_the_aligned_part() {
     assert_eq!(rig.landed(0..count), size);
     assert!(contents(&file) == all);
     assert!(rig.report().method.contains("direct write"));
+}
+
+#[test]
+fn the_page_cache_helps_a_disk_that_falls_behind() {
+    use crate::limits::{BLOCKS_BYTES_MAX, DIRECT_BYTES_AHEAD_MAX};
+    assert!(goes_direct(false, DIRECT_BYTES_AHEAD_MAX - BLOCK_BYTES));
+    assert!(!goes_direct(false, DIRECT_BYTES_AHEAD_MAX));
+    assert!(goes_direct(true, BLOCKS_BYTES_MAX), "it waits for its disk");
 }
 
 #[test]
