@@ -175,7 +175,7 @@ fn measure_round(
         if twice && let Some(target) = &job.target {
             // What is wrong with it shows again below.
             let _ = limit::run(job, row.method);
-            std::fs::remove_file(target)?;
+            removed(target)?;
         }
         let mut done = limit::run(job, row.method);
         if let Some(target) = &job.target {
@@ -185,7 +185,7 @@ fn measure_round(
                 right_size(target, job.bytes)
             };
             done = done.and_then(|outcome| landed.map(|()| outcome));
-            std::fs::remove_file(target)?;
+            removed(target)?;
         }
         match done {
             Ok(outcome) => row.runs.push(outcome),
@@ -193,6 +193,14 @@ fn measure_round(
         }
     }
     Ok(())
+}
+
+/// Removes a target, which a mover that failed early did not make.
+fn removed(target: &Path) -> io::Result<()> {
+    match std::fs::remove_file(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn right_size(target: &Path, bytes: u64) -> io::Result<()> {

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-/// What neighbouring connections take in turn: as long as one of haul's runs.
+/// What neighbouring connections take in turn, as they do haul's runs.
 const STRIPE_BYTES: u64 = 4 * 1024 * 1024;
 /// What one call moves: receive and write calls of 1 MiB cost half of those of
 /// 64 KiB, and larger ones gained nothing more.

@@ -47,12 +47,6 @@ impl Generated {
         }
     }
 
-    /// What the bytes look like; a buffer that holds zeros may stay as it is.
-    #[must_use]
-    pub fn pattern(&self) -> Pattern {
-        self.pattern
-    }
-
     /// How many there are; `None` is endless.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {

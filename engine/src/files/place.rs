@@ -10,8 +10,8 @@
 //! changes in one step or not at all. Below a served root links are neither
 //! followed nor replaced.
 
-use super::source::{BENEATH, FileSource, kind_name, no_openat2, retried};
-use super::{Identity, shown, why};
+use super::source::{BENEATH, kind_name, no_openat2, retried};
+use super::{shown, why};
 use crate::error::{Error, Result, Side};
 use crate::limits;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
@@ -259,28 +259,6 @@ impl Place {
     #[must_use]
     pub fn display(&self) -> &str {
         &self.display
-    }
-
-    /// Refuses to copy a file onto itself, hard links and local symbolic links
-    /// to it included. Only where both ends are on this machine.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Usage`].
-    pub fn refuse_same(&self, source: &FileSource) -> Result<()> {
-        let flags = if self.beneath {
-            AtFlags::SYMLINK_NOFOLLOW
-        } else {
-            AtFlags::empty()
-        };
-        match rustix::fs::statat(&self.directory, &self.name[..], flags) {
-            Ok(stat) if Identity::of(&stat) == source.identity() => Err(Error::usage(format!(
-                "cannot copy {} to {}: they are the same file",
-                source.display(),
-                self.display
-            ))
-            .at(Side::Receiver)),
-            _ => Ok(()),
-        }
     }
 
     /// Refuses what must not be replaced by a file.

@@ -246,12 +246,6 @@ impl FileSource {
         self.cold
     }
 
-    /// What it lies on.
-    #[must_use]
-    pub fn file_system(&self) -> FileSystem {
-        self.file_system
-    }
-
     /// Which file it is on this machine.
     #[must_use]
     pub fn identity(&self) -> Identity {

@@ -364,8 +364,8 @@ impl Target {
             .at(Side::Receiver)
     }
 
-    /// Removes the temporary file; what is settled stays. No operation on the
-    /// sink may be outstanding.
+    /// Removes the temporary file; what is settled stays. Operations on the sink
+    /// that are outstanding go to a file without a name.
     pub fn discard(&self) {
         if let Some(held) = &self.held
             && held.present.swap(false, Ordering::AcqRel)

@@ -148,9 +148,9 @@ impl HugeWindow {
     /// If they do not fit there (own invariant).
     pub fn fill(&self, at: usize, bytes: &[u8], _watch: &Watch) {
         let to = self.pointer(&(at..at + bytes.len()));
-        // SAFETY: the target lies in the mapping, apart from `bytes`, which is
-        // memory of its owner's; a lost page is replaced while `_watch` lives.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        // SAFETY: the target lies in the mapping; `bytes` may lie there, too. A
+        // lost page is replaced while `_watch` lives.
+        unsafe { std::ptr::copy(bytes.as_ptr(), to, bytes.len()) };
     }
 
     /// The address of `range`, for the kernel.

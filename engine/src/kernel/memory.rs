@@ -2,9 +2,9 @@
 //!
 //! Leaves to others: lending itself (the ring keeps what it lent). Invariant:
 //! bytes of a block can be touched only through the borrow rules of the block
-//! that owns them, and bytes of a file's window cannot be touched by user code
-//! at all, so that a file truncated under its mapping can raise no SIGBUS:
-//! only the kernel reads there, and it answers with a short count or EFAULT.
+//! that owns them, and bytes of a file's window are looked at inside a watch
+//! only (`fault`), since a file that is truncated under its mapping answers with
+//! SIGBUS; the kernel, which sends from there, with a short count or EFAULT.
 
 use super::huge::HUGE_PAGE_BYTES;
 use rustix::io::Errno;
@@ -217,8 +217,8 @@ impl Block {
     }
 }
 
-/// A part of a file, mapped shared and read-only. User code cannot read it;
-/// it is there to be sent and to be populated.
+/// A part of a file, mapped shared and read-only, to be populated, checked
+/// inside a watch, and sent.
 #[derive(Debug)]
 pub struct Window {
     map: memmap2::MmapRaw,

@@ -2,8 +2,10 @@
 //! folder with `unsafe` and libc.
 //!
 //! Leaves to others: all meaning; results are errnos and counts. Invariant:
-//! safe functions here cannot be misused into undefined behaviour, and what is
-//! lent to the kernel is kept until the last completion.
+//! safe functions here reach no memory but what they own, and what is lent to
+//! the kernel is kept until the last completion. Bytes of mapped files may
+//! change while they are looked at, by whoever has the file; nothing here or
+//! above trusts them before a check held, which reads them once more or fails.
 
 pub mod fault;
 pub mod file;

@@ -20,8 +20,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// The longest header and table: what is read ahead of a payload. A payload's
-/// first bytes come with it and are copied into their block; of a run of 4 MiB
-/// that is a thousandth, and it saves a receive.
+/// first bytes come with it and are copied into their block; of a run of 8 MiB
+/// that is a two-thousandth, and it saves a receive.
 const HEAD_BYTES_MAX: usize = HEADER_BYTES + CHECK_BYTES * limits::RUN_CHUNKS_MAX as usize;
 
 /// What a receive in flight fills.

@@ -218,27 +218,6 @@ fn special_files_are_not_replaced() {
 }
 
 #[test]
-fn a_file_is_not_copied_onto_itself() {
-    let base = furnished();
-    let at = |name: &str| base.path().join(name);
-    std::fs::hard_link(at("file"), at("hard")).expect("link");
-    std::fs::write(at("other"), "old").expect("write");
-    let source = FileSource::open_local(&at("file")).expect("opens");
-    let onto = |name: &str| {
-        let place = resolve_local(&at(name), false).and_then(|found| found.place(b"file"));
-        place.expect("resolves").refuse_same(&source)
-    };
-    for same in ["file", "hard", "tofile", ""] {
-        let error = onto(same).expect_err("is refused");
-        assert_eq!(error.kind, ErrorKind::Usage);
-        assert!(error.sentence.contains("are the same file"), "{error}");
-    }
-    for other in ["other", "fresh", "dir", "dangling"] {
-        assert_eq!(onto(other), Ok(()), "{other}");
-    }
-}
-
-#[test]
 fn space_is_counted_first() {
     let Some(mount) = Mount::tmpfs(1 << 20) else {
         return;

@@ -70,8 +70,6 @@ pub enum Owner {
     /// A mapped part of a file.
     Window(Arc<Window>),
     /// Bytes of their own.
-    Bytes(Arc<[u8]>),
-    /// Bytes of their own, as a vector.
     Vector(Arc<Vec<u8>>),
 }
 
@@ -80,7 +78,6 @@ impl Owner {
         match self {
             Self::Block(block) => block.len(),
             Self::Window(window) => window.len(),
-            Self::Bytes(bytes) => bytes.len(),
             Self::Vector(vector) => vector.len(),
         }
     }
@@ -125,7 +122,6 @@ impl Slice {
         let bytes = match &self.owner {
             Owner::Block(block) => block.as_slice(),
             Owner::Window(_) => return None,
-            Owner::Bytes(bytes) => bytes,
             Owner::Vector(vector) => vector.as_slice(),
         };
         Some(&bytes[self.range.clone()])
@@ -156,7 +152,6 @@ impl Slice {
         match &self.owner {
             Owner::Block(block) => block.pointer().wrapping_add(self.range.start),
             Owner::Window(window) => window.pointer(&self.range),
-            Owner::Bytes(bytes) => bytes.as_ptr().wrapping_add(self.range.start),
             Owner::Vector(vector) => vector.as_ptr().wrapping_add(self.range.start),
         }
     }
@@ -209,20 +204,6 @@ impl Message {
         self.header = None;
     }
 
-    /// A second message of what is left after `bytes` more went; it shares the
-    /// slices' owners, so it can go while the kernel still holds this one.
-    #[must_use]
-    pub fn rest(&self, bytes: usize) -> Self {
-        let mut rest = Self {
-            head: self.head.clone(),
-            slices: self.slices.clone(),
-            skip: self.skip,
-            ..Self::default()
-        };
-        rest.advance(bytes);
-        rest
-    }
-
     /// Writes the kernel's view of it and returns that view's address, good
     /// until the message is touched or dropped.
     pub(super) fn prepare(&mut self) -> *const libc::msghdr {
@@ -242,40 +223,6 @@ impl Message {
                     iov_len: bytes - skipped,
                 });
             }
-        }
-        let header = self.header.insert(empty_header());
-        header.msg_iov = self.iovecs.as_mut_ptr();
-        header.msg_iovlen = self.iovecs.len() as _;
-        header
-    }
-}
-
-/// What one receive fills: ranges of blocks, in order. Each block must have
-/// no other holder.
-#[derive(Default)]
-pub struct Scatter {
-    /// The blocks and the part of each that is filled.
-    pub parts: Vec<(Arc<Block>, Range<usize>)>,
-    iovecs: Vec<libc::iovec>,
-    header: Option<libc::msghdr>,
-}
-
-impl Scatter {
-    /// Bytes that it takes.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|(_, range)| range.len()).sum()
-    }
-
-    /// As [`Message::prepare`].
-    pub(super) fn prepare(&mut self) -> *mut libc::msghdr {
-        self.iovecs.clear();
-        for (block, range) in &mut self.parts {
-            let pointer = writable(block, range);
-            self.iovecs.push(libc::iovec {
-                iov_base: pointer.cast(),
-                iov_len: range.len(),
-            });
         }
         let header = self.header.insert(empty_header());
         header.msg_iov = self.iovecs.as_mut_ptr();
@@ -308,8 +255,6 @@ pub enum Loan {
     None,
     /// Of a send.
     Message(Box<Message>),
-    /// Of a receive into several blocks.
-    Scatter(Box<Scatter>),
     /// Of a receive or read into one block.
     Block(Arc<Block>),
     /// Of a write.
@@ -335,15 +280,6 @@ impl Loan {
     pub fn into_block(self) -> Option<Arc<Block>> {
         match self {
             Self::Block(block) => Some(block),
-            _ => None,
-        }
-    }
-
-    /// The receive's blocks, where it was one.
-    #[must_use]
-    pub fn into_scatter(self) -> Option<Box<Scatter>> {
-        match self {
-            Self::Scatter(scatter) => Some(scatter),
             _ => None,
         }
     }

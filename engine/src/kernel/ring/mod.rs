@@ -20,7 +20,7 @@ mod operations;
 #[cfg(test)]
 mod tests;
 
-pub use loan::{Handle, Loan, Message, Owner, Scatter, Slice};
+pub use loan::{Handle, Loan, Message, Owner, Slice};
 pub use operations::SendMode;
 
 use super::memory::{Arena, Region};
@@ -163,19 +163,6 @@ impl Ring {
             .map_err(|error| errno(&error))?;
         self.registered = Some(region);
         Ok(())
-    }
-
-    /// Bounds the kernel's worker threads for this ring: `bounded` for files,
-    /// `unbounded` for sockets and pipes; 0 leaves a bound as it is.
-    ///
-    /// # Errors
-    /// The errno.
-    pub fn limit_kernel_workers(&mut self, bounded: u32, unbounded: u32) -> Result<(), Errno> {
-        self.system_calls += 1;
-        self.io
-            .submitter()
-            .register_iowq_max_workers(&mut [bounded, unbounded])
-            .map_err(|error| errno(&error))
     }
 
     /// Submits what is queued and waits until `completions` can be reaped, or
@@ -393,7 +380,8 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-fn refused(error: &std::io::Error) -> Error {
+/// Why a ring could not be made, and the cure.
+pub fn refused(error: &std::io::Error) -> Error {
     let doing = "cannot create an io_uring";
     match errno(error) {
         Errno::NOSYS => Error::new(

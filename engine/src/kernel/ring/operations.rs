@@ -6,7 +6,7 @@
 use super::super::huge::HugeWindow;
 use super::super::memory::{Block, Window};
 use super::Ring;
-use super::loan::{Handle, Loan, Message, Scatter, Slice, writable};
+use super::loan::{Handle, Loan, Message, Slice, writable};
 use io_uring::{opcode, squeue, types};
 use std::ops::Range;
 use std::sync::Arc;
@@ -77,27 +77,6 @@ impl Ring {
             .build();
         // SAFETY: the block has no other holder and is kept.
         unsafe { self.queue(entry, token, true, Loan::Block(block), one(socket)) }
-    }
-
-    /// As [`Ring::receive`], into several blocks.
-    ///
-    /// # Panics
-    /// If a block has another holder or a range is outside it.
-    pub fn receive_message(
-        &mut self,
-        socket: &Handle,
-        mut scatter: Box<Scatter>,
-        wait_all: bool,
-        token: u64,
-    ) {
-        let header = scatter.prepare();
-        let flags = if wait_all { libc::MSG_WAITALL } else { 0 };
-        let entry = opcode::RecvMsg::new(types::Fd(socket.raw()), header)
-            .flags(flags as u32)
-            .build();
-        // SAFETY: header, vector and blocks are in the boxed scatter, and no
-        // block has another holder.
-        unsafe { self.queue(entry, token, true, Loan::Scatter(scatter), one(socket)) }
     }
 
     /// As [`Ring::receive`], into `range` of a window, where nobody else
@@ -277,18 +256,6 @@ impl Ring {
         let entry = opcode::PollAdd::new(types::Fd(descriptor.raw()), libc::POLLIN as u32).build();
         // SAFETY: no address is in the entry.
         unsafe { self.queue(entry, token, true, Loan::None, one(descriptor)) }
-    }
-
-    /// Shuts a socket down as a ring operation (2: both directions, 1: writing).
-    pub fn shut_down(&mut self, socket: &Handle, how: rustix::net::Shutdown, token: u64) {
-        let how = match how {
-            rustix::net::Shutdown::Read => libc::SHUT_RD,
-            rustix::net::Shutdown::Write => libc::SHUT_WR,
-            rustix::net::Shutdown::Both => libc::SHUT_RDWR,
-        };
-        let entry = opcode::Shutdown::new(types::Fd(socket.raw()), how).build();
-        // SAFETY: no address is in the entry.
-        unsafe { self.queue(entry, token, true, Loan::None, one(socket)) }
     }
 
     /// Cancels the operations that bear `token`, where they can be; they
