@@ -6,6 +6,7 @@
 
 mod benches;
 mod copies;
+mod limits;
 mod reports;
 mod servers;
 mod support;

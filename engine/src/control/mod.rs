@@ -20,7 +20,7 @@ mod tally;
 pub mod transfer;
 
 use crate::error::{Error, Result};
-use crate::kernel::ring::Ring;
+use crate::kernel::ring::{Ring, refused};
 
 /// This software, as the peer is told.
 fn software() -> String {
@@ -30,11 +30,14 @@ fn software() -> String {
 /// Runs `work` on this thread's own ring and runtime.
 ///
 /// # Errors
-/// A kernel or a machine that gives no ring: tokio-uring would panic.
+/// A kernel or a machine that gives no ring, or not what a runtime needs.
 fn start_runtime(work: impl Future<Output = ()>) -> Result<()> {
-    // The smallest ring there is: it tells what tokio-uring would panic about.
+    // The workers' rings need a newer kernel than this runtime's.
     drop(Ring::new(1)?);
-    let run = std::panic::AssertUnwindSafe(|| tokio_uring::start(work));
+    // tokio_uring::start would panic where this tells.
+    let runtime =
+        tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(|error| refused(&error))?;
+    let run = std::panic::AssertUnwindSafe(|| runtime.block_on(work));
     std::panic::catch_unwind(run)
         .map_err(|_| Error::local("cannot go on", "the control thread panicked"))
 }

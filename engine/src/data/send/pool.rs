@@ -13,14 +13,22 @@ use std::sync::Arc;
 /// 2 MiB × 8 at 1.57 (4 GiB of ext4, O_DIRECT, huge pages), and the smaller
 /// block wastes less on short runs.
 pub const BLOCK_BYTES: usize = 256 * 1024;
-/// Blocks of one worker: 32 MiB, a full run on each of the default connections;
+/// Blocks of one worker: 34 MiB, a full run on each of the default connections;
 /// warm files need none.
-pub const BLOCKS: usize = 128;
+pub const BLOCKS: usize = 136;
+/// Blocks that one run takes, at most: pieces of its own of 64 KiB and more may
+/// begin and end a page each.
+pub const RUN_BLOCKS_MAX: usize = crate::limits::RUN_BYTES_MAX as usize / BLOCK_BYTES * 5 / 4;
 
 const _: () = {
     assert!(BLOCK_BYTES.is_multiple_of(PAGE_BYTES));
-    // Even a run whose every piece starts a page of its own fits several times.
-    assert!(BLOCKS * BLOCK_BYTES >= 4 * crate::limits::RUN_BYTES_MAX as usize);
+    // The only connection reads as far ahead as it is handed runs, and leaves
+    // what the next in turn may want.
+    assert!(
+        crate::limits::RUNS_AHEAD_MAX * crate::limits::RUN_BYTES_MAX as usize / BLOCK_BYTES
+            + RUN_BLOCKS_MAX
+            <= BLOCKS
+    );
 };
 
 /// The free blocks.

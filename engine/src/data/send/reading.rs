@@ -6,6 +6,7 @@
 
 use super::layout::Part;
 use super::load::{Load, Path, Stage, cached};
+use super::pool::RUN_BLOCKS_MAX;
 use super::worker::{Job, ROOM_KEPT, Worker};
 use crate::data::SendEvent;
 use crate::error::Error;
@@ -35,9 +36,10 @@ impl Worker {
                 return;
             }
         }
-        while let Some(index) = self.waiting.front().copied() {
+        while let Some((at, kept)) = self.next_waiting() {
+            let index = self.waiting[at];
             let Some(mut load) = self.loads[index].take() else {
-                self.waiting.pop_front();
+                self.waiting.remove(at);
                 continue;
             };
             if load.parts.is_empty() && load.mapping.is_empty() {
@@ -47,7 +49,7 @@ impl Worker {
                     load.lay();
                 }
             }
-            let fits = load.blocks() <= self.pool.len();
+            let fits = load.blocks() + kept <= self.pool.len() || load.blocks() == 0;
             if fits {
                 if load.blocks() >= REGISTERED_BLOCKS_MIN {
                     self.register_blocks();
@@ -60,11 +62,30 @@ impl Worker {
             if !fits {
                 return;
             }
-            self.waiting.pop_front();
+            self.waiting.remove(at);
             if !self.queue_reads(index) {
                 self.unread.push_back(index);
                 return;
             }
+        }
+    }
+
+    /// Where in `waiting` the load is that is read next, and how many blocks it
+    /// has to leave. Loads that their connections send next come first, and the
+    /// others leave what one of those may want: blocks of loads behind one that
+    /// waits for blocks itself would never come back.
+    fn next_waiting(&self) -> Option<(usize, usize)> {
+        let is_next = |index: &usize| {
+            let load = self.loads[*index].as_ref();
+            let connection = load
+                .and_then(|load| load.place)
+                .and_then(|place| self.connections[place].as_ref());
+            connection.is_none_or(|connection| connection.queue.front() == Some(index))
+        };
+        match self.waiting.iter().position(is_next) {
+            Some(at) => Some((at, 0)),
+            None if self.waiting.is_empty() => None,
+            None => Some((0, RUN_BLOCKS_MAX)),
         }
     }
 

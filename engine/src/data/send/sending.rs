@@ -5,6 +5,7 @@
 //! took of that frame.
 
 use super::load::{Path, Stage};
+use super::splice::STEPS_MAX;
 use super::worker::{Job, Worker};
 use crate::data::SendEvent;
 use crate::kernel::ring::{Completion, Message, Outcome, SendMode};
@@ -12,13 +13,15 @@ use crate::options::Transmit;
 use crate::protocol::Nanos;
 use rustix::io::Errno;
 
-/// Room in the ring that a frame needs at most: a chain of splices through a
-/// pipe of the smallest size, and its cancellation.
-const ROOM_MIN: usize = 256;
+/// Room in the ring that a frame needs at most: the longest chain of splices,
+/// and its cancellation.
+const ROOM_MIN: usize = 2 + 2 * STEPS_MAX;
 
 impl Worker {
-    /// Gives every connection that can send its next frame, or its rest.
-    pub fn start_sends(&mut self) {
+    /// Gives every connection that can send its next frame, or its rest. False
+    /// when one of them has to be read again first.
+    pub fn start_sends(&mut self) -> bool {
+        let mut started = true;
         self.now = self.clock_now();
         for place in 0..self.connections.len() {
             let Some(connection) = self.connections[place].as_ref() else {
@@ -39,7 +42,7 @@ impl Worker {
             load.stage = Stage::Sending;
             load.submitted.get_or_insert(self.now);
             if load.path == Path::Splice {
-                self.start_splice(place, index);
+                started &= self.start_splice(place, index);
                 continue;
             }
             let mut message = self.message();
@@ -48,6 +51,7 @@ impl Worker {
             }
             self.send(place, index, message);
         }
+        started
     }
 
     /// Queues the send of a message.
@@ -62,6 +66,7 @@ impl Worker {
         connection.sending_since = self.now;
         connection.operations += 1;
         connection.path = load.path;
+        let alone = self.unreleased == 0;
         self.unreleased += usize::from(zero_copy);
         let socket = connection.socket.clone();
         let token = self.token(Job::Send {
@@ -70,6 +75,7 @@ impl Worker {
             bytes: message.bytes() as u64,
             submitted: self.now,
             zero_copy,
+            alone,
         });
         let mode = SendMode {
             zero_copy,
@@ -86,6 +92,7 @@ impl Worker {
             bytes,
             submitted,
             zero_copy,
+            alone,
         } = job
         else {
             return;
@@ -103,19 +110,18 @@ impl Worker {
             Outcome::Done(result) => {
                 if zero_copy {
                     // No notification follows.
-                    self.unreleased -= 1;
-                    if result.is_ok() {
-                        self.resume_paused();
-                    }
+                    self.unpinned(result.is_ok());
                 }
-                self.sent(place, load, (bytes, submitted, zero_copy), result, message);
+                let of = (bytes, submitted, zero_copy, alone);
+                self.sent(place, load, of, result, message);
             }
             Outcome::Sent(result) => {
                 if result.unwrap_or(0) == 0 {
                     // Nothing of it is pinned, and no one may wait for that.
-                    self.unreleased -= 1;
+                    self.unpinned(false);
                 }
-                self.sent(place, load, (bytes, submitted, zero_copy), result, None);
+                let of = (bytes, submitted, zero_copy, alone);
+                self.sent(place, load, of, result, None);
             }
         }
     }
@@ -125,7 +131,7 @@ impl Worker {
         &mut self,
         place: usize,
         index: usize,
-        (bytes, submitted, zero_copy): (u64, Nanos, bool),
+        (bytes, submitted, zero_copy, alone): (u64, Nanos, bool, bool),
         result: Result<u32, Errno>,
         message: Option<Box<Message>>,
     ) {
@@ -175,7 +181,7 @@ impl Worker {
                 message
                     .into_iter()
                     .for_each(|message| self.recycle(message));
-                self.zero_copy_refused(place, index);
+                self.zero_copy_refused(place, index, alone);
             }
             Err(errno) => {
                 message
@@ -223,17 +229,23 @@ impl Worker {
 
     /// The kernel pins no more memory for zero-copy sends: where that was only
     /// haul's choice, the connection copies from now on; where it was asked
-    /// for, the load waits while notifications are due.
-    fn zero_copy_refused(&mut self, place: usize, index: usize) {
+    /// for, the load waits while notifications are due, and is refused only when
+    /// nothing else was pinned as it was tried.
+    fn zero_copy_refused(&mut self, place: usize, index: usize, alone: bool) {
         let Some(load) = self.loads[index].as_mut() else {
             return;
         };
         let asked = load.segment.transmit == Transmit::Zerocopy;
-        if asked && self.unreleased > 0 {
-            load.release(&mut self.pool);
-            load.mapping.clear();
-            load.stage = Stage::Waiting;
-            self.paused.push(index);
+        load.release(&mut self.pool);
+        load.mapping.clear();
+        load.stage = Stage::Waiting;
+        if asked && !alone && self.unreleased > 0 {
+            return self.paused.push(index);
+        }
+        // Chosen again from the start: by copy, or with an error, or, where
+        // others' pages were in its way, once more without a copy.
+        self.waiting.push_front(index);
+        if asked && !alone {
             return;
         }
         if let Some(connection) = self.connections[place].as_mut() {
@@ -245,18 +257,10 @@ impl Worker {
                 "zero-copy sends were refused for want of lockable memory and went by copy: raise RLIMIT_MEMLOCK (`ulimit -l`)",
             );
         }
-        // Chosen again from the start: by copy, or with an error.
-        if let Some(load) = self.loads[index].as_mut() {
-            load.release(&mut self.pool);
-            load.mapping.clear();
-            load.stage = Stage::Waiting;
-            self.waiting.push_front(index);
-        }
     }
 
     /// A notification came: its pages are no longer the kernel's.
     fn released(&mut self, place: usize, bytes: u64, submitted: Nanos, copied: bool) {
-        self.unreleased -= 1;
         let nanos = self.now.saturating_sub(submitted);
         self.report.latencies.release.record(nanos, 1);
         if copied {
@@ -270,12 +274,18 @@ impl Worker {
         if left {
             self.note("the kernel copied most zero-copy sends on this route: they go by copy now");
         }
-        self.resume_paused();
+        self.unpinned(true);
     }
 
-    fn resume_paused(&mut self) {
-        let paused = std::mem::take(&mut self.paused);
-        self.waiting.extend(paused);
+    /// A zero-copy send holds no pages any more. Where it never did (`freed` is
+    /// false) paused loads would only fail again, unless nothing else is left
+    /// that could wake them.
+    fn unpinned(&mut self, freed: bool) {
+        self.unreleased -= 1;
+        if freed || self.unreleased == 0 {
+            let paused = std::mem::take(&mut self.paused);
+            self.waiting.extend(paused);
+        }
     }
 }
 

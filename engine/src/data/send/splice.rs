@@ -5,7 +5,7 @@
 //! of operations; when its last completion is in, the bytes that went out are
 //! exactly known, and a pipe with bytes left in it is never used again.
 
-use super::load::cached;
+use super::load::{Load, cached};
 use super::worker::{Job, Worker};
 use crate::kernel::memory::PAGE_BYTES;
 use crate::kernel::ring::{Completion, Handle, Outcome, SendMode};
@@ -14,6 +14,11 @@ use rustix::io::Errno;
 /// Bytes that a pipe is asked to hold: 1 MiB a splice moved 4.2 GiB/s at
 /// 0.34–0.38 CPU seconds per GiB (one connection, loopback, both ends).
 const PIPE_BYTES: usize = 1024 * 1024;
+
+/// Steps of one chain, at most: a run of 8 MiB through pipes of 64 KiB, the
+/// system's default. Users who hold many pipes get smaller ones, and what their
+/// chains do not reach goes by copy.
+pub const STEPS_MAX: usize = 144;
 
 /// One operation of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,37 +84,60 @@ impl Pipe {
     }
 }
 
+/// What one step moves: from where in which file, and how much.
+type Stride = (Handle, u64, usize);
+
+/// The steps of a load through `pipe`, [`STEPS_MAX`] at most; whether all of it
+/// is in them.
+fn strides(load: &Load, pipe: &Pipe) -> (Vec<Stride>, bool) {
+    let mut steps = Vec::new();
+    for (source, _, piece) in load.files().unwrap_or_default() {
+        let mut done = 0;
+        while done < piece.bytes {
+            if steps.len() == STEPS_MAX {
+                return (steps, false);
+            }
+            let offset = piece.file_offset + done;
+            let bytes = pipe.step_bytes(offset, piece.bytes - done);
+            steps.push((cached(source), offset, bytes));
+            done += bytes as u64;
+        }
+    }
+    (steps, true)
+}
+
 impl Worker {
-    /// Queues the chain of a load whose checks are known.
-    pub fn start_splice(&mut self, place: usize, index: usize) {
+    /// Queues the chain of a load whose checks are known. False when it has to
+    /// be read again, to go by copy.
+    pub fn start_splice(&mut self, place: usize, index: usize) -> bool {
+        let Some(connection) = self.connections[place].as_mut() else {
+            return true;
+        };
+        if connection.pipe.is_none() {
+            self.report.system_calls += 3;
+            connection.pipe = Pipe::new().ok();
+        }
+        let Some(pipe) = connection.pipe.take() else {
+            // No descriptor is left: the plain way needs none.
+            self.note("no pipe could be made for splice: runs went by copy");
+            self.send_rest(index);
+            return false;
+        };
+        self.queue_chain(place, index, pipe);
+        true
+    }
+
+    fn queue_chain(&mut self, place: usize, index: usize, mut pipe: Pipe) {
         let mut message = self.message();
         let (Some(connection), Some(load)) =
             (self.connections[place].as_mut(), self.loads[index].as_mut())
         else {
             return self.recycle(message);
         };
-        if connection.pipe.is_none() {
-            self.report.system_calls += 3;
-            connection.pipe = Pipe::new().ok();
-        }
-        let Some(mut pipe) = connection.pipe.take() else {
-            // No descriptor is left: the plain way needs none.
-            self.note("no pipe could be made for splice: runs went by copy");
-            return self.send_rest(index);
-        };
         load.write_head(&mut message);
         connection.path = load.path;
         let socket = connection.socket.clone();
-        let mut steps = Vec::new();
-        for (source, _, piece) in load.files().unwrap_or_default() {
-            let mut done = 0;
-            while done < piece.bytes {
-                let offset = piece.file_offset + done;
-                let bytes = pipe.step_bytes(offset, piece.bytes - done);
-                steps.push((cached(source), offset, bytes));
-                done += bytes as u64;
-            }
-        }
+        let (steps, whole) = strides(load, &pipe);
         let due = 1 + 2 * steps.len();
         pipe.chain = Chain {
             load: index,
@@ -119,6 +147,9 @@ impl Worker {
         connection.busy = true;
         connection.sending_since = self.now;
         connection.operations += due;
+        if !whole {
+            self.note("small pipes held splice back, and parts of runs went by copy: raise fs.pipe-user-pages-soft and fs.pipe-max-size");
+        }
         let job = |step| Job::Splice { place, step };
         let mode = SendMode {
             zero_copy: false,

@@ -55,6 +55,8 @@ pub(super) enum Job {
         bytes: u64,
         submitted: Nanos,
         zero_copy: bool,
+        /// No other zero-copy send held pages when it was submitted.
+        alone: bool,
     },
     /// A step of a chain of splices.
     Splice {
@@ -161,16 +163,9 @@ impl Worker {
     pub fn run(&mut self) -> Result<()> {
         let mut completions = Vec::new();
         loop {
-            self.take_commands();
-            self.prepare_loads();
-            // Loads that need no operation to be read are there at once, and
-            // nothing would wake the worker for them.
-            while !self.arrived.is_empty() {
-                self.seal_loads();
-                self.take_commands();
-                self.prepare_loads();
-            }
-            self.start_sends();
+            self.start_all();
+            // One that is told to leave may have nothing to wait for.
+            self.look_for_ends();
             self.retire_windows();
             if self.stopping && self.connections.iter().all(Option::is_none) {
                 return Ok(());
@@ -187,6 +182,22 @@ impl Worker {
                 self.commands.awake();
             }
             self.look_for_ends();
+        }
+    }
+
+    /// Starts all that can be started before something completes.
+    fn start_all(&mut self) {
+        loop {
+            self.take_commands();
+            self.prepare_loads();
+            // Loads that need no operation to be read are there at once, and
+            // nothing would wake the worker for them; nor for one that goes
+            // another way than it was read for.
+            if !self.arrived.is_empty() {
+                self.seal_loads();
+            } else if self.start_sends() {
+                return;
+            }
         }
     }
 
@@ -224,6 +235,11 @@ impl Worker {
             return;
         };
         if !connection.is_open() {
+            // It was leaving at its own pace.
+            if connection.operations > 0 {
+                let _ = crate::kernel::ring::reset_socket(&connection.socket);
+                self.report.system_calls += 1;
+            }
             return;
         }
         connection.ending = Ending::Closing(cause);
@@ -349,12 +365,21 @@ impl Worker {
     }
 
     fn detach(&mut self, id: ConnectionId, graceful: bool) {
-        let Some(place) = self.place_of(id) else {
+        let is_it = |connection: &Option<Connection>| {
+            connection
+                .as_ref()
+                .is_some_and(|connection| connection.id == id)
+        };
+        let Some(place) = self.connections.iter().position(is_it) else {
             return;
         };
-        match self.connections[place].as_mut() {
-            Some(connection) if graceful => connection.ending = Ending::Graceful,
-            _ => self.close(place, None),
+        if !graceful {
+            return self.close(place, None);
+        }
+        if let Some(connection) = self.connections[place].as_mut()
+            && connection.is_open()
+        {
+            connection.ending = Ending::Graceful;
         }
     }
 

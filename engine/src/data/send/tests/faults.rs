@@ -216,6 +216,32 @@ fn stuck_connections_do_not_hold_all_blocks() {
 }
 
 #[test]
+fn what_stuck_connections_read_ahead_leaves_blocks_to_the_others() {
+    let mut files = Files::new();
+    let bytes = pattern(32 * 1024 * 1024, 9);
+    let (path, _) = files.add(&bytes);
+    let mut source = FileSource::open_local(&path).expect("opened");
+    // Read into blocks, not mapped, where its file system knows O_DIRECT.
+    source.prefer_direct();
+    let segment = segment(vec![Source::File(source)], Transmit::Copy);
+    let bench = Bench::start();
+    let stuck: Vec<_> = (0..2).map(|connection| bench.attach(connection)).collect();
+    for connection in 0..2 {
+        for run in 0..2 {
+            bench.run(connection, &segment, run * 128, 128);
+        }
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let mut peer = bench.attach(99);
+    peer.set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("set");
+    bench.run(99, &segment, 0, 128);
+    let (_, payload) = frame(&mut peer, &segment);
+    assert!(payload == bytes[..payload.len()]);
+    drop(stuck);
+}
+
+#[test]
 fn commands_for_a_connection_that_is_gone_are_nothing() {
     let mut files = Files::new();
     let segment = segment(vec![files.add(&pattern(1000, 1)).1], Transmit::Auto);

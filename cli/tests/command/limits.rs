@@ -1,0 +1,96 @@
+//! haul where the system grants it little: lockable memory, pipes, descriptors.
+//!
+//! Leaves to others: what is copied. Invariant: whatever is short, a command
+//! ends, with the file or with a sentence. The limits are set by prlimit(1) and
+//! setpriv(1); without these two nothing is tested here.
+
+use crate::support::{Folder, Ran, bytes, run};
+use std::process::{Command, Stdio};
+
+/// haul in the folder without root's privileges, and with `limits` of prlimit(1).
+fn limited(folder: &Folder, limits: &str, arguments: &str) -> Ran {
+    let haul = folder.command(arguments);
+    let mut command = Command::new("prlimit");
+    command.args(limits.split_whitespace());
+    if rustix::process::geteuid().is_root() {
+        // A user without capabilities has no bounding set to drop either.
+        command.args(["setpriv", "--bounding-set=-all"]);
+    }
+    command
+        .arg(haul.get_program())
+        .args(haul.get_args())
+        .current_dir(folder.path("."))
+        .env("TMPDIR", folder.path("."))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    run(command, Vec::new())
+}
+
+fn can_limit() -> bool {
+    let has = |name: &str| Command::new(name).arg("--version").output().is_ok();
+    has("prlimit") && has("setpriv")
+}
+
+#[test]
+fn zero_copy_ends_where_no_memory_can_be_pinned() {
+    if !can_limit() {
+        return;
+    }
+    let folder = Folder::new();
+    folder.write("a", &bytes(48 * 1024 * 1024));
+    for (connections, limits) in [(4, "--memlock=1000000"), (8, "--memlock=2000000")] {
+        let words = format!("copy -q --no-fsync --transmit zerocopy -n {connections} a b");
+        let ran = limited(&folder, limits, &words);
+        assert_eq!(ran.code, 4, "{limits}: {}", ran.stderr);
+        assert!(ran.error().contains("without a copy"), "{}", ran.stderr);
+        assert_eq!(folder.names("."), ["a"], "nothing is left");
+    }
+}
+
+#[test]
+fn splice_goes_through_pipes_of_any_size() {
+    if !can_limit() {
+        return;
+    }
+    let folder = Folder::new();
+    let content = bytes(96 * 1024 * 1024 + 5);
+    folder.write("a", &content);
+    // A user who holds more than 64 MiB of pipes gets pipes of two pages.
+    let pipes: Vec<_> = (0..66)
+        .map_while(|_| {
+            let pipe = std::io::pipe().ok()?;
+            rustix::pipe::fcntl_setpipe_size(&pipe.1, 1024 * 1024).ok()?;
+            Some(pipe)
+        })
+        .collect();
+    for connections in [1, 4] {
+        let words = format!("copy -q --no-fsync --transmit splice -n {connections} a b");
+        let ran = limited(&folder, "--core=0", &words);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(folder.read("b") == content);
+    }
+    drop(pipes);
+}
+
+#[test]
+fn a_copy_ends_whatever_descriptors_it_gets() {
+    if !can_limit() {
+        return;
+    }
+    let folder = Folder::new();
+    let content = bytes(6 * 1024 * 1024);
+    folder.write("a", &content);
+    for files in 4..60 {
+        let limits = format!("--nofile={files}");
+        let words = "copy -q --no-fsync --transmit splice -n 4 a b";
+        let ran = limited(&folder, &limits, words);
+        if ran.code == 0 {
+            assert!(folder.read("b") == content);
+        } else {
+            assert!(!ran.error().is_empty(), "{files} descriptors");
+            assert!(!folder.path("b").exists(), "{files} descriptors");
+        }
+        let _ = std::fs::remove_file(folder.path("b"));
+    }
+}
