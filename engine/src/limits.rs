@@ -80,9 +80,9 @@ pub const STREAM_WINDOW_BYTES: u64 = 32 * 1024 * 1024;
 pub const BLOCK_BYTES: usize = 1024 * 1024;
 /// Landing blocks' memory of one receive worker, at most.
 pub const BLOCKS_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Bytes of direct writes that one receive worker has in flight, at most, to
-/// files that need not be on their disk in the end; what comes while so many
-/// wait goes through the page cache. A disk that keeps up never has so many, and
+/// Where so many bytes of one receive worker's blocks wait for direct writes,
+/// what comes for files that need not be on their disk in the end goes through
+/// the page cache. A disk that keeps up never has so many, and
 /// direct writes are then far ahead; one that does not is no faster for waiting
 /// for it. Without an fsync, seconds (medians of 3 to 9, ext4, 2 cores):
 ///

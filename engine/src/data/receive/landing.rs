@@ -48,6 +48,8 @@ pub struct Landing {
     good: Vec<Good>,
     /// Writes that were not reaped, and one while they are being queued.
     outstanding: u32,
+    /// One of them went, or goes, past the page cache.
+    direct: bool,
 }
 
 /// One piece of a block on its way to its file.
@@ -124,6 +126,7 @@ impl Worker {
             block,
             good: good.clone(),
             outstanding: 1,
+            direct: false,
         });
         for good in &good {
             self.write_pieces(landing, &segment, good);
@@ -278,8 +281,9 @@ impl Worker {
             return;
         };
         of.outstanding += 1;
-        if direct {
-            self.direct_bytes += range.len();
+        if direct && !of.direct {
+            of.direct = true;
+            self.direct_bytes += of.block.len();
         }
         let slice = Slice::new(Owner::Block(of.block.clone()), range.clone());
         let write = self.writes.insert(Write {
@@ -331,9 +335,6 @@ impl Worker {
         let Some(write) = self.writes.remove(number) else {
             return;
         };
-        if write.direct {
-            self.direct_bytes -= write.range.len();
-        }
         let Some(landing) = self.landings.get(write.landing) else {
             return;
         };
@@ -384,6 +385,9 @@ impl Worker {
         let Some(of) = self.landings.remove(landing) else {
             return;
         };
+        if of.direct {
+            self.direct_bytes -= of.block.len();
+        }
         let over = self.is_over(&of.segment);
         for good in &of.good {
             self.settle_chunks((of.number, &of.segment, Some(&of.block)), good, over);

@@ -59,6 +59,7 @@ use crate::error::{Error, Result};
 use crate::kernel::queue::Reader;
 use crate::kernel::thread::block_write_signals;
 use rustix::io::Errno;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
 /// Starts a receiving worker. It ends on [`ReceiveCommand::Stop`], and when
@@ -79,15 +80,21 @@ pub fn spawn(
         .name(name.to_owned())
         .spawn(move || {
             block_write_signals();
-            match worker::Worker::new(commands, events, clock) {
-                Ok(worker) => {
-                    // The maker waits for this below.
-                    let _ = made.send(Ok(()));
-                    worker.run();
-                }
+            let mut worker = match worker::Worker::new(commands, events, clock) {
+                Ok(worker) => worker,
                 Err(error) => {
+                    // The maker waits for this below.
                     let _ = made.send(Err(error));
+                    return;
                 }
+            };
+            let _ = made.send(Ok(()));
+            let ended = catch_unwind(AssertUnwindSafe(|| worker.run())).unwrap_or_else(|_| {
+                let why = "the receiving worker failed, which is a fault of haul";
+                Err(Error::local("cannot receive on a data connection", why))
+            });
+            if let Err(error) = ended {
+                worker.give_up(&error);
             }
         })
         .map_err(|error| Error::local("cannot start a receiving thread", error))?;

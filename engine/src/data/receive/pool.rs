@@ -33,23 +33,30 @@ impl Pool {
             return Ok(Some(self.idle.remove(place)));
         }
         let arena_bytes = ARENA_BYTES.max(block_bytes);
-        if self.bytes + arena_bytes > BLOCKS_BYTES_MAX {
+        let map = || Arena::new(block_bytes, arena_bytes / block_bytes, true);
+        let mut made = None;
+        if self.bytes + arena_bytes <= BLOCKS_BYTES_MAX {
+            made = map().ok();
+        }
+        if made.is_none() {
             // Idle blocks here are of another size: a transfer with other
             // chunks went before.
             self.bytes -= self.idle.drain(..).map(|block| block.len()).sum::<usize>();
             if self.bytes + arena_bytes > BLOCKS_BYTES_MAX {
                 return Ok(None);
             }
+            made = match map() {
+                Err(errno) if self.bytes == 0 => return Err(errno),
+                // Blocks that are in use come back.
+                made => made.ok(),
+            };
         }
-        match Arena::new(block_bytes, arena_bytes / block_bytes, true) {
-            Ok((_, blocks)) => {
-                self.bytes += arena_bytes;
-                self.idle.extend(blocks);
-                Ok(self.idle.pop())
-            }
-            Err(_) if self.bytes > 0 => Ok(None),
-            Err(errno) => Err(errno),
-        }
+        let Some((_, blocks)) = made else {
+            return Ok(None);
+        };
+        self.bytes += arena_bytes;
+        self.idle.extend(blocks);
+        Ok(self.idle.pop())
     }
 
     /// Takes a block back.

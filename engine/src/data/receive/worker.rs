@@ -130,7 +130,7 @@ pub struct Worker {
     pub(super) failed: HashSet<(TransferId, SegmentId, FileId)>,
     /// A file system refused a direct write that should have been possible.
     pub(super) direct_refused: bool,
-    /// Of the direct writes in flight.
+    /// Of the blocks that wait for direct writes.
     pub(super) direct_bytes: usize,
     pub(super) tally: Tally,
     /// What landed and was not told yet, and since when.
@@ -187,17 +187,19 @@ impl Worker {
     }
 
     /// Works until it is stopped and everything was reaped.
-    pub fn run(mut self) {
+    ///
+    /// # Errors
+    /// When the ring itself breaks; connections may be left then.
+    pub fn run(&mut self) -> Result<()> {
         let mut completions = Vec::new();
         loop {
             self.obey_all();
             if self.stopping && self.connections.is_empty() && self.streams.is_empty() {
-                return self.flush();
+                self.flush();
+                return Ok(());
             }
-            if let Err(errno) = self.wait(&mut completions) {
-                let error = Error::local("cannot wait for the ring", why(errno));
-                return self.give_up(&error);
-            }
+            self.wait(&mut completions)
+                .map_err(|errno| Error::local("cannot wait for the ring", why(errno)))?;
             for completion in completions.drain(..) {
                 self.complete(completion);
             }
@@ -413,9 +415,9 @@ impl Worker {
             .for_each(|stream| self.close_ordered(stream));
     }
 
-    /// The ring is broken: every connection ends with the reason, after the
-    /// ring's drop reaped what was in flight.
-    fn give_up(mut self, error: &Error) {
+    /// It cannot go on: every connection ends with the reason, after the ring's
+    /// drop reaped what was in flight.
+    pub fn give_up(mut self, error: &Error) {
         self.flush();
         let Self {
             ring,
