@@ -73,6 +73,8 @@ pub const LANDED_RANGES_MAX: usize = 4096;
 /// Bytes of one error's sentence, or of any other text that a peer sends for
 /// people to read, at most; longer ones are cut.
 pub const TEXT_BYTES_MAX: usize = 1024;
+/// Notes of one end's report, at most; the others are dropped.
+pub const NOTES_MAX: usize = 128;
 /// Bytes of a stream that may be sent and not yet acknowledged.
 pub const STREAM_WINDOW_BYTES: u64 = 32 * 1024 * 1024;
 

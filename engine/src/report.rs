@@ -7,6 +7,8 @@
 //! latencies microseconds.
 
 use crate::error::{Error, ErrorKind, Side};
+use crate::limits;
+use crate::protocol::wire::first;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -177,10 +179,12 @@ pub struct SideReport {
     /// Bytes of zero-copy sends that the kernel copied all the same.
     pub zero_copy_copied_bytes: u64,
     /// This end's view of each data connection.
+    #[serde(deserialize_with = "first::<_, _, { limits::JOINS_MAX as usize }>")]
     pub connections: Vec<ConnectionReport>,
     /// How this end read or landed: "mapping", "direct read", "buffered write"…
     pub method: String,
     /// What was left to haul and decided, in sentences.
+    #[serde(deserialize_with = "first::<_, _, { limits::NOTES_MAX }>")]
     pub notes: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use super::sending::{Sending, SendingOptions};
 use super::session::{Active, Half, Session};
 use super::tally::Tally;
 use super::transfer::Update;
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::files::generated::Generated;
 use crate::files::source::{FileSource, Source};
 use crate::files::stream::StreamSource;
@@ -64,7 +64,10 @@ impl Client {
     ) -> Self {
         Self {
             handshake: Some(handshake),
-            session,
+            session: handshake::Session {
+                authenticated: false,
+                ..session
+            },
             address,
             options,
             next_connection: 0,
@@ -74,6 +77,16 @@ impl Client {
             flow: None,
             starting: None,
         }
+    }
+
+    /// The error where the server has not proved itself yet.
+    pub(super) fn unproved(&self, peer: &str, why: &str) -> Option<Error> {
+        self.handshake.as_ref()?;
+        let kind = match self.options.token {
+            Some(_) => ErrorKind::Unauthorised,
+            None => ErrorKind::Peer,
+        };
+        Some(Error::new(kind, format!("cannot go on with {peer}: {why}")))
     }
 
     /// So many dials are under way already.
@@ -365,9 +378,7 @@ impl Session {
         });
         match joined {
             Ok((connection, notes)) => self.joined(connection, way, notes),
-            Err(error) if error.kind == crate::ErrorKind::Peer => {
-                self.dial_failed(&error.to_string())
-            }
+            Err(error) if error.kind == ErrorKind::Peer => self.dial_failed(&error.to_string()),
             Err(error) => {
                 // A choice by name that cannot be had fails every connection alike.
                 if let Some(active) = &mut self.active {

@@ -136,7 +136,13 @@ impl Session {
 
     /// Keeps what is said of a transfer that waits for the last one's end.
     pub(super) fn keep_for_next(&mut self, transfer: TransferId, message: Message) {
-        if let Role::Server(serving) = &mut self.role
+        // Nothing else can be meant: no segment of it was answered yet.
+        let kept = matches!(
+            message,
+            Message::Offer(_) | Message::Abort { .. } | Message::EndStreams { .. }
+        );
+        if kept
+            && let Role::Server(serving) = &mut self.role
             && let Some((begin, messages)) = &mut serving.next
             && begin.transfer == transfer
             && messages.len() < NEXT_MESSAGES_MAX

@@ -86,6 +86,7 @@ pub(super) struct Session {
     pub(super) active: Option<Active>,
     pub(super) messages: mpsc::Receiver<Incoming>,
     pub(super) inner: mpsc::UnboundedReceiver<Inner>,
+    began: Nanos,
     /// When the peer was last heard.
     heard: Nanos,
     /// When this end last spoke.
@@ -110,6 +111,7 @@ impl Session {
             active: None,
             messages,
             inner,
+            began: now,
             heard: now,
             spoke: now,
             told_planned: None,
@@ -285,6 +287,14 @@ impl Session {
     }
 
     fn message(&mut self, message: Message) -> Result<()> {
+        let greeting = matches!(
+            message,
+            Message::Ready(_) | Message::Refuse(_) | Message::Heartbeat
+        );
+        if !greeting && let Some(error) = self.unproved("it goes on without a proof") {
+            // Not a byte of payload before: who it is stands on this alone.
+            return Err(error);
+        }
         match message {
             Message::Heartbeat => Ok(()),
             Message::Refuse(error) => {
@@ -318,6 +328,16 @@ impl Session {
                 None => self.role_message(message),
             },
         }
+    }
+
+    /// The error for a server that has not proved itself; `None` once it has,
+    /// and at the server, whose sessions begin with the proof.
+    fn unproved(&self, why: &str) -> Option<Error> {
+        let Role::Client(client) = &self.role else {
+            return None;
+        };
+        let error = client.unproved(&self.core.peer, why)?;
+        Some(error.cure("check that it is the server you mean, and its token"))
     }
 
     fn connection_message(&mut self, message: Message) {
@@ -457,6 +477,11 @@ impl Session {
                     limits::SILENCE_NANOS_MAX / 1_000_000_000
                 ),
             );
+            self.close(Some(error));
+        }
+        if now.saturating_sub(self.began) > limits::GREETING_WAIT_NANOS_MAX
+            && let Some(error) = self.unproved("it proved nothing in time")
+        {
             self.close(Some(error));
         }
         let silence_max = Duration::from_millis(u64::from(limits::TCP_USER_TIMEOUT_MILLIS));

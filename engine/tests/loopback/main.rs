@@ -4,6 +4,7 @@
 //! compared byte for byte, and nothing is left beside it.
 
 mod faults;
+mod impostor;
 mod support;
 
 use haul_engine::options::{

@@ -155,7 +155,10 @@ pub enum Verdict {
     /// All of it.
     Whole,
     /// These ranges, ascending, not touching.
-    Ranges(Vec<ByteRange>),
+    Ranges(
+        #[serde(deserialize_with = "bounded::<_, _, { limits::VERDICT_RANGES_MAX }>")]
+        Vec<ByteRange>,
+    ),
     /// It cannot take it.
     Refused(Error),
 }

@@ -22,6 +22,14 @@
 //! The version chosen is the newest that both speak. A refused dialler knows
 //! from the reply what the other speaks, and says so.
 //!
+//! On a control connection Hello, Welcome, Proof and Ready come first (see
+//! [`super::handshake`]). The client MAY go on behind its Proof without a wait;
+//! the server says nothing but Refuse and Heartbeat before Ready, and a client
+//! that hears anything else before it, or no Ready within 10 s, MUST close the
+//! session. So payload, which waits for an Answer, waits for both proofs, and
+//! nothing is received from who proved nothing; names and sizes in an Offer may
+//! be said before.
+//!
 //! A data connection's dialler sends preamble and join (72 bytes) at once. If
 //! frames flow from it, they follow without a wait: a connection costs one
 //! round trip. The accepter says `Joined` on the control connection, or closes.
@@ -205,6 +213,7 @@ mod message;
 mod tests;
 
 pub use bounds::cut;
+pub(crate) use bounds::first;
 pub use codec::{MessageReader, encode};
 pub use greeting::{
     JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, Role, VERSION_MAX, VERSION_MIN,

@@ -568,3 +568,21 @@ fn what_people_will_read_cannot_steer_their_terminal() {
     assert!(!error.sentence.chars().any(char::is_control));
     assert!(error.sentence.len() <= limits::TEXT_BYTES_MAX + 8);
 }
+
+#[test]
+fn a_reports_lists_are_cut_while_they_are_read() {
+    let report = Box::new(SideReport {
+        notes: vec![String::new(); 1_000_000],
+        ..SideReport::default()
+    });
+    let mut reader = MessageReader::new();
+    reader.push(&encode(&Message::Finish {
+        transfer: TransferId([1; 16]),
+        report,
+    }));
+    let Ok(Some(Message::Finish { report, .. })) = reader.next() else {
+        panic!("a report");
+    };
+    assert_eq!(report.notes.len(), limits::NOTES_MAX);
+    assert!(report.notes.capacity() <= 2 * limits::NOTES_MAX);
+}

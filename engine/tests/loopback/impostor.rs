@@ -1,0 +1,116 @@
+//! Servers and clients that know no token.
+//!
+//! Leaves to others: honest peers. Invariant: what such a peer says is well
+//! formed, so that only the missing proof can stop it.
+
+use crate::support::{Site, TOKEN, peer, push};
+use haul_engine::options::{CopyOptions, PoolOptions};
+use haul_engine::protocol::plan;
+use haul_engine::protocol::wire::{Answer, Message, MessageReader, Verdict, Welcome, encode};
+use haul_engine::{ErrorKind, Pool};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A server that welcomes everybody and never says Ready. It answers what it is
+/// asked as an honest one would, and tells whether payload came.
+struct Impostor {
+    address: SocketAddr,
+    got_payload: Arc<AtomicBool>,
+}
+
+impl Impostor {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let address = listener.local_addr().expect("an address");
+        let got_payload = Arc::new(AtomicBool::new(false));
+        let mark = got_payload.clone();
+        std::thread::spawn(move || {
+            while let Ok((stream, _)) = listener.accept() {
+                let mark = mark.clone();
+                std::thread::spawn(move || Self::take(stream, &mark));
+            }
+        });
+        Self {
+            address,
+            got_payload,
+        }
+    }
+
+    fn take(mut stream: TcpStream, got_payload: &AtomicBool) {
+        let mut preamble = [0; 8];
+        if stream.read_exact(&mut preamble).is_err() {
+            return;
+        }
+        if preamble[6] == 0 {
+            return Self::talk(stream);
+        }
+        // A join and padding are shorter than the source below.
+        let mut bytes = 0;
+        let mut buffer = [0; 65_536];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            bytes += count;
+            got_payload.fetch_or(bytes > 300_000, Ordering::Relaxed);
+        }
+    }
+
+    fn talk(mut stream: TcpStream) {
+        stream.write_all(b"HAUL\x01\x01\x01\0").expect("writes");
+        let mut reader = MessageReader::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            reader.push(&buffer[..count]);
+            while let Ok(Some(message)) = reader.next() {
+                if let Some(answer) = Self::answer(message)
+                    && stream.write_all(&encode(&answer)).is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(message: Message) -> Option<Message> {
+        match message {
+            Message::Hello(_) => Some(Message::Welcome(Welcome {
+                features: 0,
+                nonce: [3; 32],
+                needs_token: true,
+                session: 77,
+                software: "an impostor".to_owned(),
+            })),
+            Message::Begin(begin) => Some(Message::Begun {
+                transfer: begin.transfer,
+                window_bytes: None,
+            }),
+            Message::Offer(offer) => {
+                let verdicts = vec![Verdict::Whole; offer.entries.len()];
+                Some(Message::Answer(Answer {
+                    transfer: offer.transfer,
+                    segment: offer.segment,
+                    digest: plan::digest(&offer, &verdicts),
+                    verdicts,
+                }))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn a_server_that_proves_nothing_gets_no_payload() {
+    let site = Site::new();
+    let source = site.source("source", 3_000_000);
+    let impostor = Impostor::start();
+    let options = PoolOptions {
+        token: Some(TOKEN),
+        ..PoolOptions::default()
+    };
+    let mut pool = Pool::connect(&peer(impostor.address), options).expect("it is welcomed");
+    let report = push(&mut pool, &source, "target", &CopyOptions::default());
+    let error = report.error.expect("it is refused");
+    assert_eq!(error.kind, ErrorKind::Unauthorised, "{error}");
+    assert!(!report.authenticated);
+    assert!(!impostor.got_payload.load(Ordering::Relaxed));
+}
