@@ -13,14 +13,14 @@ use super::role::Role;
 use super::serving::Serving;
 use super::session::Session;
 use crate::data::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::place;
 use crate::kernel::queue::{Reader, Writer, bounded};
 use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
 use crate::options::{ServeOptions, Token};
-use crate::protocol::handshake::ServerHandshake;
-use crate::protocol::wire::Message;
+use crate::protocol::handshake::{ServerHandshake, SessionSecret};
+use crate::protocol::wire::{Join, Message};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -196,9 +196,17 @@ pub(super) struct Shared {
     workers: Option<usize>,
     sockets: SocketOptions,
     events: Writer<ServerEvent>,
-    sessions: RefCell<BTreeMap<u64, UnboundedSender<Inner>>>,
+    sessions: RefCell<BTreeMap<u64, Known>>,
     greetings: Cell<usize>,
     stopped: watch::Receiver<bool>,
+}
+
+/// A session that was greeted, or is being.
+struct Known {
+    inner: UnboundedSender<Inner>,
+    secret: SessionSecret,
+    /// Its client proved itself; others do not count.
+    proved: bool,
 }
 
 impl Shared {
@@ -250,10 +258,10 @@ async fn serve(
     for accept in accepting {
         let _ = accept.await;
     }
-    let sessions: Vec<_> = shared.sessions.borrow().values().cloned().collect();
-    sessions
-        .iter()
-        .for_each(|session| drop(session.send(Inner::Close)));
+    for session in shared.sessions.borrow().values() {
+        // One that ended needs no telling.
+        let _ = session.inner.send(Inner::Close);
+    }
     while !shared.sessions.borrow().is_empty() || shared.greetings.get() > 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -302,20 +310,7 @@ async fn greeted(stream: TcpStream, peer: SocketAddr, shared: Rc<Shared>) {
     };
     let name = peer.to_string();
     let result = match greet::hear_hello(&stream, &name).await {
-        Ok(Wish::Data(join)) => {
-            let session = shared.sessions.borrow().get(&join.session).cloned();
-            match (session, socket::duplicate(&*stream)) {
-                (Some(session), Ok(socket)) => {
-                    let _ = session.send(Inner::Joining(join, socket));
-                    Ok(None)
-                }
-                (None, _) => Err(Error::peer(
-                    format!("cannot take a data connection of {name} in"),
-                    "it names no session",
-                )),
-                (_, Err(error)) => Err(error),
-            }
-        }
+        Ok(Wish::Data(join)) => take_in(&join, &stream, &name, &shared).map(|()| None),
         Ok(Wish::Control) => open(stream.clone(), peer, &name, &shared).await.map(Some),
         Err(error) => Err(error),
     };
@@ -324,15 +319,32 @@ async fn greeted(stream: TcpStream, peer: SocketAddr, shared: Rc<Shared>) {
     closer.abort();
     shared.greetings.set(shared.greetings.get() - 1);
     match result {
-        Ok(Some((id, session))) => {
+        Ok(Some((_registration, session))) => {
             session
                 .run(|error| shared.tell(ServerEvent::SessionClosed { peer, error }))
                 .await;
-            shared.sessions.borrow_mut().remove(&id);
         }
         Ok(None) => {}
         Err(error) => shared.tell(ServerEvent::Refused { peer, error }),
     }
+}
+
+/// Gives a data connection to its session, if it proves that it belongs there:
+/// nothing is kept of one that does not.
+fn take_in(join: &Join, stream: &TcpStream, name: &str, shared: &Shared) -> Result<()> {
+    let doing = || format!("cannot take a data connection of {name} in");
+    let sessions = shared.sessions.borrow();
+    let Some(session) = sessions.get(&join.session) else {
+        return Err(Error::peer(doing(), "it names no session"));
+    };
+    if !session.secret.verify_join(join) {
+        let sentence = format!("{}: its proof does not hold", doing());
+        return Err(Error::new(ErrorKind::Unauthorised, sentence));
+    }
+    let socket = socket::duplicate(stream)?;
+    // A session that ended wants no connection.
+    let _ = session.inner.send(Inner::Joining(*join, socket));
+    Ok(())
 }
 
 /// The server's half of a handshake.
@@ -341,19 +353,14 @@ async fn open(
     peer: SocketAddr,
     name: &str,
     shared: &Rc<Shared>,
-) -> Result<(u64, Session)> {
+) -> Result<(Registration, Session)> {
     let socket = socket::duplicate(&*stream)?;
     socket::prepare_control(socket.as_fd())?;
     drop(socket);
     let (channel, mut messages) = Channel::start(stream, name);
     let doing = || format!("cannot greet {name}");
-    if shared.sessions.borrow().len() >= limits::SESSIONS_MAX {
-        let error = Error::peer(doing(), "the server has as many sessions as it takes");
-        return Err(refuse(&channel, &mut messages, error).await);
-    }
     let (inner_out, inner) = unbounded_channel();
     let id = u64::from_le_bytes(random());
-    let registration = Registration::new(id, inner_out.clone(), shared);
     let token = shared.token.as_ref().map(|token| token.0);
     let mut handshake = ServerHandshake::new(
         token,
@@ -369,6 +376,10 @@ async fn open(
         },
         _ => return Err(Error::peer(doing(), "it did not say hello")),
     };
+    let Some(secret) = handshake.session().map(|session| session.secret.clone()) else {
+        return Err(Error::peer(doing(), "it did not say hello"));
+    };
+    let mut registration = Registration::new(id, inner_out.clone(), secret, shared);
     channel.send(&Message::Welcome(welcome));
     let (answer, session) = match next(&mut messages, &doing).await? {
         Message::Proof(proof) => match handshake.proof(proof) {
@@ -378,6 +389,10 @@ async fn open(
         Message::Refuse(error) => return Err(error),
         _ => return Err(Error::peer(doing(), "it did not prove anything")),
     };
+    if !registration.proved() {
+        let error = Error::peer(doing(), "the server has as many sessions as it takes");
+        return Err(refuse(&channel, &mut messages, error).await);
+    }
     channel.send(&Message::Ready(answer));
     channel.trust();
     shared.tell(ServerEvent::SessionOpened {
@@ -394,40 +409,53 @@ async fn open(
         starting: None,
         next: None,
     };
-    registration.keep();
-    Ok((
-        id,
-        Session::new(core, Role::Server(Box::new(serving)), messages, inner),
-    ))
+    let role = Role::Server(Box::new(serving));
+    Ok((registration, Session::new(core, role, messages, inner)))
 }
 
-/// A session's entry, taken out again unless the greeting succeeds.
-struct Registration<'a> {
+/// A session's entry, taken out again when this is dropped.
+struct Registration {
     id: u64,
-    shared: &'a Rc<Shared>,
-    kept: bool,
+    shared: Rc<Shared>,
 }
 
-impl<'a> Registration<'a> {
-    fn new(id: u64, inner: UnboundedSender<Inner>, shared: &'a Rc<Shared>) -> Self {
-        shared.sessions.borrow_mut().insert(id, inner);
+impl Registration {
+    fn new(
+        id: u64,
+        inner: UnboundedSender<Inner>,
+        secret: SessionSecret,
+        shared: &Rc<Shared>,
+    ) -> Self {
+        let known = Known {
+            inner,
+            secret,
+            proved: false,
+        };
+        shared.sessions.borrow_mut().insert(id, known);
         Self {
             id,
-            shared,
-            kept: false,
+            shared: shared.clone(),
         }
     }
 
-    fn keep(mut self) {
-        self.kept = true;
+    /// Counts the session, whose client proved itself; false when there are as
+    /// many as there may be.
+    fn proved(&mut self) -> bool {
+        let mut sessions = self.shared.sessions.borrow_mut();
+        let proved = sessions.values().filter(|known| known.proved).count();
+        if proved >= limits::SESSIONS_MAX {
+            return false;
+        }
+        if let Some(known) = sessions.get_mut(&self.id) {
+            known.proved = true;
+        }
+        true
     }
 }
 
-impl Drop for Registration<'_> {
+impl Drop for Registration {
     fn drop(&mut self) {
-        if !self.kept {
-            self.shared.sessions.borrow_mut().remove(&self.id);
-        }
+        self.shared.sessions.borrow_mut().remove(&self.id);
     }
 }
 

@@ -12,7 +12,7 @@ use super::sending::{Sending, SendingOptions};
 use super::server::{ServerEvent, Shared};
 use super::session::{Active, Half, Session};
 use super::tally::Tally;
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Error, Result, Side};
 use crate::files::generated::Generated;
 use crate::files::source::{FileSource, Source};
 use crate::files::target::TargetOptions;
@@ -254,22 +254,11 @@ impl Session {
         }
     }
 
-    /// A data connection asks to join.
+    /// A data connection joins, which proved that it may.
     pub(super) fn serving_joining(&mut self, join: Join, socket: OwnedFd) -> Result<()> {
         let Role::Server(serving) = &self.role else {
             return Ok(());
         };
-        if join.session != serving.session.id || !serving.session.secret.verify_join(&join) {
-            let error = Error::new(
-                ErrorKind::Unauthorised,
-                "cannot take a data connection in: its proof does not hold",
-            );
-            serving.shared.tell(ServerEvent::Refused {
-                peer: serving.peer,
-                error,
-            });
-            return Ok(());
-        }
         let way = Way::of(join.flow, false);
         debug_assert!(matches!(join.flow, Flow::FromDialler | Flow::ToDialler));
         let waits = self.waits_for_answer();

@@ -297,6 +297,13 @@ impl ServerHandshake {
         Ok(welcome)
     }
 
+    /// The session as it will be if the client's proof holds: enough to verify
+    /// data connections that come ahead of it. `None` before the Hello.
+    #[must_use]
+    pub fn session(&self) -> Option<&Session> {
+        self.greeted.as_ref().map(|(_, session)| session)
+    }
+
     /// Takes the client's proof; gives ours for `Ready`.
     ///
     /// # Errors

@@ -6,7 +6,9 @@
 use crate::support::{Site, TOKEN, peer, push};
 use haul_engine::options::{CopyOptions, PoolOptions};
 use haul_engine::protocol::plan;
-use haul_engine::protocol::wire::{Answer, Message, MessageReader, Verdict, Welcome, encode};
+use haul_engine::protocol::wire::{
+    Answer, Flow, Hello, Join, Message, MessageReader, Verdict, Welcome, encode,
+};
 use haul_engine::{ErrorKind, Pool};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -113,4 +115,63 @@ fn a_server_that_proves_nothing_gets_no_payload() {
     assert_eq!(error.kind, ErrorKind::Unauthorised, "{error}");
     assert!(!report.authenticated);
     assert!(!impostor.got_payload.load(Ordering::Relaxed));
+}
+
+/// A client that greets and proves nothing: its connection and its session.
+fn unproved(address: SocketAddr) -> (TcpStream, u64) {
+    let mut stream = TcpStream::connect(address).expect("connects");
+    stream.write_all(b"HAUL\x01\x01\0\0").expect("writes");
+    let hello = Hello {
+        features: 0,
+        nonce: [5; 32],
+        has_token: true,
+        software: "an impostor".to_owned(),
+    };
+    let hello = encode(&Message::Hello(hello));
+    stream.write_all(&hello).expect("writes");
+    stream.read_exact(&mut [0; 8]).expect("a reply");
+    let mut reader = MessageReader::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).expect("a welcome");
+        reader.push(&buffer[..count]);
+        if let Ok(Some(Message::Welcome(welcome))) = reader.next() {
+            return (stream, welcome.session);
+        }
+    }
+}
+
+#[test]
+fn data_connections_without_a_proof_are_closed_at_once() {
+    let site = Site::new();
+    let (_control, session) = unproved(site.address());
+    for connection in 0..5 {
+        let mut stream = TcpStream::connect(site.address()).expect("connects");
+        let join = Join {
+            session,
+            connection,
+            flow: Flow::FromDialler,
+            nonce: [1; 16],
+            proof: [0; 32],
+        };
+        let mut words = b"HAUL\x01\x01\x01\0".to_vec();
+        words.extend_from_slice(&join.encode());
+        stream.write_all(&words).expect("writes");
+        // Its session has seconds left to prove itself; this one has not.
+        let wait = std::time::Duration::from_secs(5);
+        stream.set_read_timeout(Some(wait)).expect("set");
+        assert!(matches!(stream.read(&mut [0; 8]), Ok(0)), "it is closed");
+    }
+}
+
+#[test]
+fn clients_that_prove_nothing_take_no_sessions() {
+    let site = Site::new();
+    let idle: Vec<_> = (0..haul_engine::limits::SESSIONS_MAX)
+        .map(|_| unproved(site.address()))
+        .collect();
+    let source = site.source("source", 100_000);
+    let report = push(&mut site.pool(), &source, "target", &CopyOptions::default());
+    assert_eq!(report.error, None);
+    drop(idle);
 }
