@@ -234,9 +234,9 @@ impl Session {
                     client.starting = Some((Task::Push { target }, options.clone()));
                 }
                 let inner = self.core.inner.clone();
-                self.core.hand(transfer, move || {
-                    Done::Opened(open_all(&sources, transfer, &options, &inner))
-                });
+                let open = move || Done::Opened(open_all(&sources, transfer, &options, &inner));
+                self.core
+                    .hand(transfer, open, |error| Done::Opened(Err(error)));
                 self.want_connections(Flow::FromDialler);
             }
             StartTask::Pull { sources, target } => {

@@ -5,6 +5,7 @@
 //! hands comes back as one [`Done`], so a transfer knows when none is left.
 
 use super::channel::Channel;
+use super::hands::blocking;
 use super::links::Links;
 use super::pool::Start;
 use super::transfer::Stop;
@@ -70,8 +71,6 @@ pub(super) enum Done {
         chunk: ChunkId,
         result: Result<Check>,
     },
-    /// A blocking thread panicked: our own invariant broke.
-    Broken(Error),
 }
 
 /// The parts of a session that every transfer uses.
@@ -106,22 +105,21 @@ impl Core {
         }
     }
 
-    /// Runs `work` on a blocking thread; its result comes back as `Inner::Hands`.
+    /// Runs `work` on a blocking thread; its result comes back as `Inner::Hands`,
+    /// or what `failed` makes of the reason why there is none.
     pub(super) fn hand(
         &mut self,
         transfer: TransferId,
         work: impl FnOnce() -> Done + Send + 'static,
+        failed: impl FnOnce(Error) -> Done + 'static,
     ) {
         self.hands_pending += 1;
         let (hands, inner) = (self.hands.clone(), self.inner.clone());
         tokio_uring::spawn(async move {
             // The semaphore is never closed.
             let permit = hands.acquire_owned().await;
-            let done = tokio::task::spawn_blocking(work).await;
+            let done = blocking(work).await.unwrap_or_else(failed);
             drop(permit);
-            let done = done.unwrap_or_else(|error| {
-                Done::Broken(Error::local("cannot go on with a file's work", error))
-            });
             // A session that ended needs no answer.
             let _ = inner.send(Inner::Hands(transfer, done));
         });

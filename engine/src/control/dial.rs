@@ -1,8 +1,10 @@
-//! Name look-up and connecting, each off the control thread and with a deadline.
+//! Name look-up and connecting, each off the control thread; the resolver has
+//! its own deadlines, a connect ours.
 //!
 //! Leaves to others: what is said on the connection. Invariant: a connect that
 //! ran out of time leaves no socket behind.
 
+use super::hands::blocking;
 use super::pool::PeerAddress;
 use crate::error::{Error, Result};
 use crate::kernel::socket::{self, SocketOptions};
@@ -15,7 +17,7 @@ use std::time::Duration;
 pub(super) async fn resolve(peer: &PeerAddress) -> Result<Vec<SocketAddr>> {
     let (host, port) = (peer.host.clone(), peer.port);
     let failed = |why: String| Err(Error::peer(format!("cannot resolve {}", peer.host), why));
-    let found = tokio::task::spawn_blocking(move || {
+    let found = blocking(move || {
         (host.as_str(), port)
             .to_socket_addrs()
             .map(|found| found.collect::<Vec<_>>())
@@ -34,11 +36,7 @@ pub(super) async fn connect(
     bind: Option<IpAddr>,
     options: SocketOptions,
 ) -> Result<(OwnedFd, SocketAddr)> {
-    let dialled = tokio::task::spawn_blocking(move || connect_first(&addresses, bind, &options));
-    match dialled.await {
-        Ok(result) => result,
-        Err(error) => Err(Error::local("cannot connect", error)),
-    }
+    blocking(move || connect_first(&addresses, bind, &options)).await?
 }
 
 fn connect_first(

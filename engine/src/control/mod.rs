@@ -8,6 +8,7 @@ mod client;
 mod core;
 mod dial;
 mod greet;
+mod hands;
 mod links;
 pub mod pool;
 mod receiving;

@@ -213,7 +213,6 @@ impl Receiving {
                 self.machine.settled(segment, file, result);
             }
             Done::Discarded => self.machine.discarded(),
-            Done::Broken(error) => self.machine.stop(error.at(Side::Receiver)),
             _ => {}
         }
     }
@@ -271,23 +270,30 @@ impl Receiving {
                 ) else {
                     return;
                 };
-                core.hand(self.transfer, move || {
+                let settled = move |result, sync| Done::Settled {
+                    segment,
+                    file,
+                    result,
+                    sync,
+                };
+                let settle = move || {
                     let mut sync = Latency::default();
                     let result = target.settle(size, &data.plan, file, &mut sync);
-                    Done::Settled {
-                        segment,
-                        file,
-                        result,
-                        sync,
-                    }
-                });
+                    settled(result, sync)
+                };
+                let failed = move |error| settled(Err(error), Latency::default());
+                core.hand(self.transfer, settle, failed);
             }
             ReceiverOutput::Discard { segment, file } => {
                 match self.target(segment, file) {
-                    Some(target) => core.hand(self.transfer, move || {
-                        target.discard();
-                        Done::Discarded
-                    }),
+                    Some(target) => {
+                        let discard = move || {
+                            target.discard();
+                            Done::Discarded
+                        };
+                        // It goes with the transfer's targets.
+                        core.hand(self.transfer, discard, |_| Done::Discarded);
+                    }
                     // It was refused before there was one.
                     None => self.machine.discarded(),
                 }
@@ -325,7 +331,8 @@ impl Receiving {
     /// Creates the segment's targets, one after another, on a blocking thread.
     fn prepare(&mut self, core: &mut Core, offer: Offer) {
         let (destination, options) = (self.destination.clone(), self.options);
-        core.hand(self.transfer, move || {
+        let (segment, count) = (offer.segment, offer.entries.len());
+        let prepare = move || {
             let (mut verdicts, mut targets) = (Vec::new(), Vec::new());
             for created in destination.create_all(&offer.entries, options) {
                 let (verdict, target) = match created {
@@ -336,11 +343,17 @@ impl Receiving {
                 targets.push(target);
             }
             Done::Prepared {
-                segment: offer.segment,
+                segment,
                 verdicts,
                 targets,
             }
-        });
+        };
+        let failed = move |error: Error| Done::Prepared {
+            segment,
+            verdicts: vec![Verdict::Refused(error.at(Side::Receiver)); count],
+            targets: vec![None; count],
+        };
+        core.hand(self.transfer, prepare, failed);
     }
 
     fn finished(&mut self, core: &mut Core, end: Result<()>) {
@@ -363,10 +376,12 @@ impl Receiving {
             .into_values()
             .flatten()
             .collect();
-        core.hand(self.transfer, move || {
+        let discard = move || {
             targets.iter().flatten().for_each(|target| target.discard());
             Done::Emptied
-        });
+        };
+        // What could not be handed over was dropped, and the files with it.
+        core.hand(self.transfer, discard, |_| Done::Emptied);
     }
 
     /// The peer wants this end's report once every worker gave its own.

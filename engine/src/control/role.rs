@@ -67,7 +67,6 @@ impl Session {
     pub(super) fn opened(&mut self, done: Done) {
         let result = match done {
             Done::Opened(result) => result,
-            Done::Broken(error) => Err(error),
             _ => return,
         };
         let stopped = self

@@ -213,7 +213,6 @@ impl Sending {
                 let result = result.map_err(|error| error.at(Side::Sender));
                 self.machine.rechecked(segment, chunk, result);
             }
-            Done::Broken(error) => self.machine.stop(error.at(Side::Sender)),
             _ => {}
         }
     }
@@ -285,14 +284,14 @@ impl Sending {
                 let Some(data) = self.segments.get(&segment).cloned() else {
                     return;
                 };
-                core.hand(self.transfer, move || {
-                    let result = source::recheck(&data.plan, data.seed, &data.sources, chunk);
-                    Done::Rechecked {
-                        segment,
-                        chunk,
-                        result,
-                    }
-                });
+                let rechecked = move |result| Done::Rechecked {
+                    segment,
+                    chunk,
+                    result,
+                };
+                let recheck =
+                    move || rechecked(source::recheck(&data.plan, data.seed, &data.sources, chunk));
+                core.hand(self.transfer, recheck, move |error| rechecked(Err(error)));
             }
             SenderOutput::CloseConnection { connection } => core.links.detach(connection, false),
             SenderOutput::Landed {
@@ -349,11 +348,15 @@ impl Sending {
             .get(&segment)
             .and_then(|sources| sources.get(file as usize));
         match found.cloned() {
-            Some(source) => core.hand(self.transfer, move || Done::Looked {
-                segment,
-                file,
-                result: source.look_again(),
-            }),
+            Some(source) => {
+                let looked = move |result| Done::Looked {
+                    segment,
+                    file,
+                    result,
+                };
+                let look = move || looked(source.look_again());
+                core.hand(self.transfer, look, move |error| looked(Err(error)));
+            }
             None => {
                 let error = Error::new(
                     ErrorKind::Local,

@@ -213,9 +213,9 @@ impl Session {
         let (root, transfer) = (serving.shared.root.clone(), begin.transfer);
         let drop_cache = begin.drop_cache;
         serving.starting = Some(begin);
-        self.core.hand(transfer, move || {
-            Done::Opened(open_all(&root, &sources, drop_cache))
-        });
+        let open = move || Done::Opened(open_all(&root, &sources, drop_cache));
+        self.core
+            .hand(transfer, open, |error| Done::Opened(Err(error)));
         Ok(())
     }
 

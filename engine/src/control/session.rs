@@ -6,6 +6,7 @@
 
 use super::channel::Incoming;
 use super::core::{Core, Done, Inner};
+use super::hands::blocking;
 use super::links::Way;
 use super::receiving::Receiving;
 use super::role::Role;
@@ -162,8 +163,9 @@ impl Session {
             let _ = tokio::time::timeout_at(deadline, last).await;
         }
         let join = self.core.links.stop();
-        // A panicked joiner has logged itself.
-        let _ = tokio::task::spawn_blocking(join).await;
+        // A panicked joiner has logged itself; without a thread the workers, which
+        // were told to stop, end by themselves.
+        let _ = blocking(join).await;
     }
 
     /// Ends the session, and the transfer with it.
