@@ -111,7 +111,7 @@ pub const SILENCE_NANOS_MAX: u64 = 20_000_000_000;
 pub const CONNECT_WAIT_NANOS_MAX: u64 = 10_000_000_000;
 /// Unacknowledged bytes on a TCP connection make it lost after this long.
 pub const TCP_USER_TIMEOUT_MILLIS: u32 = 15_000;
-/// Redials of lost data connections in a row without one landed chunk.
+/// Rounds of redials in a row without one landed chunk.
 pub const REDIALS_MAX: u32 = 8;
 /// Times that one damaged chunk is sent again before its files fail.
 pub const RESENDS_MAX: u32 = 8;

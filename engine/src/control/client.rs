@@ -47,8 +47,10 @@ pub(super) struct Client {
     spares: Vec<OwnedFd>,
     /// Dials under way.
     dialling: usize,
-    /// Dials in a row without a landed chunk.
+    /// Rounds of dials in a row without a landed chunk.
     redials: u32,
+    /// The next round waits for its time.
+    redialling: bool,
     /// Which way the current transfer wants its connections.
     flow: Option<Flow>,
     /// The target of the push whose sources are being opened.
@@ -74,6 +76,7 @@ impl Client {
             spares: Vec::new(),
             dialling: 0,
             redials: 0,
+            redialling: false,
             flow: None,
             starting: None,
         }
@@ -98,24 +101,21 @@ impl Client {
         self.redials = 0;
     }
 
-    /// Dials `count` connections, after `wait`; each comes as `Inner::Dialled`.
-    pub(super) fn dial(&mut self, core: &Core, count: usize, wait: Duration) {
+    /// Dials `count` connections; each comes as `Inner::Dialled`.
+    fn dial(&mut self, core: &Core, count: usize) {
         self.dialling += count;
-        for _ in 0..count {
-            let (address, bind) = (self.address, self.options.bind);
-            let (sockets, inner) = (core.links.sockets().clone(), core.inner.clone());
-            tokio_uring::spawn(async move {
-                tokio::time::sleep(wait).await;
-                let dialled = dial::connect(vec![address], bind, sockets).await;
-                // A session that ended wants no connection.
-                let _ = inner.send(Inner::Dialled(dialled.map(|(socket, _)| socket)));
-            });
-        }
+        let (from, sockets) = (self.options.bind, core.links.sockets());
+        dial::dial_all(self.address, from, sockets, count, &core.inner);
     }
 
+    /// A connection is gone, or a dial failed: after a wait all that are missing
+    /// by then are dialled, which is one round. An error when rounds are through
+    /// and nothing is left to wait for.
     pub(super) fn connection_lost(&mut self, core: &Core, left: usize, why: &str) -> Result<()> {
-        self.redials += 1;
-        if self.redials > limits::REDIALS_MAX {
+        if self.redialling {
+            return Ok(());
+        }
+        if self.redials == limits::REDIALS_MAX {
             if left + self.dialling > 0 {
                 return Ok(());
             }
@@ -124,8 +124,15 @@ impl Client {
                 format!("{why} ({} redials in a row failed)", limits::REDIALS_MAX),
             ));
         }
-        let wait = REDIAL_WAIT_MS << (self.redials - 1).min(10);
-        self.dial(core, 1, Duration::from_millis(wait.min(REDIAL_WAIT_MS_MAX)));
+        let wait = REDIAL_WAIT_MS << self.redials.min(10);
+        self.redials += 1;
+        self.redialling = true;
+        let inner = core.inner.clone();
+        tokio_uring::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(wait.min(REDIAL_WAIT_MS_MAX))).await;
+            // A session that ended wants no connection.
+            let _ = inner.send(Inner::Redial);
+        });
         Ok(())
     }
 
@@ -345,10 +352,22 @@ impl Session {
         client.flow = Some(flow);
         let missing = (client.options.connections as usize).saturating_sub(here);
         let more = missing.saturating_sub(client.spares.len() + client.dialling);
-        client.dial(&self.core, more, Duration::ZERO);
+        client.dial(&self.core, more);
         let spares: Vec<_> = client.spares.drain(..).take(missing).collect();
         for socket in spares {
             self.join_dialled(socket, flow);
+        }
+    }
+
+    /// Dials what is missing.
+    pub(super) fn client_redial(&mut self) {
+        let Role::Client(client) = &mut self.role else {
+            return;
+        };
+        client.redialling = false;
+        // Between transfers nothing is missing.
+        if let Some(flow) = client.flow {
+            self.want_connections(flow);
         }
     }
 

@@ -35,7 +35,9 @@ pub(super) enum Inner {
     Close,
     /// A data connection was dialled, or could not be.
     Dialled(Result<OwnedFd>),
-    /// A data connection asks to join, with its proof not yet checked.
+    /// The wait before a round of dials is over.
+    Redial,
+    /// A data connection joins; its proof holds.
     Joining(Join, OwnedFd),
     /// The hands are done.
     Hands(TransferId, Done),

@@ -4,6 +4,7 @@
 //! Leaves to others: what is said on the connection. Invariant: a connect that
 //! ran out of time leaves no socket behind.
 
+use super::core::Inner;
 use super::hands::blocking;
 use super::pool::PeerAddress;
 use crate::error::{Error, Result};
@@ -12,6 +13,7 @@ use crate::limits;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
 
 /// The addresses of `peer`, in the resolver's order.
 pub(super) async fn resolve(peer: &PeerAddress) -> Result<Vec<SocketAddr>> {
@@ -37,6 +39,24 @@ pub(super) async fn connect(
     options: SocketOptions,
 ) -> Result<(OwnedFd, SocketAddr)> {
     blocking(move || connect_first(&addresses, bind, &options)).await?
+}
+
+/// Dials `count` connections at once; each comes as `Inner::Dialled`.
+pub(super) fn dial_all(
+    address: SocketAddr,
+    bind: Option<IpAddr>,
+    sockets: &SocketOptions,
+    count: usize,
+    inner: &UnboundedSender<Inner>,
+) {
+    for _ in 0..count {
+        let (sockets, inner) = (sockets.clone(), inner.clone());
+        tokio_uring::spawn(async move {
+            let dialled = connect(vec![address], bind, sockets).await;
+            // A session that ended wants no connection.
+            let _ = inner.send(Inner::Dialled(dialled.map(|(socket, _)| socket)));
+        });
+    }
 }
 
 fn connect_first(

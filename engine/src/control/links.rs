@@ -139,6 +139,8 @@ pub(super) struct Links {
     clock: Clock,
     worker_count: usize,
     sockets: SocketOptions,
+    /// Of all sending connections together.
+    rate_limit_bytes_per_second: Option<u64>,
     links: BTreeMap<ConnectionId, Link>,
     used: BTreeSet<ConnectionId>,
     out: Option<Crew<SendCommand, SendEvent>>,
@@ -153,6 +155,7 @@ impl Links {
             clock,
             worker_count,
             sockets,
+            rate_limit_bytes_per_second: None,
             links: BTreeMap::new(),
             used: BTreeSet::new(),
             out: None,
@@ -165,13 +168,23 @@ impl Links {
         &self.sockets
     }
 
-    /// Sets the pacing of connections attached from now on, and of those there.
+    /// Limits what all connections together send, those that come later, too.
     pub(super) fn pace(&mut self, bytes_per_second: Option<u64>) -> Result<()> {
-        self.sockets.pacing_bytes_per_second = bytes_per_second;
-        for link in self.links.values().filter(|link| link.way == Way::Out) {
-            socket::set_pacing(link.socket.as_fd(), bytes_per_second)?;
+        let was = std::mem::replace(&mut self.rate_limit_bytes_per_second, bytes_per_second);
+        if was.is_none() && bytes_per_second.is_none() {
+            return Ok(());
         }
-        Ok(())
+        self.share_rate()
+    }
+
+    /// Each sending connection gets the same share of the rate.
+    fn share_rate(&self) -> Result<()> {
+        let out = || self.links.values().filter(|link| link.way == Way::Out);
+        let count = out().count().max(1) as u64;
+        let share = self
+            .rate_limit_bytes_per_second
+            .map(|rate| (rate / count).max(1));
+        out().try_for_each(|link| socket::set_pacing(link.socket.as_fd(), share))
     }
 
     /// Takes a connection in; returns what was left to haul about its socket.
@@ -198,16 +211,23 @@ impl Links {
         }
         let second = rustix::io::fcntl_dupfd_cloexec(&socket, 3)
             .map_err(|error| Error::local("cannot duplicate a descriptor", error))?;
-        self.hand_over(connection, way, socket)?;
+        let link = Link {
+            way,
+            socket: second,
+            bytes: 0,
+        };
+        self.links.insert(connection, link);
+        let paced = match self.rate_limit_bytes_per_second {
+            Some(_) if way == Way::Out => self.share_rate(),
+            _ => Ok(()),
+        };
+        // It carries nothing before its share is set.
+        let attached = paced.and_then(|()| self.hand_over(connection, way, socket));
+        if let Err(error) = attached {
+            self.links.remove(&connection);
+            return Err(error);
+        }
         self.used.insert(connection);
-        self.links.insert(
-            connection,
-            Link {
-                way,
-                socket: second,
-                bytes: 0,
-            },
-        );
         Ok(notes)
     }
 
@@ -302,7 +322,13 @@ impl Links {
 
     /// The worker said `Detached`.
     pub(super) fn detached(&mut self, connection: ConnectionId) {
-        self.links.remove(&connection);
+        let left = self.links.remove(&connection);
+        if self.rate_limit_bytes_per_second.is_some()
+            && left.is_some_and(|link| link.way == Way::Out)
+        {
+            // The others may send more now; where that fails they stay below.
+            let _ = self.share_rate();
+        }
     }
 
     /// Hands a run to its connection's worker.

@@ -256,14 +256,9 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
     let (inner_out, inner) = unbounded_channel();
     // The data connections' handshakes pass the time until the welcome is here.
     let (count, bind) = (options.connections as usize, options.bind);
-    for _ in 0..count {
-        let (sockets, inner) = (sockets.clone(), inner_out.clone());
-        tokio_uring::spawn(async move {
-            let dialled = dial::connect(vec![address], bind, sockets).await;
-            let _ = inner.send(Inner::Dialled(dialled.map(|(socket, _)| socket)));
-        });
-    }
-    let links = Links::new(clock, options.workers, sockets);
+    dial::dial_all(address, bind, &sockets, count, &inner_out);
+    let mut links = Links::new(clock, options.workers, sockets);
+    links.pace(options.rate_limit_bytes_per_second)?;
     let stream = Rc::new(tokio_uring::net::TcpStream::from_std(socket.into()));
     let deadline = greet::Deadline::start(stream.clone());
     let name = peer.to_string();

@@ -58,6 +58,10 @@ impl Session {
         match inner {
             Inner::Start(start) => self.client_start(*start),
             Inner::Dialled(result) => self.client_dialled(result),
+            Inner::Redial => {
+                self.client_redial();
+                Ok(())
+            }
             Inner::Joining(join, socket) => self.serving_joining(join, socket),
             _ => Ok(()),
         }
@@ -86,7 +90,7 @@ impl Session {
     }
 
     /// Tells the peer that the active transfer ends, and ends it.
-    fn refuse_active(&mut self, error: Error) {
+    pub(super) fn refuse_active(&mut self, error: Error) {
         if let Some(active) = &self.active {
             let message = Message::Abort {
                 transfer: active.transfer,

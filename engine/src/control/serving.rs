@@ -228,12 +228,9 @@ impl Session {
             return;
         };
         let transfer = begin.transfer;
-        let connections = self.core.links.of_way(Way::Out).len().max(1) as u64;
-        let pace = begin
-            .rate_limit_bytes_per_second
-            .map(|rate| rate / connections);
-        if let Err(error) = self.core.links.pace(pace) {
-            tracing::warn!(%error, "cannot limit the rate as the peer asked");
+        if let Err(error) = self.core.links.pace(begin.rate_limit_bytes_per_second) {
+            // Nothing is silently weaker than asked.
+            return self.refuse_active(error.at(Side::Sender));
         }
         self.core.channel.send(&Message::Begun {
             transfer,

@@ -44,6 +44,47 @@ fn connections_cut_in_mid_chunk_cost_no_byte() {
 }
 
 #[test]
+fn all_connections_lost_together_are_dialled_again() {
+    const CONNECTIONS: u32 = 16;
+    let site = Site::new();
+    let source = site.source("source", 30_000_000);
+    let address = relay(
+        site.address(),
+        Harm::Cut {
+            connections: u64::from(CONNECTIONS),
+            bytes: 1,
+        },
+    );
+    let mut pool = connect(address, |options| {
+        options.connections = CONNECTIONS;
+        // Time enough for the last of them to join.
+        options.rate_limit_bytes_per_second = Some(30_000_000);
+    });
+    let target = RemoteTarget::Path {
+        path: b"target".to_vec(),
+        directory: false,
+    };
+    let mut transfer = pool
+        .push(
+            vec![LocalSource::Path(source.clone())],
+            target,
+            &CopyOptions::default(),
+        )
+        .expect("a transfer");
+    let (mut joined, mut lost) = (0, 0);
+    while !transfer.is_over() {
+        match transfer.next_event(None) {
+            Some(haul_engine::Event::ConnectionJoined { .. }) => joined += 1,
+            Some(haul_engine::Event::ConnectionLost { .. }) => lost += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(transfer.wait().error, None);
+    assert_eq!((joined, lost), (2 * CONNECTIONS, CONNECTIONS));
+    assert_same(&source, &site.root().join("target"));
+}
+
+#[test]
 fn connections_that_always_fail_end_the_transfer() {
     let site = Site::new();
     let source = site.source("source", 30_000_000);
