@@ -29,6 +29,7 @@ use clap::Parser;
 use console::{Console, When};
 use haul_engine::Error;
 use interrupt::Interrupts;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -63,6 +64,7 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
     let verbose = arguments.general.verbose;
     let quietest = quietest(&arguments.command);
     logging::start(console, verbose, quietest)?;
+    raise_open_files();
     match &arguments.command {
         Command::Copy(copy) => Ok(copy::run(copy, verbose, console, &Interrupts::take_over()?)),
         Command::Bench(bench) => Ok(bench::run(
@@ -75,6 +77,20 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
         Command::Doctor(doctor) => doctor::run(doctor, console),
         Command::Completions(completions) => completions::run(completions, console).map(|()| 0),
         Command::Man(man) => man::run(man, console).map(|()| 0),
+    }
+}
+
+/// As many descriptors as this user may have: every file of a copy has one or
+/// two, every connection a few.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        // Where it is refused, what runs out is told.
+        let _ = setrlimit(Resource::Nofile, raised);
     }
 }
 

@@ -6,15 +6,13 @@
 use super::{Finding, Level};
 use crate::size::format_size;
 use haul_engine::kernel::probe::{Autotuning, Machine, Nic};
-use haul_engine::limits;
 
 /// Both buffers of a data connection should reach this, bytes.
 const BUFFER_BYTES_WANTED: u64 = 4 * 1024 * 1024;
 /// Zero-copy sends in flight of one worker, and some more, bytes.
 const MEMLOCK_BYTES_WANTED: u64 = 64 * 1024 * 1024;
-/// Descriptors for the most connections, the files of a segment's making and
-/// the rest.
-const FILES_WANTED: u64 = 1024;
+/// Descriptors for the most connections, a few hundred files and the rest.
+const FILES_WANTED: u64 = 4096;
 /// What an unpatched round trip of a long path takes, seconds, for examples.
 const LONG_PATH_SECONDS: f64 = 0.05;
 
@@ -368,33 +366,28 @@ fn congestion(machine: &Machine) -> Finding {
     )
 }
 
-/// Descriptors.
+/// Descriptors, of which haul takes as many as the hard limit allows.
 fn files(machine: &Machine) -> Finding {
     let topic = "open files";
-    let connections = limits::CONNECTIONS_MAX;
-    match machine.files.open_soft {
-        Some(limit) if limit < FILES_WANTED => {
-            let raised = machine.files.open_hard.unwrap_or(FILES_WANTED);
-            finding(
-                topic,
-                Level::Slow,
-                format!("RLIMIT_NOFILE is {limit}"),
-                format!("may run out with {connections} connections or many sessions"),
-                Some(if raised >= FILES_WANTED {
-                    format!("ulimit -n {FILES_WANTED}")
-                } else {
-                    format!("sudo prlimit --pid $$ --nofile={FILES_WANTED}:{FILES_WANTED}")
-                }),
-            )
-        }
-        limit => finding(
+    let found = match machine.files.open_hard {
+        Some(limit) => format!("RLIMIT_NOFILE can be raised to {limit}"),
+        None => "unlimited".to_owned(),
+    };
+    match machine.files.open_hard {
+        Some(limit) if limit < FILES_WANTED => finding(
+            topic,
+            Level::Slow,
+            found,
+            "raises it so far, and may run out with many files, connections or sessions",
+            Some(format!(
+                "sudo prlimit --pid $$ --nofile={FILES_WANTED}:{FILES_WANTED}"
+            )),
+        ),
+        _ => finding(
             topic,
             Level::Ok,
-            match limit {
-                Some(limit) => format!("RLIMIT_NOFILE is {limit}"),
-                None => "unlimited".to_owned(),
-            },
-            format!("enough for {connections} connections"),
+            found,
+            "raises it so far: one or two for each file of a copy, a few for each connection",
             None,
         ),
     }

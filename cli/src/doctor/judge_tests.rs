@@ -26,7 +26,7 @@ fn good() -> Machine {
     machine.tcp.receive_autotuning = tuned;
     machine.tcp.congestion_available = vec!["cubic".to_owned(), "bbr".to_owned()];
     machine.tcp.congestion_allowed = vec!["cubic".to_owned(), "bbr".to_owned()];
-    machine.files.open_soft = Some(65_536);
+    machine.files.open_hard = Some(65_536);
     machine.huge_pages.shmem = Some("never".to_owned());
     machine.nics.retain(|nic| nic.name == "lo");
     machine
@@ -96,9 +96,11 @@ fn small_limits_are_slow_and_have_a_command() {
         Some("sysctl -w net.ipv4.tcp_wmem=\"4096 16384 4194304\"")
     );
     let mut machine = good();
-    machine.files.open_soft = Some(256);
-    machine.files.open_hard = Some(4_096);
-    assert_eq!(only_bad(&machine).cure.as_deref(), Some("ulimit -n 1024"));
+    machine.files.open_hard = Some(1024);
+    assert_eq!(
+        only_bad(&machine).cure.as_deref(),
+        Some("sudo prlimit --pid $$ --nofile=4096:4096")
+    );
 }
 
 #[test]

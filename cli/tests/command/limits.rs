@@ -39,10 +39,13 @@ fn zero_copy_ends_where_no_memory_can_be_pinned() {
     }
     let folder = Folder::new();
     folder.write("a", &bytes(48 * 1024 * 1024));
-    for (connections, limits) in [(4, "--memlock=1000000"), (8, "--memlock=2000000")] {
-        let words = format!("copy -q --no-fsync --transmit zerocopy -n {connections} a b");
-        let ran = limited(&folder, limits, &words);
-        assert_eq!(ran.code, 4, "{limits}: {}", ran.stderr);
+    for connections in [1, 4, 8] {
+        // Not even one chunk fits.
+        let words = format!(
+            "copy -q --no-fsync --transmit zerocopy --chunk-size 4MiB -n {connections} a b"
+        );
+        let ran = limited(&folder, "--memlock=2000000", &words);
+        assert_eq!(ran.code, 4, "{connections}: {}", ran.stderr);
         assert!(ran.error().contains("without a copy"), "{}", ran.stderr);
         assert_eq!(folder.names("."), ["a"], "nothing is left");
     }
@@ -93,4 +96,20 @@ fn a_copy_ends_whatever_descriptors_it_gets() {
         }
         let _ = std::fs::remove_file(folder.path("b"));
     }
+}
+
+#[test]
+fn more_files_than_the_soft_limit_are_copied() {
+    if !can_limit() {
+        return;
+    }
+    let folder = Folder::new();
+    folder.directory("many");
+    folder.directory("there");
+    let names: Vec<_> = (0..300).map(|number| format!("many/{number}")).collect();
+    names.iter().for_each(|name| folder.write(name, &bytes(10)));
+    let words = format!("copy -q {} there/", names.join(" "));
+    let ran = limited(&folder, "--nofile=128:4096", &words);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(folder.names("there").len(), names.len());
 }

@@ -69,9 +69,19 @@ fn the_token_file_is_for_its_user_only() {
 fn standard_input_streams_to_a_server() {
     let (folder, server) = ready();
     let content = bytes(3_000_007);
-    let ran = folder.haul_with(&format!("copy - {}", server.url("s")), content.clone());
+    let line = format!("copy --json - {}", server.url("s"));
+    let ran = folder.haul_with(&line, content.clone());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(folder.read("root/s") == content);
+    assert_eq!(ran.json()["files"][0]["bytes"], 3_000_007);
+}
+
+#[test]
+fn a_congestion_control_that_cannot_be_had_is_told_at_the_start() {
+    let folder = Folder::new();
+    let ran = folder.haul("serve --root . --listen 127.0.0.1:0 --congestion nosuch");
+    assert_ne!(ran.code, 0);
+    assert!(ran.error().contains("nosuch"), "{}", ran.stderr);
 }
 
 #[test]

@@ -301,9 +301,10 @@ impl Receiving {
             ReceiverOutput::FileEnded {
                 segment,
                 file,
+                size,
                 result,
             } => {
-                tally.ended(segment, file, None, &result);
+                tally.ended(segment, file, size, &result);
             }
             ReceiverOutput::SegmentDone { segment } => {
                 let transfer = self.transfer;

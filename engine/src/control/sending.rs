@@ -314,9 +314,10 @@ impl Sending {
             SenderOutput::FileEnded {
                 segment,
                 file,
+                size,
                 result,
             } => {
-                tally.ended(segment, file, None, &result);
+                tally.ended(segment, file, size, &result);
             }
             SenderOutput::SegmentDone { segment } => {
                 self.segments.remove(&segment);

@@ -94,8 +94,12 @@ impl World {
             ReceiverOutput::FileEnded {
                 segment,
                 file,
+                size,
                 result,
             } => {
+                if result.is_ok() && size.is_none() {
+                    self.found(format!("file {segment}/{file} ended without a size"));
+                }
                 let twice = self.ends.receiver_files.insert((segment, file), result);
                 if twice.is_some() {
                     self.found(format!("file {segment}/{file} ended twice at the receiver"));

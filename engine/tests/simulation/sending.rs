@@ -85,8 +85,12 @@ impl World {
             SenderOutput::FileEnded {
                 segment,
                 file,
+                size,
                 result,
             } => {
+                if result.is_ok() && size.is_none() {
+                    self.found(format!("file {segment}/{file} was sent without a size"));
+                }
                 self.seen.closed.remove(&(segment, file));
                 let twice = self.ends.sender_files.insert((segment, file), result);
                 if twice.is_some() {

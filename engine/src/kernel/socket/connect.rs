@@ -4,8 +4,9 @@
 //! ends by its deadline, and a listener for `[::]` takes IPv4 as well unless
 //! the same port is listened on there by name.
 
-use super::{SocketOptions, set_buffers, set_option};
+use super::{SocketOptions, set_buffers, set_congestion, set_option};
 use crate::error::{Error, Result};
+use crate::options::Congestion;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -101,6 +102,10 @@ fn listen_on(
         socket.set_only_v6(!dual).map_err(failed)?;
     }
     set_buffers(socket.as_fd(), options, &mut Vec::new())?;
+    if let Congestion::Named(_) = &options.congestion {
+        // One that cannot be had is told now, not to each peer.
+        set_congestion(socket.as_fd(), &options.congestion, &mut Vec::new())?;
+    }
     socket.bind(&address.into()).map_err(failed)?;
     socket.listen(BACKLOG).map_err(failed)?;
     Ok(socket.into())

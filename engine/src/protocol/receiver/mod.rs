@@ -89,6 +89,8 @@ pub enum ReceiverOutput {
         segment: SegmentId,
         /// The file.
         file: FileId,
+        /// Its size, once that is known.
+        size: Option<u64>,
         /// How.
         result: Result<Level, Error>,
     },

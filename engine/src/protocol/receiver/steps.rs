@@ -119,6 +119,7 @@ impl Receiver {
             return;
         }
         entry.state = FileState::Ended;
+        let size = entry.closed.map(|closed| closed.size).or(entry.size);
         work.files_open -= 1;
         match &result {
             Ok(_) if work.plan.is_stream() => self.counts.sealed += work.landed_bytes,
@@ -131,6 +132,7 @@ impl Receiver {
         self.outputs.push_back(ReceiverOutput::FileEnded {
             segment,
             file,
+            size,
             result,
         });
         self.forget_if_done(segment);
@@ -201,6 +203,7 @@ impl Receiver {
             self.outputs.push_back(ReceiverOutput::FileEnded {
                 segment,
                 file,
+                size: None,
                 result: Err(error.clone()),
             });
         }

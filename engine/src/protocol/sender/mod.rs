@@ -100,6 +100,8 @@ pub enum SenderOutput {
         segment: SegmentId,
         /// The file.
         file: FileId,
+        /// Its size, once that is known.
+        size: Option<u64>,
         /// How.
         result: Result<Level, Error>,
     },

@@ -237,7 +237,7 @@ impl Sender {
         }
         entry.state = FileState::Ended;
         work.files_open -= 1;
-        let sealed = entry.wanted_bytes;
+        let (sealed, size) = (entry.wanted_bytes, entry.size);
         let mut runs = Vec::new();
         match result {
             Ok(_) => self.counts.sealed += sealed,
@@ -246,6 +246,7 @@ impl Sender {
         self.outputs.push_back(SenderOutput::FileEnded {
             segment,
             file,
+            size,
             result,
         });
         self.retire_runs(segment, runs);
@@ -311,6 +312,7 @@ impl Sender {
                     segment,
                     // Entries are counted by FileId.
                     file: file as FileId,
+                    size: None,
                     result: Err(error.clone()),
                 }));
         }
