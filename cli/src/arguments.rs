@@ -32,7 +32,7 @@ Exit codes:
   5    integrity: what arrived differs, or the source changed while it was read
   6    not authorised
   23   some files failed, the rest are sealed
-  130  interrupted (143 by SIGTERM)";
+  130  interrupted (143 by SIGTERM, 129 by SIGHUP)";
 
 /// Ways to copy.
 const COPY_HELP: &str = "\
@@ -164,7 +164,7 @@ pub struct TransferOptions {
     /// Both socket buffers; auto leaves the kernel's autotuning on where it reaches 4MiB
     #[arg(long, value_name = "auto|SIZE", default_value = "auto", value_parser = parse_buffer)]
     pub socket_buffer: Auto<u64>,
-    /// Payload bytes per second, over all connections together
+    /// Payload bytes per second, over all connections together (at most one for each 2 MB/s)
     #[arg(long, value_name = "RATE", value_parser = size::parse_rate)]
     pub limit_rate: Option<u64>,
     /// The local address to connect from
@@ -344,7 +344,7 @@ pub enum TransmitName {
 /// `--sink`'s values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SinkName {
-    /// A file, deleted afterwards.
+    /// A file, deleted afterwards where it is this machine's.
     File,
     /// Verified, counted and forgotten.
     Null,

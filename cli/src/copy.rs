@@ -3,7 +3,7 @@
 //! Leaves to others: following and telling (follow.rs). Invariant: what cannot
 //! be meant or is not built is refused before anything is connected or made.
 
-use crate::arguments::{Auto, CopyArguments};
+use crate::arguments::{Auto, CopyArguments, OutputOptions};
 use crate::console::{Console, fault, usage};
 use crate::embedded::{self, Embedded};
 use crate::endpoint::Endpoint;
@@ -63,6 +63,7 @@ pub fn run(
     let mut outputs = None;
     let report = Route::plan(arguments)
         .and_then(|route| {
+            refuse_shared_outputs(arguments, &output)?;
             // Made only when the copy makes sense, but before anything moves.
             outputs = Some(Outputs::create(&output)?);
             carry(route, arguments, console, interrupts, &mut events)
@@ -297,7 +298,7 @@ fn carry(
             if arguments.transfer.connections == Auto::Auto {
                 pool_options.connections = embedded::CONNECTIONS_AUTO;
             }
-            let server = Embedded::start(route.root()?, &pool_options)?;
+            let server = Embedded::start(route.root()?, route.local_target(), &pool_options)?;
             pool_options.token = Some(server.token());
             let peer = server.peer().clone();
             beside = Some(server);
@@ -378,6 +379,19 @@ impl Route {
             }
             Self::Out { source } => Ok(resolved(source)?.0),
             Self::Push { .. } | Self::Pull { .. } => Err(usage("this copy has no embedded server")),
+        }
+    }
+
+    /// Where the embedded server puts what is pushed: as the user typed it.
+    fn local_target(&self) -> Option<LocalTarget> {
+        match self {
+            Self::Here {
+                target, directory, ..
+            } => Some(LocalTarget::Path {
+                path: target.clone(),
+                directory: *directory,
+            }),
+            _ => None,
         }
     }
 
@@ -482,6 +496,50 @@ fn resolved(source: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     }
 }
 
+/// A file that is told into is no end of the copy, nor told into twice.
+fn refuse_shared_outputs(arguments: &CopyArguments, output: &OutputOptions) -> Result<(), Error> {
+    let local = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Local(path) => Some(path.clone()),
+        _ => None,
+    };
+    let target = local(&arguments.target);
+    let mut taken: Vec<PathBuf> = arguments.sources.iter().filter_map(local).collect();
+    if let Some(target) = target.filter(|target| target.is_dir()) {
+        let inside = |source: &PathBuf| source.file_name().map(|name| target.join(name));
+        taken.extend(taken.iter().filter_map(inside).collect::<Vec<_>>());
+    } else {
+        taken.extend(local(&arguments.target));
+    }
+    for (option, path) in [("--report", &output.report), ("--hdr-log", &output.hdr_log)] {
+        let Some(path) = path else { continue };
+        if taken.iter().any(|other| is_same_file(path, other)) {
+            let path = path.display();
+            return Err(usage(format!(
+                "cannot write {option} to {path}: it is used otherwise by this copy"
+            )));
+        }
+        taken.push(path.clone());
+    }
+    Ok(())
+}
+
+/// True when both are one file, or will be one when they are made.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    let place = |path: &Path| {
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some((parent, path.file_name()?.to_owned()))
+    };
+    match (identity(one), identity(other)) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => place(one).is_some_and(|one| place(other) == Some(one)),
+        _ => false,
+    }
+}
+
 /// cp's rule: a file is not copied onto itself.
 fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
     for source in sources {
@@ -492,8 +550,7 @@ fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Erro
             Some(name) if target.is_dir() => target.join(name),
             _ => target.to_owned(),
         };
-        let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-        if identity(source).is_some_and(|one| identity(&end) == Some(one)) {
+        if end.exists() && is_same_file(source, &end) {
             return Err(usage(format!(
                 "cannot copy {} onto itself: {} is the same file",
                 source.display(),

@@ -5,7 +5,7 @@
 //! and its token never leaves the process.
 
 use crate::token;
-use haul_engine::options::{Congestion, PoolOptions, ServeOptions, Token};
+use haul_engine::options::{Congestion, LocalTarget, PoolOptions, ServeOptions, Token};
 use haul_engine::{Error, ErrorKind, PeerAddress, Server};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -24,16 +24,22 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts one whose root is `root`, with the buffers and the congestion
+    /// Starts one whose root is `root`, and whose pushes go to `target` where one
+    /// is given, with the buffers and the congestion
     /// control that `pool`'s end of the connections has.
     ///
     /// # Errors
     /// The root cannot be opened, or loopback cannot be listened on.
-    pub fn start(root: PathBuf, pool: &PoolOptions) -> Result<Self, Error> {
+    pub fn start(
+        root: PathBuf,
+        target: Option<LocalTarget>,
+        pool: &PoolOptions,
+    ) -> Result<Self, Error> {
         let token = token::random()?;
         let congestion: Congestion = pool.congestion.clone();
         let server = Server::bind(ServeOptions {
             root,
+            local_target: target,
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             token: Some(token.clone()),
             allow_unauthenticated: false,

@@ -4,7 +4,7 @@
 //! Leaves to others: whether it exists and what it is. Invariant: parsing
 //! touches neither disk nor network, and what cannot be meant is refused here.
 
-use haul_engine::PeerAddress;
+use haul_engine::{PeerAddress, limits};
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -151,6 +151,10 @@ fn parse_server(rest: &[u8]) -> Result<ServerPath, String> {
         return Err("a path cannot contain a NUL byte".to_owned());
     }
     let trimmed = trim_slashes(&decoded);
+    if trimmed.len() > limits::PATH_BYTES_MAX {
+        let most = limits::PATH_BYTES_MAX;
+        return Err(format!("its path is longer than {most} bytes"));
+    }
     Ok(ServerPath {
         peer,
         path: trimmed.to_vec(),

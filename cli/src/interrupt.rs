@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: the first stops cleanly, the second ends at once.
+//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, the second ends at once.
 //!
 //! Leaves to others: what stopping means. Invariant: after the first signal
 //! every stop that is or will be registered is called, exactly once, and the
@@ -6,7 +6,7 @@
 
 use crate::console::fault;
 use haul_engine::Error;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,14 +32,21 @@ struct State {
 pub struct Interrupts(Arc<Mutex<State>>);
 
 impl Interrupts {
-    /// Takes SIGINT and SIGTERM over, on a thread of its own.
+    /// Takes SIGINT, SIGTERM and SIGHUP over, on a thread of its own, and makes a
+    /// write beyond the limit of a file's size (`ulimit -f`) an error.
     ///
     /// # Errors
     /// The system refuses the handler or the thread.
     pub fn take_over() -> Result<Self, Error> {
         let interrupts = Self::default();
-        let mut signals = Signals::new([SIGINT, SIGTERM])
-            .map_err(|error| fault("cannot watch for SIGINT and SIGTERM", error))?;
+        let failed = |error| fault("cannot watch for signals", error);
+        let mut wanted = vec![SIGINT, SIGTERM];
+        if !is_ignored(SIGHUP) {
+            wanted.push(SIGHUP);
+        }
+        let mut signals = Signals::new(wanted).map_err(failed)?;
+        // With a handler in place the write says EFBIG.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
         let shared = interrupts.clone();
         std::thread::Builder::new()
             .name("haul-signals".to_owned())
@@ -64,7 +71,7 @@ impl Interrupts {
         }
     }
 
-    /// The exit code of the signal that came: 130 or 143.
+    /// The exit code of the signal that came: 130, 143 or 129.
     #[must_use]
     pub fn exit_code(&self) -> Option<u8> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +115,22 @@ fn end_late(signal: i32) {
 
 /// What the shell calls a process that `signal` ended.
 fn exit_code(signal: i32) -> u8 {
-    if signal == SIGTERM { 143 } else { 130 }
+    match signal {
+        SIGTERM => 143,
+        SIGHUP => 129,
+        _ => 130,
+    }
+}
+
+/// True where whoever started this process had it ignore `signal`, as nohup(1)
+/// does with SIGHUP.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ pub fn run(
     }
     let server = Server::bind(ServeOptions {
         root: arguments.root.clone(),
+        local_target: None,
         listen,
         token: Some(found.token),
         allow_unauthenticated: arguments.allow_unauthenticated,

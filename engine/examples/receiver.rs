@@ -23,6 +23,7 @@ fn main() -> Result<()> {
         .map_err(|error| Error::usage(format!("cannot listen on {listen}: {error}")))?;
     let server = Server::bind(ServeOptions {
         root: root.into(),
+        local_target: None,
         listen: vec![listen],
         token: Some(token(word)),
         allow_unauthenticated: false,

@@ -184,6 +184,9 @@ pub enum RemoteTarget {
 pub struct ServeOptions {
     /// Nothing outside is listed, read or written.
     pub root: PathBuf,
+    /// Where every push goes, whatever its peer names: for a server within the
+    /// process that asks for the copy.
+    pub local_target: Option<LocalTarget>,
     /// Where to listen; port 0 lets the kernel choose.
     pub listen: Vec<std::net::SocketAddr>,
     /// What every peer must prove; `None` only with `allow_unauthenticated`.

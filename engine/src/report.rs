@@ -8,9 +8,10 @@
 
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
-use crate::protocol::wire::first;
 use hdrhistogram::Histogram;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::marker::PhantomData;
 
 /// Longest latency that is told apart, in nanoseconds: one minute.
 pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
@@ -186,6 +187,36 @@ pub struct SideReport {
     /// What was left to haul and decided, in sentences.
     #[serde(deserialize_with = "first::<_, _, { limits::NOTES_MAX }>")]
     pub notes: Vec<String>,
+}
+
+/// The first `MAX` elements of a list that a peer sent; the others are read and
+/// forgotten, because one byte on the wire can be a hundred in memory.
+fn first<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct First<T, const MAX: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for First<T, MAX> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(formatter, "a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                if list.len() < MAX {
+                    list.push(element);
+                }
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(First::<T, MAX>(PhantomData))
 }
 
 /// How far a file got.

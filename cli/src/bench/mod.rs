@@ -69,7 +69,11 @@ impl Bench<'_> {
         let plan = Plan::new(self.arguments)?;
         let mut outputs = Outputs::create(&self.arguments.output)?;
         let quit = self.interrupts.clone();
-        let mut workshop = Workshop::open(&plan, self.arguments.directory.as_deref())?;
+        let mut workshop = Workshop::open(
+            &plan,
+            self.arguments.directory.as_deref(),
+            self.arguments.transfer.verify,
+        )?;
         // A signal before the first transfer ends the process, but not before
         // the files are gone.
         let made = workshop.folder();
@@ -81,17 +85,36 @@ impl Bench<'_> {
         });
         self.told.setup = Some(plan.setup(&workshop));
         self.say(&plan.sentence(&workshop));
-        workshop.make_source(&plan)?;
+        let ended = workshop
+            .make_source(&plan)
+            .and_then(|()| self.measure_all(&plan, &workshop, &mut outputs));
+        self.told.summarize();
+        let told = self
+            .told
+            .with_end(ended.as_ref().err(), self.interrupts.exit_code());
+        let json = serde_json::to_string_pretty(told).expect("plain values serialize");
+        let written = outputs.finish(&json);
+        ended.and(written)
+    }
+
+    /// The runs, up to the first that fails.
+    fn measure_all(
+        &mut self,
+        plan: &Plan,
+        workshop: &Workshop,
+        outputs: &mut Outputs,
+    ) -> Result<(), Error> {
         let runs = self.arguments.runs;
         let mut number = 0;
-        let mut ended = Ok(());
-        'all: for configuration in &plan.configurations {
+        for configuration in &plan.configurations {
             for _ in 0..runs {
                 number += 1;
                 let began = SystemTime::now();
                 self.events.of_run(number);
-                let report = self.one(&plan, &workshop, *configuration, number)?;
-                let compared = workshop.compare(&plan, number, &report);
+                let report = self
+                    .one(plan, workshop, *configuration, number)
+                    .unwrap_or_else(Report::failed);
+                let compared = workshop.compare(plan, number, &report);
                 workshop.remove_target(number);
                 let prefix = if plan.configurations.len() as u32 * runs > 1 {
                     format!("run-{number}.")
@@ -99,18 +122,10 @@ impl Bench<'_> {
                     String::new()
                 };
                 outputs.add(&prefix, began, &report)?;
-                ended = self.record(*configuration, number, &report, compared);
-                if ended.is_err() {
-                    break 'all;
-                }
+                self.record(*configuration, number, &report, compared)?;
             }
         }
-        self.told.summarize();
-        let told = self
-            .told
-            .with_end(ended.as_ref().err(), self.interrupts.exit_code());
-        outputs.finish(&serde_json::to_string_pretty(told).expect("plain values serialize"))?;
-        ended
+        Ok(())
     }
 
     /// One transfer, over connections of its own.
@@ -167,7 +182,7 @@ impl Bench<'_> {
                 embedded: None,
             });
         }
-        let embedded = Embedded::start(plan.root(workshop), options)?;
+        let embedded = Embedded::start(plan.root(workshop), None, options)?;
         Ok(Server {
             peer: embedded.peer().clone(),
             token: Some(embedded.token()),

@@ -31,12 +31,12 @@ impl Workshop {
     /// The source's name in the folder.
     pub const SOURCE: &'static str = "source";
 
-    /// Makes the folder that `plan` needs, in `asked` or where it suits; none
-    /// where nothing is written here.
+    /// Makes the folder that `plan` needs, in `asked` or where it suits, on a
+    /// disk where `disk` says so; none where nothing is written here.
     ///
     /// # Errors
     /// There is no room, or the folder cannot be made.
-    pub fn open(plan: &Plan, asked: Option<&Path>) -> Result<Self, Error> {
+    pub fn open(plan: &Plan, asked: Option<&Path>, disk: bool) -> Result<Self, Error> {
         let bytes = plan.bytes_on_disk();
         if bytes == 0 && !plan.to_file {
             return Ok(Self {
@@ -46,6 +46,10 @@ impl Workshop {
         }
         let (parent, choice) = match asked {
             Some(parent) => (parent.to_owned(), None),
+            None if disk => (
+                std::env::temp_dir(),
+                Some("the folder for temporary files, as --verify needs a disk"),
+            ),
             None => choose(bytes),
         };
         let parent = parent.canonicalize().map_err(|error| {

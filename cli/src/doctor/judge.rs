@@ -120,6 +120,17 @@ fn uring(machine: &Machine) -> Finding {
             Some("install a kernel of 6.1 or later, and boot it".to_owned()),
         );
     };
+    if uring.locks_too_much {
+        return finding(
+            "io_uring",
+            Level::Stop,
+            "the rings of a copy lock more memory than RLIMIT_MEMLOCK allows",
+            "cannot make its rings",
+            Some(format!(
+                "sudo prlimit --pid $$ --memlock={MEMLOCK_BYTES_WANTED}:{MEMLOCK_BYTES_WANTED}"
+            )),
+        );
+    }
     let (why, cure) = match (uring.disabled, uring.seccomp_mode) {
         (Some(2), _) => (
             "kernel.io_uring_disabled is 2".to_owned(),

@@ -234,3 +234,46 @@ fn a_full_disk_is_one_error_and_no_file() {
     assert!(ran.error().contains('b'), "{}", ran.stderr);
     assert_eq!(folder.names("."), ["a"]);
 }
+
+#[test]
+fn a_link_that_is_a_local_target_is_replaced() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(1000));
+    folder.write("real", b"old");
+    symlink("real", folder.path("link")).expect("a link");
+    folder.must("copy -q a link");
+    assert!(folder.read("link") == folder.read("a"));
+    assert!(!folder.path("link").is_symlink());
+    assert_eq!(folder.read("real"), b"old", "what it pointed to stays");
+}
+
+#[test]
+fn local_targets_are_named_as_they_were_typed() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(1000));
+    folder.directory("there");
+    let long = "n".repeat(256);
+    let ran = folder.haul(&format!("copy a there/{long}"));
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.error().contains("there/nnn"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("the root"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_closed_terminal_leaves_no_temporary_file() {
+    use std::io::Write;
+    let folder = Folder::new();
+    folder.directory("there");
+    let mut command = folder.command("copy -q - there/x");
+    command.stdin(Stdio::piped());
+    let mut child = command.spawn().expect("started");
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(&bytes(1_000_000)).expect("written");
+    while folder.names("there").is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("signalled");
+    assert_eq!(child.wait().expect("ended").code(), Some(129));
+    assert!(folder.names("there").is_empty(), "nothing is left");
+}

@@ -113,3 +113,35 @@ fn more_files_than_the_soft_limit_are_copied() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(folder.names("there").len(), names.len());
 }
+
+#[test]
+fn a_limit_of_file_sizes_is_told_and_leaves_nothing() {
+    if !can_limit() {
+        return;
+    }
+    let folder = Folder::new();
+    folder.write("a", &bytes(3_000_000));
+    let ran = limited(&folder, "--fsize=1000000", "copy -q a b");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(!ran.error().is_empty());
+    assert_eq!(folder.names("."), ["a"]);
+}
+
+#[test]
+fn little_lockable_memory_is_a_sentence() {
+    if !can_limit() {
+        return;
+    }
+    let folder = Folder::new();
+    folder.write("a", &bytes(100_000));
+    for bytes in [0, 8_000, 64_000, 128_000, 256_000] {
+        let limits = format!("--memlock={bytes}");
+        let ran = limited(&folder, &limits, "copy -q a b");
+        // Kernels differ in what they charge for a ring.
+        if ran.code != 0 {
+            assert!(ran.error().contains("RLIMIT_MEMLOCK"), "{}", ran.stderr);
+            let told = limited(&folder, &limits, "doctor");
+            assert_ne!(told.code, 0, "{bytes}: doctor says so, too");
+        }
+    }
+}

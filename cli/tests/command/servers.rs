@@ -158,3 +158,30 @@ fn a_server_without_authentication_says_so() {
         .json();
     assert_eq!(json["authenticated"], false);
 }
+
+#[test]
+fn a_stream_goes_to_a_file_not_into_a_directory() {
+    let (folder, server) = ready();
+    folder.directory("root/sub");
+    for url in [server.url("sub"), server.url("sub/")] {
+        let ran = folder.haul_with(&format!("copy - {url}"), bytes(1000));
+        assert_eq!(ran.code, 2, "{url}: {}", ran.stderr);
+    }
+    assert!(folder.names("root/sub").is_empty());
+}
+
+#[test]
+fn a_server_that_is_stopped_says_so() {
+    let (folder, server) = ready();
+    folder.write("a", &bytes(20_000_000));
+    let line = format!("copy -q --limit-rate 2MB a {}", server.url("x"));
+    let child = folder.command(&line).spawn().expect("started");
+    server.wait_for("session");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    server.stop(rustix::process::Signal::TERM);
+    let output = child.wait_with_output().expect("ended");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("the server was stopped"), "{said}");
+    assert!(folder.names("root").is_empty());
+}

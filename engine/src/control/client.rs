@@ -262,11 +262,7 @@ impl Session {
     }
 
     fn receive(&mut self, transfer: TransferId, target: LocalTarget, options: &CopyOptions) {
-        let destination = match target {
-            LocalTarget::Path { path, directory } => Destination::Local { path, directory },
-            LocalTarget::Stdout => Destination::Stdout,
-            LocalTarget::Null => Destination::Null,
-        };
+        let destination = Destination::from(target);
         let targets = TargetOptions {
             fsync: options.fsync,
             verify: options.verify,

@@ -61,7 +61,8 @@ pub(super) enum Done {
     },
     /// One temporary file is gone, which the machine asked for.
     Discarded,
-    /// Whatever was left of a transfer's files is gone.
+    /// Whatever was left of a transfer's files is gone, or of a segment's in the
+    /// page cache.
     Emptied,
     Looked {
         segment: SegmentId,

@@ -245,6 +245,10 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
     {
         options.connections = connections.clamp(1, limits::CONNECTIONS_MAX);
     }
+    if let Some(rate) = options.rate_limit_bytes_per_second {
+        let paced = u32::try_from(rate / limits::PACED_BYTES_PER_SECOND_MIN).unwrap_or(u32::MAX);
+        options.connections = options.connections.min(paced.max(1));
+    }
     let sockets = SocketOptions {
         send_buffer_bytes: options.socket_buffer_bytes,
         receive_buffer_bytes: options.socket_buffer_bytes,

@@ -11,9 +11,10 @@ use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, Side};
 use crate::files::place;
 use crate::files::target::{Target, TargetOptions};
+use crate::options::LocalTarget;
 use crate::protocol::ledger::Ledger;
 use crate::protocol::receiver::{Receiver, ReceiverConfig, ReceiverOutput};
-use crate::protocol::wire::{Entry, Message, Offer, Verdict};
+use crate::protocol::wire::{Entry, EntryKind, Message, Offer, Verdict};
 use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::Latency;
 use std::collections::BTreeMap;
@@ -39,6 +40,16 @@ pub(super) enum Destination {
     Null,
 }
 
+impl From<LocalTarget> for Destination {
+    fn from(target: LocalTarget) -> Self {
+        match target {
+            LocalTarget::Path { path, directory } => Self::Local { path, directory },
+            LocalTarget::Stdout => Self::Stdout,
+            LocalTarget::Null => Self::Null,
+        }
+    }
+}
+
 impl Destination {
     /// Creates the targets of one segment, in order; blocks.
     fn create_all(&self, entries: &[Entry], options: TargetOptions) -> Vec<Result<Target>> {
@@ -59,6 +70,11 @@ impl Destination {
             .fold(0, u64::saturating_add);
         let place = place.and_then(|place| place.require_space(bytes).map(|()| place));
         let create = |entry: &Entry| match &place {
+            // What its peer calls it is no name that anybody typed.
+            Ok(place) if place.is_directory() && entry.kind == EntryKind::Stream => Err(
+                Error::usage("cannot copy standard input into a directory: it has no name there")
+                    .cure("name the file"),
+            ),
             Ok(place) => Target::create(place.place(&entry.name)?, entry, options),
             Err(error) => Err(error.clone()),
         };

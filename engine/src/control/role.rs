@@ -44,7 +44,11 @@ impl Role {
 impl Session {
     /// A message that belongs to no transfer that runs.
     pub(super) fn role_message(&mut self, message: Message) -> Result<()> {
-        if matches!(message, Message::Joined { .. }) {
+        // Requests to dial and to let go are followed by nobody yet.
+        if matches!(
+            message,
+            Message::Joined { .. } | Message::Dial { .. } | Message::Retire { .. }
+        ) {
             return Ok(());
         }
         match &self.role {

@@ -321,7 +321,7 @@ impl Sending {
             }
             SenderOutput::SegmentDone { segment } => {
                 self.segments.remove(&segment);
-                self.forget_pages(segment);
+                self.forget_pages(core, segment);
             }
             SenderOutput::Finish => {
                 self.reports_due = Some(core.links.tell_senders(|| SendCommand::Report));
@@ -368,15 +368,21 @@ impl Sending {
         }
     }
 
-    fn forget_pages(&mut self, segment: SegmentId) {
+    fn forget_pages(&mut self, core: &mut Core, segment: SegmentId) {
         let sources = self.sources.remove(&segment);
-        if self.options.drop_cache {
+        if !self.options.drop_cache {
+            return;
+        }
+        let forget = move || {
             for source in sources.into_iter().flatten() {
                 if let Source::File(file) = &*source {
                     file.forget_pages();
                 }
             }
-        }
+            Done::Emptied
+        };
+        // Advice only.
+        core.hand(self.transfer, forget, |_| Done::Emptied);
     }
 
     /// The peer wants this end's report once every worker gave its own.

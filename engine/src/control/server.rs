@@ -18,7 +18,7 @@ use crate::files::place;
 use crate::kernel::queue::{Reader, Writer, bounded};
 use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
-use crate::options::{ServeOptions, Token};
+use crate::options::{LocalTarget, ServeOptions, Token};
 use crate::protocol::handshake::{ServerHandshake, SessionSecret};
 use crate::protocol::wire::{Join, Message};
 use std::cell::{Cell, RefCell};
@@ -190,6 +190,7 @@ impl Drop for Server {
 /// What all sessions of a server share, on its one thread.
 pub(super) struct Shared {
     pub(super) root: Arc<OwnedFd>,
+    pub(super) local_target: Option<LocalTarget>,
     pub(super) allow_null: bool,
     token: Option<Token>,
     allow_unauthenticated: bool,
@@ -227,6 +228,7 @@ async fn serve(
 ) {
     let shared = Rc::new(Shared {
         root,
+        local_target: options.local_target,
         allow_null: options.allow_null,
         token: options.token,
         allow_unauthenticated: options.allow_unauthenticated,

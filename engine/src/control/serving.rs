@@ -174,14 +174,15 @@ impl Session {
         let Role::Server(serving) = &self.role else {
             return Ok(());
         };
-        let destination = match target {
-            RemoteTarget::Path { path, directory } => Destination::Beneath {
+        let destination = match (target, &serving.shared.local_target) {
+            (RemoteTarget::Path { .. }, Some(target)) => Destination::from(target.clone()),
+            (RemoteTarget::Path { path, directory }, None) => Destination::Beneath {
                 root: serving.shared.root.clone(),
                 path,
                 directory,
             },
-            RemoteTarget::Null if serving.shared.allow_null => Destination::Null,
-            RemoteTarget::Null => return Err(null_refused(Side::Receiver)),
+            (RemoteTarget::Null, _) if serving.shared.allow_null => Destination::Null,
+            (RemoteTarget::Null, _) => return Err(null_refused(Side::Receiver)),
         };
         let options = TargetOptions {
             fsync: begin.fsync,

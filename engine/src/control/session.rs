@@ -88,6 +88,8 @@ pub(super) struct Session {
     pub(super) messages: mpsc::Receiver<Incoming>,
     pub(super) inner: mpsc::UnboundedReceiver<Inner>,
     began: Nanos,
+    /// When deadlines were last looked at.
+    ticked: Nanos,
     /// When the peer was last heard.
     heard: Nanos,
     /// When this end last spoke.
@@ -113,6 +115,7 @@ impl Session {
             messages,
             inner,
             began: now,
+            ticked: now,
             heard: now,
             spoke: now,
             told_planned: None,
@@ -417,7 +420,14 @@ impl Session {
                     None => {}
                 }
             }
-            Inner::Close => self.close(None),
+            Inner::Close => {
+                if self.active.is_some() && matches!(self.role, Role::Server(_)) {
+                    let doing = "cannot finish the transfer";
+                    let error = Error::peer(doing, "the server was stopped");
+                    self.core.channel.send(&Message::Refuse(error));
+                }
+                self.close(None);
+            }
             inner => {
                 if let Err(error) = self.role_inner(inner) {
                     self.close(Some(error));
@@ -465,6 +475,11 @@ impl Session {
 
     fn tick(&mut self) {
         let now = self.core.clock.now();
+        if now.saturating_sub(self.ticked) > limits::SILENCE_NANOS_MAX / 4 {
+            // This process was stopped meanwhile: what the peer said is not read yet.
+            self.heard = now;
+        }
+        self.ticked = now;
         if self.core.channel.take_sent() {
             self.spoke = now;
         } else if now.saturating_sub(self.spoke) > limits::HEARTBEAT_NANOS && self.closing.is_none()

@@ -45,7 +45,7 @@ fn connections_cut_in_mid_chunk_cost_no_byte() {
 
 #[test]
 fn all_connections_lost_together_are_dialled_again() {
-    const CONNECTIONS: u32 = 16;
+    const CONNECTIONS: u32 = 12;
     let site = Site::new();
     let source = site.source("source", 30_000_000);
     let address = relay(

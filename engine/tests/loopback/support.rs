@@ -33,6 +33,7 @@ impl Site {
         std::fs::create_dir(directory.path().join("root")).expect("a root");
         let mut options = ServeOptions {
             root: directory.path().join("root"),
+            local_target: None,
             listen: vec!["127.0.0.1:0".parse().expect("an address")],
             token: Some(TOKEN),
             allow_unauthenticated: false,

@@ -15,6 +15,8 @@ pub struct Uring {
     pub disabled: Option<u32>,
     /// The errno of creating a ring, in words; `None` when it worked.
     pub refused: Option<String>,
+    /// … for want of lockable memory.
+    pub locks_too_much: bool,
     /// A ring with SINGLE_ISSUER and DEFER_TASKRUN can be made (Linux 6.1).
     pub deferred_work: bool,
     /// The operations that haul knows how to use.
@@ -50,17 +52,34 @@ const OPERATIONS: [(&str, u8); 14] = [
     ("MSG_RING", opcode::MsgRingData::CODE),
 ];
 
+/// Entries of the rings of a copy within one machine: two of the control plane,
+/// one that receives, one that sends.
+const RINGS_ENTRIES: [u32; 4] = [256, 256, 1024, 2048];
+
 impl Uring {
     pub(super) fn look() -> Self {
         let mut probe = Probe::new();
-        let refused = match IoUring::new(4) {
-            // A kernel before 5.6 has no probe, and supports none of these.
-            Ok(ring) => {
+        // All at once: what they lock is counted together.
+        let rings: std::io::Result<Vec<IoUring>> = RINGS_ENTRIES
+            .into_iter()
+            .map(|entries| IoUring::builder().setup_cqsize(entries * 2).build(entries))
+            .collect();
+        let (refused, locks_too_much) = match rings.as_deref() {
+            Ok([ring, ..]) => {
+                // A kernel before 5.6 has no probe, and supports none of these.
                 let _ = ring.submitter().register_probe(&mut probe);
-                None
+                (None, false)
             }
-            Err(error) => Some(error.to_string()),
+            Ok([]) => (None, false),
+            Err(error) => {
+                let errno = rustix::io::Errno::from_io_error(error);
+                (
+                    Some(error.to_string()),
+                    errno == Some(rustix::io::Errno::NOMEM),
+                )
+            }
         };
+        drop(rings);
         let deferred: std::io::Result<IoUring> = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -70,6 +89,7 @@ impl Uring {
         Self {
             disabled: sysctl("kernel.io_uring_disabled").and_then(|text| text.parse().ok()),
             refused,
+            locks_too_much,
             deferred_work: deferred.is_ok(),
             operations: OPERATIONS
                 .map(|(name, code)| Operation {

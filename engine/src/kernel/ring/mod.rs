@@ -399,7 +399,7 @@ pub fn refused(error: &std::io::Error) -> Error {
             format!("{doing}: this kernel lacks SINGLE_ISSUER or DEFER_TASKRUN"),
         )
         .cure("use a kernel of version 6.1 or later"),
-        Errno::NOMEM => Error::local(doing, "no memory may be locked")
+        Errno::NOMEM => Error::local(doing, "too little memory may be locked")
             .cure("raise RLIMIT_MEMLOCK (`ulimit -l`)"),
         other => Error::local(doing, other),
     }

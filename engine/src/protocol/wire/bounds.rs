@@ -69,35 +69,6 @@ where
     deserializer.deserialize_seq(Bounded::<T, MAX>(PhantomData))
 }
 
-/// The first `MAX` elements of a list; the others are read and forgotten.
-pub(crate) fn first<'de, D, T, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    struct First<T, const MAX: usize>(PhantomData<T>);
-
-    impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for First<T, MAX> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(formatter, "a list")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut list = Vec::new();
-            while let Some(element) = seq.next_element()? {
-                if list.len() < MAX {
-                    list.push(element);
-                }
-            }
-            Ok(list)
-        }
-    }
-
-    deserializer.deserialize_seq(First::<T, MAX>(PhantomData))
-}
-
 fn check_begin(begin: &Begin) -> Result<(), Violation> {
     if begin.transfer == TransferId::PADDING {
         return Err(Violation::new("a transfer's name", "that of padding"));

@@ -197,6 +197,7 @@
 //! - **Either side dials**: Join names the flow, not the dialler; `Dial` asks the
 //!   other end to dial, for a receiver behind a firewall.
 //! - **Join and retire at any time**: connections are numbered, not counted.
+//!   Dial and Retire are requests: whoever hears one MAY ignore it.
 //! - **Byte ranges**: an Answer asks for ranges, so resuming, holes and skipping
 //!   are answers; **changed blocks** are ranges plus an optional message with
 //!   the receiver's sums.
@@ -213,7 +214,6 @@ mod message;
 mod tests;
 
 pub use bounds::cut;
-pub(crate) use bounds::first;
 pub use codec::{MessageReader, encode};
 pub use greeting::{
     JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, Role, VERSION_MAX, VERSION_MIN,
