@@ -8,6 +8,7 @@ use haul_engine::{Error, ErrorKind};
 use indicatif::ProgressBar;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// When to do something that suits a terminal only.
@@ -95,6 +96,18 @@ impl Console {
             .and_then(|()| output.flush())
             .map_err(|error| fault("cannot write the result to standard output", error))
     }
+}
+
+/// True where this process was started without a standard input: the language's
+/// runtime puts /dev/null in its place, open for reading and writing, as nobody
+/// does who wants to read nothing.
+#[must_use]
+pub fn is_stdin_closed() -> bool {
+    let stdin = io::stdin();
+    let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
+    let both = rustix::fs::fcntl_getfl(&stdin)
+        .is_ok_and(|flags| flags & rustix::fs::OFlags::RWMODE == rustix::fs::OFlags::RDWR);
+    both && rustix::fs::fstat(&stdin).is_ok_and(|stat| null.is_ok_and(|null| stat.st_rdev == null))
 }
 
 /// `text` on one line, its control characters replaced.

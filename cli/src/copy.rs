@@ -4,7 +4,7 @@
 //! be meant or is not built is refused before anything is connected or made.
 
 use crate::arguments::{Auto, CopyArguments, OutputOptions};
-use crate::console::{Console, fault, usage};
+use crate::console::{Console, fault, is_stdin_closed, usage};
 use crate::embedded::{self, Embedded};
 use crate::endpoint::Endpoint;
 use crate::events::Events;
@@ -86,6 +86,9 @@ impl Route {
         let (sources, target) = (arguments.sources.as_slice(), &arguments.target);
         refuse_ssh(sources.iter().chain([target]))?;
         refuse_unnamed(sources, target)?;
+        if sources.contains(&Endpoint::Standard) && is_stdin_closed() {
+            return Err(fault("cannot read standard input", "it is closed"));
+        }
         match target {
             Endpoint::Standard => refuse_mixed_output(arguments)?,
             _ => refuse_same_names(sources)?,

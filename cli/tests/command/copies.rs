@@ -277,3 +277,20 @@ fn a_closed_terminal_leaves_no_temporary_file() {
     assert_eq!(child.wait().expect("ended").code(), Some(129));
     assert!(folder.names("there").is_empty(), "nothing is left");
 }
+
+#[test]
+fn a_closed_standard_input_is_no_empty_file() {
+    let folder = Folder::new();
+    folder.write("b", b"old");
+    let haul = env!("CARGO_BIN_EXE_haul");
+    let shell = |words: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec {haul} copy -q - b {words}")]);
+        command.current_dir(folder.path("."));
+        command.output().expect("ran").status.code()
+    };
+    assert_eq!(shell("<&-"), Some(1));
+    assert_eq!(folder.read("b"), b"old");
+    assert_eq!(shell("</dev/null"), Some(0));
+    assert!(folder.read("b").is_empty());
+}
