@@ -39,9 +39,10 @@ const FORGOTTEN_MAX: usize = 1024;
 /// standard output, is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// While more completes at once, landed chunks are told this much later at
-/// most: each telling wakes the other end of the queue and costs both sides'
-/// control connections a message (before: 0.85 for each block of 1 MiB).
+/// Inside a frame landed chunks are told this much later at most: each telling
+/// wakes the other end of the queue and costs both sides' control connections a
+/// message. 2 GiB onto tmpfs over one connection: 0.51 to 0.73 system calls a
+/// chunk, and 0.80 to 1.00 where what did not complete at once was told at once.
 const TELL_WAIT_NANOS_MAX: Nanos = 4_000_000;
 
 /// Names of operations: the kind above, the place's number below.
@@ -216,19 +217,17 @@ impl Worker {
             self.ring
                 .poll_readable(&self.commands_handle, token::COMMANDS);
         }
-        if !self.untold.is_empty() {
-            if self.clock.now().saturating_sub(self.untold_since) < TELL_WAIT_NANOS_MAX {
-                self.ring.submit_and_wait(0, None)?;
-                self.ring.reap(completions);
-                if !completions.is_empty() {
-                    return Ok(());
-                }
-            }
+        let told_in = self.told_in();
+        if told_in.is_none() {
             self.flush();
         }
         let held_back = |(_, stream): (usize, &Ordered)| stream.is_held_back();
         let soon = !self.retries.is_empty() || self.streams.iter().any(held_back);
-        let timeout = soon.then_some(LOOK_AGAIN);
+        let timeout = if soon {
+            Some(LOOK_AGAIN)
+        } else {
+            told_in.filter(|_| !self.untold.is_empty())
+        };
         let asleep = !self.stopping && self.commands.sleep();
         let wanted = usize::from(asleep || self.stopping);
         let waited = self.ring.submit_and_wait(wanted, timeout);
@@ -242,6 +241,18 @@ impl Worker {
             }
         }
         waited
+    }
+
+    /// How long what landed may still wait to be told; `None`: no longer. Only
+    /// inside a frame is there more to come that can be told with it.
+    fn told_in(&self) -> Option<Duration> {
+        let waited = self.clock.now().saturating_sub(self.untold_since);
+        let left = TELL_WAIT_NANOS_MAX.checked_sub(waited)?;
+        let more = self
+            .connections
+            .iter()
+            .any(|(_, connection)| connection.frame.is_some());
+        more.then(|| Duration::from_nanos(left))
     }
 
     fn complete(&mut self, completion: Completion) {
