@@ -184,7 +184,9 @@ pub fn errors(report: &Report, console: &Console) {
         let Some(error) = &file.error else { continue };
         let text = error.message.as_str();
         // The transfer's own error may know a better cure than its copy here.
-        let is_whole = whole.is_some_and(|whole| text.starts_with(&whole.sentence));
+        let is_whole = whole.is_some_and(|whole| {
+            text.starts_with(&whole.sentence) || whole.sentence.contains(text)
+        });
         if !is_whole && !said.contains(&text) {
             console.line(&format!("haul: {}", crate::console::printable(text)));
             said.push(text);

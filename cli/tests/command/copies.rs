@@ -294,3 +294,21 @@ fn a_closed_standard_input_is_no_empty_file() {
     assert_eq!(shell("</dev/null"), Some(0));
     assert!(folder.read("b").is_empty());
 }
+
+#[test]
+fn one_of_several_that_fails_is_told_once() {
+    let folder = Folder::new();
+    for name in ["a", "b", "c"] {
+        folder.write(name, &bytes(1000));
+    }
+    folder.directory("d");
+    folder.directory("d/b");
+    let ran = folder.haul("copy -q a b c d");
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    assert!(
+        ran.error().contains("1 of 3 files failed"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(folder.names("d"), ["a", "b", "c"]);
+}

@@ -279,41 +279,8 @@ impl Receiving {
                 segment,
                 file,
                 size,
-            } => {
-                let (Some(target), Some(data)) = (
-                    self.target(segment, file),
-                    self.segments.get(&segment).cloned(),
-                ) else {
-                    return;
-                };
-                let settled = move |result, sync| Done::Settled {
-                    segment,
-                    file,
-                    result,
-                    sync,
-                };
-                let settle = move || {
-                    let mut sync = Latency::default();
-                    let result = target.settle(size, &data.plan, file, &mut sync);
-                    settled(result, sync)
-                };
-                let failed = move |error| settled(Err(error), Latency::default());
-                core.hand(self.transfer, settle, failed);
-            }
-            ReceiverOutput::Discard { segment, file } => {
-                match self.target(segment, file) {
-                    Some(target) => {
-                        let discard = move || {
-                            target.discard();
-                            Done::Discarded
-                        };
-                        // It goes with the transfer's targets.
-                        core.hand(self.transfer, discard, |_| Done::Discarded);
-                    }
-                    // It was refused before there was one.
-                    None => self.machine.discarded(),
-                }
-            }
+            } => self.settle(core, segment, file, size),
+            ReceiverOutput::Discard { segment, file } => self.discard(core, segment, file),
             ReceiverOutput::FileEnded {
                 segment,
                 file,
@@ -338,6 +305,43 @@ impl Receiving {
                 self.finished(core, Ok(()));
             }
             ReceiverOutput::Failed(error) => self.finished(core, Err(error)),
+        }
+    }
+
+    fn settle(&mut self, core: &mut Core, segment: SegmentId, file: FileId, size: u64) {
+        let (Some(target), Some(data)) = (
+            self.target(segment, file),
+            self.segments.get(&segment).cloned(),
+        ) else {
+            return;
+        };
+        let settled = move |result, sync| Done::Settled {
+            segment,
+            file,
+            result,
+            sync,
+        };
+        let settle = move || {
+            let mut sync = Latency::default();
+            let result = target.settle(size, &data.plan, file, &mut sync);
+            settled(result, sync)
+        };
+        let failed = move |error| settled(Err(error), Latency::default());
+        core.hand(self.transfer, settle, failed);
+    }
+
+    fn discard(&mut self, core: &mut Core, segment: SegmentId, file: FileId) {
+        match self.target(segment, file) {
+            Some(target) => {
+                let discard = move || {
+                    target.discard();
+                    Done::Discarded
+                };
+                // It goes with the transfer's targets.
+                core.hand(self.transfer, discard, |_| Done::Discarded);
+            }
+            // It was refused before there was one.
+            None => self.machine.discarded(),
         }
     }
 

@@ -10,12 +10,12 @@ use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::files::source::{self, Source};
-use crate::files::stream::StreamNews;
+use crate::files::stream::{StreamNews, StreamSource};
 use crate::limits;
 use crate::options::Transmit;
 use crate::protocol::sender::{Sender, SenderConfig, SenderOutput};
 use crate::protocol::wire::{Entry, EntryKind, Message};
-use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
+use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -280,19 +280,7 @@ impl Sending {
                 }
             }
             SenderOutput::Look { segment, file } => self.look(core, segment, file),
-            SenderOutput::Recheck { segment, chunk } => {
-                let Some(data) = self.segments.get(&segment).cloned() else {
-                    return;
-                };
-                let rechecked = move |result| Done::Rechecked {
-                    segment,
-                    chunk,
-                    result,
-                };
-                let recheck =
-                    move || rechecked(source::recheck(&data.plan, data.seed, &data.sources, chunk));
-                core.hand(self.transfer, recheck, move |error| rechecked(Err(error)));
-            }
+            SenderOutput::Recheck { segment, chunk } => self.recheck(core, segment, chunk),
             SenderOutput::CloseConnection { connection } => core.links.detach(connection, false),
             SenderOutput::Landed {
                 segment,
@@ -305,11 +293,7 @@ impl Sending {
                 let took = acknowledged.saturating_sub(submitted);
                 tally.latencies.landed.record(took, chunks.count);
                 let sources = self.sources.get(&segment).into_iter().flatten();
-                for source in sources {
-                    if let Source::Stream(stream) = &**source {
-                        stream.release(chunks);
-                    }
-                }
+                streams(sources).for_each(|stream| stream.release(chunks));
             }
             SenderOutput::FileEnded {
                 segment,
@@ -333,14 +317,24 @@ impl Sending {
             }
             SenderOutput::Failed(error) => {
                 // Its reader may wait for input that never comes.
-                for source in self.sources.values().flatten() {
-                    if let Source::Stream(stream) = &**source {
-                        stream.stop();
-                    }
-                }
+                streams(self.sources.values().flatten()).for_each(StreamSource::stop);
                 self.end = Some(Err(error));
             }
         }
+    }
+
+    fn recheck(&mut self, core: &mut Core, segment: SegmentId, chunk: ChunkId) {
+        let Some(data) = self.segments.get(&segment).cloned() else {
+            return;
+        };
+        let rechecked = move |result| Done::Rechecked {
+            segment,
+            chunk,
+            result,
+        };
+        let recheck =
+            move || rechecked(source::recheck(&data.plan, data.seed, &data.sources, chunk));
+        core.hand(self.transfer, recheck, move |error| rechecked(Err(error)));
     }
 
     fn look(&mut self, core: &mut Core, segment: SegmentId, file: FileId) {
@@ -392,4 +386,14 @@ impl Sending {
             self.machine.finish(tally.own());
         }
     }
+}
+
+/// Those of `sources` that are streams.
+fn streams<'a>(
+    sources: impl Iterator<Item = &'a Arc<Source>>,
+) -> impl Iterator<Item = &'a StreamSource> {
+    sources.filter_map(|source| match &**source {
+        Source::Stream(stream) => Some(stream),
+        _ => None,
+    })
 }
