@@ -11,6 +11,7 @@ use crate::protocol::wire::{Entry, EntryKind};
 use crate::report::{
     Bytes, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
 };
+use std::collections::BTreeMap;
 use std::sync::mpsc;
 
 /// Counts of one transfer at one end.
@@ -20,8 +21,11 @@ pub(super) struct Tally {
     first_sent: Option<Nanos>,
     first_landed: Option<Nanos>,
     last_landed: Option<Nanos>,
-    /// By segment, then file.
-    files: Vec<Vec<FileReport>>,
+    /// By segment, then file. Where nobody is told, segments whose files all
+    /// ended are only counted: a peer may offer them without end.
+    files: BTreeMap<u32, Vec<FileReport>>,
+    segments: u32,
+    past: Past,
     pub(super) latencies: Latencies,
     pub(super) notes: Vec<String>,
     /// This end's data plane, once it was asked.
@@ -39,7 +43,9 @@ impl Tally {
             first_sent: None,
             first_landed: None,
             last_landed: None,
-            files: Vec::new(),
+            files: BTreeMap::new(),
+            segments: 0,
+            past: Past::default(),
             latencies: Latencies::default(),
             notes: Vec::new(),
             own: SideReport::default(),
@@ -65,7 +71,7 @@ impl Tally {
 
     /// Files planned so far.
     pub(super) fn file_count(&self) -> u64 {
-        self.files.iter().map(Vec::len).sum::<usize>() as u64
+        (self.past.files + self.files.values().map(Vec::len).sum::<usize>()) as u64
     }
 
     /// True while a stream has no known end.
@@ -73,7 +79,7 @@ impl Tally {
         let open = |file: &FileReport| {
             file.bytes.is_none() && file.level.is_none() && file.error.is_none()
         };
-        self.files.iter().flatten().any(open)
+        self.files.values().flatten().any(open)
     }
 
     /// True when somebody follows the transfer.
@@ -99,7 +105,11 @@ impl Tally {
             level: None,
             error: None,
         };
-        self.files.push(entries.iter().map(file).collect());
+        if !entries.is_empty() {
+            let files = entries.iter().map(file).collect();
+            self.files.insert(self.segments, files);
+        }
+        self.segments = self.segments.wrapping_add(1);
     }
 
     /// The file's end; `size` corrects what was not known before.
@@ -110,8 +120,10 @@ impl Tally {
         size: Option<u64>,
         result: &Result<Level, Error>,
     ) {
-        let slot = self.files.get_mut(segment as usize);
-        let Some(slot) = slot.and_then(|files| files.get_mut(file as usize)) else {
+        let Some(files) = self.files.get_mut(&segment) else {
+            return;
+        };
+        let Some(slot) = files.get_mut(file as usize) else {
             return;
         };
         match result {
@@ -119,8 +131,15 @@ impl Tally {
             Err(error) => slot.error = Some(ErrorReport::from(error)),
         }
         slot.bytes = size.or(slot.bytes);
-        let report = slot.clone();
-        self.tell(Event::FileEnded(report));
+        if self.updates.is_some() {
+            let report = slot.clone();
+            return self.tell(Event::FileEnded(report));
+        }
+        let has_ended = |file: &FileReport| file.level.is_some() || file.error.is_some();
+        if files.iter().all(has_ended) {
+            self.past.add(files);
+            self.files.remove(&segment);
+        }
     }
 
     /// A run left for a socket, submitted then.
@@ -164,7 +183,9 @@ impl Tally {
     ) -> Report {
         let now = self.clock.now();
         let own = self.own();
-        let files: Vec<FileReport> = self.files.into_iter().flatten().collect();
+        let files: Vec<FileReport> = self.files.into_values().flatten().collect();
+        let mut past = self.past;
+        past.add(&files);
         let (sender, receiver) = if sends {
             (Some(own), self.peer)
         } else {
@@ -172,8 +193,8 @@ impl Tally {
         };
         let moving_from = self.first_sent.or(self.first_landed);
         Report {
-            error: end.err().or_else(|| failure_of(&files)),
-            level: common_level(&files),
+            error: end.err().or_else(|| past.failure()),
+            level: past.level(),
             files,
             bytes,
             seconds: Seconds {
@@ -193,36 +214,58 @@ impl Tally {
     }
 }
 
-/// One file that failed is the transfer's error; some of several are `Partial`.
-fn failure_of(files: &[FileReport]) -> Option<Error> {
-    let failed: Vec<_> = files
-        .iter()
-        .filter_map(|file| file.error.as_ref())
-        .collect();
-    let first = failed.first()?;
-    if files.len() == 1 {
-        return Some(Error::new(first.kind, first.message.clone()).at(first.side));
-    }
-    let kind = if failed.len() == files.len() {
-        first.kind
-    } else {
-        ErrorKind::Partial
-    };
-    let sentence = format!(
-        "{} of {} files failed; the first: {}",
-        failed.len(),
-        files.len(),
-        first.message
-    );
-    Some(Error::new(kind, sentence).at(first.side))
+/// What counts of files that ended.
+#[derive(Default)]
+struct Past {
+    files: usize,
+    failed: usize,
+    first: Option<ErrorReport>,
+    /// The lowest that one reached.
+    lowest: Option<Level>,
+    reached: usize,
 }
 
-/// The lowest level, when every file reached one.
-fn common_level(files: &[FileReport]) -> Option<Level> {
-    if files.iter().any(|file| file.level.is_none()) {
-        return None;
+impl Past {
+    fn add(&mut self, files: &[FileReport]) {
+        self.files += files.len();
+        for file in files {
+            if let Some(error) = &file.error {
+                self.failed += 1;
+                self.first.get_or_insert_with(|| error.clone());
+            }
+            if let Some(level) = file.level {
+                self.reached += 1;
+                self.lowest = Some(self.lowest.map_or(level, |lowest| lowest.min(level)));
+            }
+        }
     }
-    files.iter().filter_map(|file| file.level).min()
+
+    /// One file that failed is the transfer's error; some of several are
+    /// `Partial`.
+    fn failure(&self) -> Option<Error> {
+        let first = self.first.as_ref()?;
+        let (failed, files) = (self.failed, self.files);
+        let (kind, sentence) = match (failed, files) {
+            (_, 1) => (first.kind, first.message.clone()),
+            _ => (
+                if failed == files {
+                    first.kind
+                } else {
+                    ErrorKind::Partial
+                },
+                format!(
+                    "{failed} of {files} files failed; the first: {}",
+                    first.message
+                ),
+            ),
+        };
+        Some(Error::new(kind, sentence).at(first.side))
+    }
+
+    /// The lowest level, when every file reached one.
+    fn level(&self) -> Option<Level> {
+        self.lowest.filter(|_| self.reached == self.files)
+    }
 }
 
 fn merge(into: &mut SideReport, other: SideReport) {
@@ -244,4 +287,43 @@ fn merge(into: &mut SideReport, other: SideReport) {
 
 fn seconds(from: Nanos, to: Nanos) -> f64 {
     to.saturating_sub(from) as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry {
+            name: b"file".to_vec(),
+            kind: EntryKind::File,
+            size: 0,
+            mode: 0o644,
+            mtime_seconds: 0,
+            mtime_nanos: 0,
+        }
+    }
+
+    #[test]
+    fn ended_files_are_only_counted_where_nobody_is_told() {
+        let mut tally = Tally::new(Clock::start(), 0, None);
+        let failed = Err(Error::local("cannot write file", "as the test wants"));
+        for segment in 0..100 {
+            tally.planned(&[entry(), entry()]);
+            tally.ended(segment, 0, Some(0), &Ok(Level::Sealed));
+            let second = if segment == 7 {
+                &failed
+            } else {
+                &Ok(Level::Placed)
+            };
+            tally.ended(segment, 1, Some(0), second);
+        }
+        assert!(tally.files.is_empty());
+        assert_eq!(tally.file_count(), 200);
+        let report = tally.report(Ok(()), Bytes::default(), 1, false, true);
+        let error = report.error.expect("one failed");
+        assert_eq!(error.kind, ErrorKind::Partial);
+        assert!(error.sentence.starts_with("1 of 200 files"), "{error}");
+        assert_eq!((report.level, report.files.len()), (None, 0));
+    }
 }
