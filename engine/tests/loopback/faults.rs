@@ -4,7 +4,7 @@
 //! Invariant: a fault is either mended and reported, or a clear error that
 //! leaves nothing behind.
 
-use crate::support::{Harm, Site, TOKEN, assert_same, connect, peer, push, relay};
+use crate::support::{Harm, Site, TOKEN, assert_same, begin, connect, peer, push, relay};
 use haul_engine::options::{CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource};
 use haul_engine::options::{RemoteTarget, Token};
 use haul_engine::{ErrorKind, Pool};
@@ -60,17 +60,7 @@ fn all_connections_lost_together_are_dialled_again() {
         // Time enough for the last of them to join.
         options.rate_limit_bytes_per_second = Some(30_000_000);
     });
-    let target = RemoteTarget::Path {
-        path: b"target".to_vec(),
-        directory: false,
-    };
-    let mut transfer = pool
-        .push(
-            vec![LocalSource::Path(source.clone())],
-            target,
-            &CopyOptions::default(),
-        )
-        .expect("a transfer");
+    let mut transfer = begin(&mut pool, &source, "target", &CopyOptions::default());
     let (mut joined, mut lost) = (0, 0);
     while !transfer.is_over() {
         match transfer.next_event(None) {
@@ -220,17 +210,7 @@ fn a_source_that_shrinks_is_never_sealed() {
     let mut pool = connect(site.address(), |options| {
         options.rate_limit_bytes_per_second = Some(30_000_000);
     });
-    let target = RemoteTarget::Path {
-        path: b"target".to_vec(),
-        directory: false,
-    };
-    let mut transfer = pool
-        .push(
-            vec![LocalSource::Path(source.clone())],
-            target,
-            &CopyOptions::default(),
-        )
-        .expect("a transfer");
+    let mut transfer = begin(&mut pool, &source, "target", &CopyOptions::default());
     let mut cut = false;
     while !transfer.is_over() {
         if let Some(haul_engine::Event::Progress(progress)) = transfer.next_event(None)

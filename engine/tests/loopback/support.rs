@@ -7,7 +7,7 @@
 use haul_engine::options::{Congestion, CopyOptions, LocalSource, PoolOptions, RemoteTarget};
 use haul_engine::options::{ServeOptions, Token};
 use haul_engine::report::Report;
-use haul_engine::{PeerAddress, Pool, Server};
+use haul_engine::{PeerAddress, Pool, Server, Transfer};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -113,15 +113,19 @@ pub fn noise(bytes: usize) -> Vec<u8> {
     noise
 }
 
-/// Pushes one file to `name` and waits.
-pub fn push(pool: &mut Pool, source: &Path, name: &str, options: &CopyOptions) -> Report {
+/// Begins to push one file to `name`.
+pub fn begin(pool: &mut Pool, source: &Path, name: &str, options: &CopyOptions) -> Transfer {
     let target = RemoteTarget::Path {
         path: name.into(),
         directory: false,
     };
     pool.push(vec![LocalSource::Path(source.into())], target, options)
         .expect("a transfer")
-        .wait()
+}
+
+/// Pushes one file to `name` and waits.
+pub fn push(pool: &mut Pool, source: &Path, name: &str, options: &CopyOptions) -> Report {
+    begin(pool, source, name, options).wait()
 }
 
 /// The files' bytes are the same.
