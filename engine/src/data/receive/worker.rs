@@ -223,11 +223,7 @@ impl Worker {
         }
         let held_back = |(_, stream): (usize, &Ordered)| stream.is_held_back();
         let soon = !self.retries.is_empty() || self.streams.iter().any(held_back);
-        let timeout = if soon {
-            Some(LOOK_AGAIN)
-        } else {
-            told_in.filter(|_| !self.untold.is_empty())
-        };
+        let timeout = soon.then_some(LOOK_AGAIN).or(told_in);
         let asleep = !self.stopping && self.commands.sleep();
         let wanted = usize::from(asleep || self.stopping);
         let waited = self.ring.submit_and_wait(wanted, timeout);
@@ -243,9 +239,13 @@ impl Worker {
         waited
     }
 
-    /// How long what landed may still wait to be told; `None`: no longer. Only
-    /// inside a frame is there more to come that can be told with it.
+    /// How long what landed may still wait to be told; `None`: no longer, or
+    /// there is nothing. Only inside a frame is there more to come that can be
+    /// told with it.
     fn told_in(&self) -> Option<Duration> {
+        if self.untold.is_empty() {
+            return None;
+        }
         let waited = self.clock.now().saturating_sub(self.untold_since);
         let left = TELL_WAIT_NANOS_MAX.checked_sub(waited)?;
         let more = self

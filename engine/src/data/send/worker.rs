@@ -181,7 +181,6 @@ impl Worker {
                 // Something else woke it.
                 self.commands.awake();
             }
-            self.look_for_ends();
         }
     }
 
