@@ -301,7 +301,8 @@ fn carry(
             if arguments.transfer.connections == Auto::Auto {
                 pool_options.connections = embedded::CONNECTIONS_AUTO;
             }
-            let server = Embedded::start(route.root()?, route.local_target(), &pool_options)?;
+            let (root, target) = (route.root()?, route.local_target());
+            let server = Embedded::start(root, target, &pool_options, arguments.sources.len())?;
             pool_options.token = Some(server.token());
             let peer = server.peer().clone();
             beside = Some(server);
@@ -444,13 +445,16 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
     }
     if directory {
         return Err(match target.metadata() {
-            Ok(_) => usage(format!(
+            Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => {
+                fault(format!("cannot copy into {}", target.display()), error).cure(format!(
+                    "make the directory with mkdir {}",
+                    target.display()
+                ))
+            }
+            Ok(_) | Err(_) => usage(format!(
                 "cannot copy into {}: it is not a directory",
                 target.display()
             )),
-            Err(error) => fault(format!("cannot copy into {}", target.display()), error).cure(
-                format!("make the directory with mkdir {}", target.display()),
-            ),
         });
     }
     let Some(name) = target.file_name() else {

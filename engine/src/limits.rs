@@ -107,6 +107,8 @@ pub const GREETINGS_MAX: usize = 256;
 
 /// A peer that has not finished its greeting by then is closed.
 pub const GREETING_WAIT_NANOS_MAX: u64 = 10_000_000_000;
+/// A data connection is taken in within this time, or dialled anew.
+pub const JOINED_WAIT_NANOS_MAX: u64 = 5_000_000_000;
 /// A control connection that is idle sends a heartbeat this often.
 pub const HEARTBEAT_NANOS: u64 = 2_000_000_000;
 /// A control connection that was silent this long is lost.

@@ -182,7 +182,7 @@ impl Bench<'_> {
                 embedded: None,
             });
         }
-        let embedded = Embedded::start(plan.root(workshop), None, options)?;
+        let embedded = Embedded::start(plan.root(workshop), None, options, 1)?;
         Ok(Server {
             peer: embedded.peer().clone(),
             token: Some(embedded.token()),

@@ -389,6 +389,7 @@ impl Session {
         let way = Way::of(flow, true);
         let joined = client.join(&socket, flow).and_then(|connection| {
             let notes = self.core.links.attach(connection, way, socket, waits)?;
+            self.core.links.await_answer(connection);
             Ok((connection, notes))
         });
         match joined {

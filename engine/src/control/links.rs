@@ -11,7 +11,7 @@ use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
 use crate::protocol::frame::{FRAME_BYTES_MIN, FrameHeader};
 use crate::protocol::wire::Flow;
-use crate::protocol::{ConnectionId, Run};
+use crate::protocol::{ConnectionId, Nanos, Run};
 use crate::report::ConnectionReport;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -53,6 +53,18 @@ struct Link {
     /// A second descriptor: to read TCP_INFO while the worker owns the first.
     socket: OwnedFd,
     bytes: u64,
+    answer: Answer,
+}
+
+/// What the peer said to a connection that was dialled here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Joined, or it was accepted here.
+    Given,
+    /// Nothing since then.
+    Awaited(Nanos),
+    /// Nothing in time.
+    Missed,
 }
 
 /// Fills the first window of a fresh connection with padding: its congestion
@@ -215,6 +227,7 @@ impl Links {
             way,
             socket: second,
             bytes: 0,
+            answer: Answer::Given,
         };
         self.links.insert(connection, link);
         let paced = match self.rate_limit_bytes_per_second {
@@ -320,15 +333,73 @@ impl Links {
         }
     }
 
-    /// The worker said `Detached`.
-    pub(super) fn detached(&mut self, connection: ConnectionId) {
+    /// From now on the peer has to say Joined to it in time: a kernel takes
+    /// connections in for a process that has no descriptor left for them.
+    pub(super) fn await_answer(&mut self, connection: ConnectionId) {
+        let now = self.clock.now();
+        if let Some(link) = self.links.get_mut(&connection) {
+            link.answer = Answer::Awaited(now);
+        }
+    }
+
+    /// The peer took it in.
+    pub(super) fn answered(&mut self, connection: ConnectionId) {
+        if let Some(link) = self.links.get_mut(&connection)
+            && let Answer::Awaited(_) = link.answer
+        {
+            link.answer = Answer::Given;
+        }
+    }
+
+    /// Ends every connection that the peer did not take in in time.
+    pub(super) fn detach_unanswered(&mut self) {
+        let now = self.clock.now();
+        let mut missed = Vec::new();
+        for (connection, link) in &mut self.links {
+            if let Answer::Awaited(since) = link.answer
+                && now.saturating_sub(since) > limits::JOINED_WAIT_NANOS_MAX
+            {
+                link.answer = Answer::Missed;
+                missed.push(*connection);
+            }
+        }
+        missed
+            .into_iter()
+            .for_each(|connection| self.detach(connection, false));
+    }
+
+    /// Gives those that are awaited their time again.
+    pub(super) fn excuse_unanswered(&mut self) {
+        let now = self.clock.now();
+        for link in self.links.values_mut() {
+            if let Answer::Awaited(since) = &mut link.answer {
+                *since = now;
+            }
+        }
+    }
+
+    /// Sees to it that the connection cannot join any more: its peer has lost it,
+    /// and what it carries is sent again by another.
+    pub(super) fn bar(&mut self, connection: ConnectionId) {
+        // More than may join are refused without being known.
+        if self.used.len() < limits::JOINS_MAX as usize {
+            self.used.insert(connection);
+        }
+    }
+
+    /// The worker said `Detached`; true where the peer never took it in.
+    pub(super) fn detached(&mut self, connection: ConnectionId) -> bool {
         let left = self.links.remove(&connection);
+        let missed = left
+            .as_ref()
+            .is_some_and(|link| link.answer == Answer::Missed);
         if self.rate_limit_bytes_per_second.is_some()
             && left.is_some_and(|link| link.way == Way::Out)
         {
             // The others may send more now; where that fails they stay below.
             let _ = self.share_rate();
         }
+        missed
     }
 
     /// Hands a run to its connection's worker.
@@ -482,5 +553,17 @@ mod tests {
         let length = HEADER_BYTES + header.table_bytes() + header.payload_bytes as usize;
         assert_eq!(bytes.len(), length);
         assert!(length <= limits::PADDING_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_connection_that_its_peer_has_lost_does_not_join() {
+        let mut links = Links::new(Clock::start(), Some(1), SocketOptions::default());
+        links.bar(3);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let dialled =
+            TcpStream::connect(listener.local_addr().expect("address")).expect("connects");
+        let joined = links.attach(3, Way::In, dialled.into(), false);
+        assert!(joined.is_err(), "its chunks may be another's by now");
+        assert!(!links.has(3));
     }
 }

@@ -267,6 +267,8 @@ impl Receiving {
                 self.segments.insert(segment, data);
             }
             ReceiverOutput::CloseConnection { connection } => {
+                // It may still be on its way here.
+                core.links.bar(connection);
                 if core.links.has(connection) {
                     core.links.detach(connection, false);
                 } else {

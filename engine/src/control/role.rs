@@ -44,16 +44,15 @@ impl Role {
 impl Session {
     /// A message that belongs to no transfer that runs.
     pub(super) fn role_message(&mut self, message: Message) -> Result<()> {
-        // Requests to dial and to let go are followed by nobody yet.
-        if matches!(
-            message,
-            Message::Joined { .. } | Message::Dial { .. } | Message::Retire { .. }
-        ) {
-            return Ok(());
-        }
-        match &self.role {
-            Role::Client(_) => self.client_message(message),
-            Role::Server(_) => self.serving_message(message),
+        match (message, &self.role) {
+            (Message::Joined { connection }, _) => {
+                self.core.links.answered(connection);
+                Ok(())
+            }
+            // Requests to dial and to let go are followed by nobody yet.
+            (Message::Dial { .. } | Message::Retire { .. }, _) => Ok(()),
+            (message, Role::Client(_)) => self.client_message(message),
+            (message, Role::Server(_)) => self.serving_message(message),
         }
     }
 

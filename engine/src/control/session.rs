@@ -28,6 +28,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a closing session waits for its last words to be taken.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
+/// Why a dialled connection is given up whose peer never said Joined.
+const NOT_TAKEN_IN: &str =
+    "the peer took no data connection in (has it reached its limit of open files?)";
+
 /// What an active transfer is doing.
 pub(super) enum Half {
     /// The hands open the sources.
@@ -233,7 +237,7 @@ impl Session {
     }
 
     fn detached(&mut self, connection: ConnectionId, cause: Option<Error>) {
-        self.core.links.detached(connection);
+        let missed = self.core.links.detached(connection);
         let Some(active) = &mut self.active else {
             return;
         };
@@ -242,7 +246,11 @@ impl Session {
             Half::Receiving(receiving) => receiving.reaped(connection),
             Half::Opening => {}
         }
-        let why = cause.map_or_else(|| "closed".to_owned(), |error| error.to_string());
+        let why = match cause {
+            _ if missed => NOT_TAKEN_IN.to_owned(),
+            Some(error) => error.to_string(),
+            None => "closed".to_owned(),
+        };
         tracing::info!(connection, why, "lost a data connection");
         active.tally.tell(Event::ConnectionLost {
             connection,
@@ -368,6 +376,7 @@ impl Session {
             }
             // Between transfers nothing of it is awaited.
             (_, Message::Lost { connection } | Message::Freed { connection }) => {
+                self.core.links.bar(connection);
                 self.core.links.detach(connection, false);
             }
             _ => {}
@@ -478,6 +487,7 @@ impl Session {
         if now.saturating_sub(self.ticked) > limits::SILENCE_NANOS_MAX / 4 {
             // This process was stopped meanwhile: what the peer said is not read yet.
             self.heard = now;
+            self.core.links.excuse_unanswered();
         }
         self.ticked = now;
         if self.core.channel.take_sent() {
@@ -503,6 +513,7 @@ impl Session {
         }
         let silence_max = Duration::from_millis(u64::from(limits::TCP_USER_TIMEOUT_MILLIS));
         self.core.links.detach_silent(silence_max);
+        self.core.links.detach_unanswered();
         self.tell_progress();
     }
 

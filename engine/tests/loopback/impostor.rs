@@ -13,58 +13,65 @@ use haul_engine::{ErrorKind, Pool};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// A server that welcomes everybody and never says Ready. It answers what it is
-/// asked as an honest one would, and tells whether payload came.
+/// A server that welcomes everybody and says neither Ready nor Joined. It answers
+/// what it is asked as an honest one would.
 struct Impostor {
     address: SocketAddr,
-    got_payload: Arc<AtomicBool>,
+    seen: Arc<Seen>,
+}
+
+/// What came to it.
+#[derive(Default)]
+struct Seen {
+    payload: AtomicBool,
+    data_connections: AtomicU32,
 }
 
 impl Impostor {
-    fn start() -> Self {
+    /// `answers` what comes after the hello.
+    fn start(answers: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
         let address = listener.local_addr().expect("an address");
-        let got_payload = Arc::new(AtomicBool::new(false));
-        let mark = got_payload.clone();
+        let seen = Arc::new(Seen::default());
+        let shared = seen.clone();
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                let mark = mark.clone();
-                std::thread::spawn(move || Self::take(stream, &mark));
+                let seen = shared.clone();
+                std::thread::spawn(move || Self::take(stream, &seen, answers));
             }
         });
-        Self {
-            address,
-            got_payload,
-        }
+        Self { address, seen }
     }
 
-    fn take(mut stream: TcpStream, got_payload: &AtomicBool) {
+    fn take(mut stream: TcpStream, seen: &Seen, answers: bool) {
         let mut preamble = [0; 8];
         if stream.read_exact(&mut preamble).is_err() {
             return;
         }
         if preamble[6] == 0 {
-            return Self::talk(stream);
+            return Self::talk(stream, answers);
         }
+        seen.data_connections.fetch_add(1, Ordering::Relaxed);
         // A join and padding are shorter than the source below.
         let mut bytes = 0;
         let mut buffer = [0; 65_536];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             bytes += count;
-            got_payload.fetch_or(bytes > 300_000, Ordering::Relaxed);
+            seen.payload.fetch_or(bytes > 300_000, Ordering::Relaxed);
         }
     }
 
-    fn talk(mut stream: TcpStream) {
+    fn talk(mut stream: TcpStream, answers: bool) {
         stream.write_all(b"HAUL\x01\x01\x01\0").expect("writes");
         let mut reader = MessageReader::new();
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             reader.push(&buffer[..count]);
             while let Ok(Some(message)) = reader.next() {
-                if let Some(answer) = Self::answer(message)
+                let greets = matches!(message, Message::Hello(_));
+                if let Some(answer) = Self::answer(message).filter(|_| greets || answers)
                     && stream.write_all(&encode(&answer)).is_err()
                 {
                     return;
@@ -104,7 +111,7 @@ impl Impostor {
 fn a_server_that_proves_nothing_gets_no_payload() {
     let site = Site::new();
     let source = site.source("source", 3_000_000);
-    let impostor = Impostor::start();
+    let impostor = Impostor::start(true);
     let options = PoolOptions {
         token: Some(TOKEN),
         ..PoolOptions::default()
@@ -114,7 +121,25 @@ fn a_server_that_proves_nothing_gets_no_payload() {
     let error = report.error.expect("it is refused");
     assert_eq!(error.kind, ErrorKind::Unauthorised, "{error}");
     assert!(!report.authenticated);
-    assert!(!impostor.got_payload.load(Ordering::Relaxed));
+    assert!(!impostor.seen.payload.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_connection_that_is_not_taken_in_is_dialled_again() {
+    let site = Site::new();
+    let source = site.source("source", 3_000_000);
+    let silent = Impostor::start(false);
+    let options = PoolOptions {
+        token: Some(TOKEN),
+        ..PoolOptions::default()
+    };
+    let connections = options.connections;
+    let mut pool = Pool::connect(&peer(silent.address), options).expect("it is welcomed");
+    // That lasts until the proof is overdue, too.
+    let report = push(&mut pool, &source, "target", &CopyOptions::default());
+    assert!(report.error.is_some());
+    let dialled = silent.seen.data_connections.load(Ordering::Relaxed);
+    assert!(dialled > connections, "{dialled} dialled");
 }
 
 /// A client that greets and proves nothing: its connection and its session.

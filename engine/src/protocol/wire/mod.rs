@@ -33,6 +33,8 @@
 //! A data connection's dialler sends preamble and join (72 bytes) at once. If
 //! frames flow from it, they follow without a wait: a connection costs one
 //! round trip. The accepter says `Joined` on the control connection, or closes.
+//! A dialler that gets neither within 5 s has lost the connection: it says so, and
+//! what comes of it to the accepter later is closed unread.
 //! ```text
 //!  join          offset bytes
 //!                     0   8  session
