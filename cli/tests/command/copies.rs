@@ -312,3 +312,26 @@ fn one_of_several_that_fails_is_told_once() {
     );
     assert_eq!(folder.names("d"), ["a", "b", "c"]);
 }
+
+#[test]
+fn one_of_several_that_is_missing_fails_alone() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(300_000));
+    folder.write("c", b"");
+    folder.directory("d");
+    folder.write("d/b", b"old");
+    let ran = folder.haul("copy -q --json a b c d");
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    let told = "haul: 1 of 3 files failed; the first: cannot open b: no such file or directory\n";
+    assert_eq!(ran.stderr, told);
+    let json = ran.json();
+    assert_eq!(json["outcome"], "partial");
+    assert_eq!(json["files"][1]["error"]["side"], "sender");
+    assert_eq!(folder.names("d"), ["a", "b", "c"]);
+    assert_eq!(folder.read("d/b"), b"old", "it is left as it was");
+    assert!(folder.read("d/a") == bytes(300_000));
+    // Nothing of what was meant can be had.
+    let ran = folder.haul("copy -q no nowhere d");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert_eq!(folder.names("d"), ["a", "b", "c"]);
+}

@@ -105,6 +105,27 @@ fn what_the_server_cannot_do_is_told_at_its_side() {
 }
 
 #[test]
+fn one_of_several_that_the_server_lacks_fails_alone() {
+    let (folder, server) = ready();
+    folder.write("root/a", &bytes(100_000));
+    folder.directory("d");
+    let (a, missing) = (server.url("a"), server.url("missing"));
+    let ran = folder.haul(&format!("copy -q {missing} {a} d"));
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    assert!(
+        ran.error().contains("cannot open missing"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(folder.names("d"), ["a"]);
+    folder.write("b", &bytes(10));
+    let ran = folder.haul(&format!("copy -q gone b {}", server.url("")));
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    assert!(ran.error().contains("cannot open gone"), "{}", ran.stderr);
+    assert_eq!(folder.names("root"), ["a", "b"]);
+}
+
+#[test]
 fn one_of_several_that_fails_leaves_the_rest_sealed() {
     let (folder, server) = ready();
     for name in ["a", "taken", "z"] {

@@ -13,9 +13,9 @@ use super::sending::{Sending, SendingOptions};
 use super::session::{Active, Half, Session};
 use super::tally::Tally;
 use super::transfer::Update;
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::generated::Generated;
-use crate::files::source::{FileSource, Source};
+use crate::files::source::{self, FileSource, Source};
 use crate::files::stream::StreamSource;
 use crate::files::target::TargetOptions;
 use crate::limits;
@@ -26,6 +26,7 @@ use crate::protocol::wire::{Begin, CheckKind, Entry, Flow, Message, Preamble, Ta
 use crate::protocol::{ConnectionId, TransferId};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -432,15 +433,15 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// Opens what a push sends; the first that fails ends it, before anything moved.
+/// Opens what a push sends.
 fn open_all(
     sources: &[LocalSource],
     transfer: TransferId,
     options: &CopyOptions,
     inner: &UnboundedSender<Inner>,
 ) -> Result<Vec<(Entry, Arc<Source>)>> {
-    let open = |source: &LocalSource| -> Result<(Entry, Arc<Source>)> {
-        let source = match source {
+    let open = |source: &LocalSource| -> Result<Source> {
+        Ok(match source {
             LocalSource::Path(path) => {
                 let mut file = FileSource::open_local(path)?;
                 if options.drop_cache {
@@ -458,11 +459,10 @@ fn open_all(
                 *bytes,
                 u64::from_le_bytes(random()),
             )),
-        };
-        Ok((source.entry(), Arc::new(source)))
+        })
     };
-    sources
-        .iter()
-        .map(|source| open(source).map_err(|error| error.at(Side::Sender)))
-        .collect()
+    source::open_each(sources, open, |source| match source {
+        LocalSource::Path(path) => Some(path.as_os_str().as_bytes()),
+        LocalSource::Stdin | LocalSource::Generated { .. } => None,
+    })
 }

@@ -14,7 +14,7 @@ use super::session::{Active, Half, Session};
 use super::tally::Tally;
 use crate::error::{Error, Result, Side};
 use crate::files::generated::Generated;
-use crate::files::source::{FileSource, Source};
+use crate::files::source::{self, FileSource, Source};
 use crate::files::target::TargetOptions;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
@@ -287,14 +287,14 @@ fn null_refused(side: Side) -> Error {
     .cure("start it with `haul serve --allow-null`")
 }
 
-/// Opens what a pull asks for; the first that fails ends it.
+/// Opens what a pull asks for.
 fn open_all(
     root: &OwnedFd,
     sources: &[RemoteSource],
     drop_cache: bool,
 ) -> Result<Vec<(Entry, Arc<Source>)>> {
-    let open = |source: &RemoteSource| -> Result<(Entry, Arc<Source>)> {
-        let source = match source {
+    let open = |source: &RemoteSource| -> Result<Source> {
+        Ok(match source {
             RemoteSource::Path(path) => {
                 let mut file = FileSource::open_beneath(root.as_fd(), path)?;
                 if drop_cache {
@@ -306,11 +306,10 @@ fn open_all(
                 let seed = u64::from_le_bytes(super::client::random());
                 Source::Generated(Generated::new(*pattern, *bytes, seed))
             }
-        };
-        Ok((source.entry(), Arc::new(source)))
+        })
     };
-    sources
-        .iter()
-        .map(|source| open(source).map_err(|error| error.at(Side::Sender)))
-        .collect()
+    source::open_each(sources, open, |source| match source {
+        RemoteSource::Path(path) => Some(path),
+        RemoteSource::Generated { .. } => None,
+    })
 }

@@ -5,6 +5,7 @@
 //! that it holds, and no final name ever shows a partial file.
 
 pub mod generated;
+pub mod missing;
 pub mod place;
 pub mod source;
 pub mod stream;

@@ -257,7 +257,9 @@ impl Load {
                         self.path != Path::Splice && file.direct().is_some() && is_direct(&piece);
                     cursor.lay(piece, direct, &mut self.parts);
                 }
-                Some(Source::Generated(_)) | None => cursor.lay(piece, false, &mut self.parts),
+                Some(Source::Generated(_) | Source::Missing(_)) | None => {
+                    cursor.lay(piece, false, &mut self.parts)
+                }
             }
         }
         self.next_read = 0;
@@ -315,6 +317,9 @@ impl Load {
                 }
                 Some(Source::Stream(_)) => {
                     self.void(index, Some(gone("its chunk was forgotten")));
+                }
+                Some(Source::Missing(missing)) => {
+                    self.void(index, Some(missing.error().clone()));
                 }
                 None => self.void(index, Some(gone("its source is closed"))),
             }

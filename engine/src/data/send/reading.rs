@@ -402,6 +402,7 @@ impl Worker {
             Some(source) => match source.as_ref() {
                 Source::Generated(_) => "generated",
                 Source::Stream(_) => "stream",
+                Source::Missing(_) => return,
                 Source::File(_) if load.mapped => "mapping",
                 Source::File(_) if load.parts.iter().any(|part| part.direct) => "direct read",
                 Source::File(_) => "buffered read",
