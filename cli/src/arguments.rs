@@ -7,9 +7,11 @@
 use crate::console::When;
 use crate::endpoint::{Endpoint, PORT_DEFAULT};
 use crate::size;
+use crate::token::{self, Found};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use haul_engine::Error;
 use haul_engine::limits;
 use haul_engine::options::{Congestion, CopyOptions, PoolOptions, Transmit};
 use std::ffi::OsString;
@@ -185,6 +187,9 @@ pub struct TransferOptions {
     /// The token to prove (else HAUL_TOKEN, else the one that serve left for this user)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Prove no token, for servers with --allow-unauthenticated
+    #[arg(long, conflicts_with = "token_file")]
+    pub no_token: bool,
 }
 
 /// What is told, and where to.
@@ -364,6 +369,17 @@ pub struct Sweep {
 }
 
 impl TransferOptions {
+    /// The token to prove to a server.
+    ///
+    /// # Errors
+    /// One that was given, or found, cannot be used.
+    pub fn token(&self) -> Result<Option<Found>, Error> {
+        if self.no_token {
+            return Ok(None);
+        }
+        token::find(self.token_file.as_deref())
+    }
+
     /// The pool's half of the options, without the token.
     #[must_use]
     pub fn pool(&self) -> PoolOptions {

@@ -11,7 +11,6 @@ use crate::events::Events;
 use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
 use crate::progress::Shown;
-use crate::token;
 use haul_engine::limits;
 use haul_engine::options::{LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget};
 use haul_engine::report::Report;
@@ -292,7 +291,7 @@ fn carry(
     let mut beside = None;
     let (peer, origin) = match &route {
         Route::Push { peer, .. } | Route::Pull { peer, .. } => {
-            let found = token::find(arguments.transfer.token_file.as_deref())?;
+            let found = arguments.transfer.token()?;
             let origin = found.as_ref().map(|found| found.origin.clone());
             pool_options.token = found.map(|found| found.token);
             (peer.clone(), Some(origin))
@@ -341,9 +340,10 @@ fn connect(peer: &PeerAddress, options: PoolOptions) -> Result<Pool, Error> {
     Pool::connect(peer, options)
 }
 
-/// A refused token, with where it came from.
+/// A refused token, with where it came from. What a file lacks authority for
+/// has its cure in its sentence.
 fn explain_token(error: Error, origin: Option<&str>) -> Error {
-    if error.kind != ErrorKind::Unauthorised {
+    if error.kind != ErrorKind::Unauthorised || error.cure.is_none() {
         return error;
     }
     error.cure(match origin {
@@ -351,7 +351,7 @@ fn explain_token(error: Error, origin: Option<&str>) -> Error {
             "the token was that of {origin}; give the server's with --token-file FILE or HAUL_TOKEN"
         ),
         None => {
-            "no token was found; give the server's with --token-file FILE or HAUL_TOKEN".to_owned()
+            "no token was proved; give the server's with --token-file FILE or HAUL_TOKEN".to_owned()
         }
     })
 }

@@ -134,9 +134,12 @@ fn a_file_is_not_copied_onto_itself() {
 
 #[test]
 fn a_refused_token_says_where_it_came_from() {
-    let refused = || Error::new(ErrorKind::Unauthorised, "the server refused the token");
+    let refused =
+        || Error::new(ErrorKind::Unauthorised, "the server refused the token").cure("give its own");
     let told = explain_token(refused(), Some("/run/token")).to_string();
     assert!(told.contains("/run/token"), "{told}");
     let told = explain_token(refused(), None).to_string();
     assert!(told.contains("--token-file"), "{told}");
+    let file = Error::new(ErrorKind::Unauthorised, "cannot write a; chmod ug-s");
+    assert_eq!(explain_token(file.clone(), None), file);
 }

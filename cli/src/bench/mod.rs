@@ -18,7 +18,6 @@ use crate::outcome::{self, ReportJson};
 use crate::progress::Shown;
 use crate::size::{format_connections, format_size};
 use crate::table;
-use crate::token;
 use figures::{BenchJson, Configuration, Intervals, Run};
 use haul_engine::options::{PoolOptions, Token};
 use haul_engine::report::{ErrorReport, Report};
@@ -175,7 +174,7 @@ impl Bench<'_> {
         options: &PoolOptions,
     ) -> Result<Server, Error> {
         if let Some(to) = &plan.to {
-            let found = token::find(self.arguments.transfer.token_file.as_deref())?;
+            let found = self.arguments.transfer.token()?;
             return Ok(Server {
                 peer: to.peer.clone(),
                 token: found.map(|found| found.token),

@@ -6,6 +6,7 @@
 use crate::support::{Folder, Server, bytes};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
 fn ready() -> (Folder, Server) {
@@ -178,6 +179,20 @@ fn a_server_without_authentication_says_so() {
         .must(&format!("copy --json a {}", server.url("b")))
         .json();
     assert_eq!(json["authenticated"], false);
+    // A token of its own is in the way, unless it is left at home.
+    folder.write("other", "0f".repeat(32).as_bytes());
+    let set = Permissions::from_mode(0o600);
+    std::fs::set_permissions(folder.path("other"), set).expect("set");
+    let ran = folder.haul(&format!("copy -q --token-file other a {}", server.url("c")));
+    assert_eq!(ran.code, 6, "{}", ran.stderr);
+    folder.must(&format!("copy -q --no-token a {}", server.url("c")));
+    // Privileges are not taken from nobody.
+    let set = Permissions::from_mode(0o4755);
+    std::fs::set_permissions(folder.path("a"), set).expect("set");
+    let ran = folder.haul(&format!("copy -q --no-token a {}", server.url("d")));
+    assert_eq!(ran.code, 6, "{}", ran.stderr);
+    assert!(ran.error().contains("set-user-ID"), "{}", ran.stderr);
+    assert_eq!(folder.names("root"), ["b", "c"]);
 }
 
 #[test]

@@ -215,6 +215,9 @@ impl Receiving {
                 verdicts,
                 targets,
             } => {
+                for note in targets.iter().flatten().filter_map(|target| target.note()) {
+                    tally.note(note.to_owned());
+                }
                 self.targets.insert(segment, targets);
                 self.machine.prepared(segment, verdicts);
             }

@@ -77,6 +77,12 @@ impl Sending {
         let mut open = true;
         let mut names_bytes = 0;
         for (entry, source) in files {
+            if self.options.drop_cache
+                && matches!(&*source, Source::File(file) if file.is_in_memory())
+            {
+                let note = "--drop-cache: the source lies in memory, where nothing can be dropped";
+                tally.note(note.to_owned());
+            }
             let stream = entry.kind == EntryKind::Stream;
             names_bytes += entry.name.len();
             let full = groups.last().is_some_and(|(entries, _)| {

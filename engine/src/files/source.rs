@@ -282,6 +282,12 @@ impl FileSource {
         self.cold
     }
 
+    /// True where its file system is memory, which no `--drop-cache` empties.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.file_system == FileSystem::Memory
+    }
+
     /// Which file it is on this machine.
     #[must_use]
     pub fn identity(&self) -> Identity {

@@ -57,9 +57,12 @@ pub struct TargetOptions {
     pub verify: bool,
     /// Leave none of its pages in the page cache.
     pub drop_cache: bool,
-    /// Keep setuid, setgid and sticky bits: never from a peer without proof.
+    /// Take files with setuid or setgid bits: never from a peer without proof.
     pub special_bits: bool,
 }
+
+/// setuid and setgid.
+const SPECIAL_BITS: u32 = 0o6000;
 
 /// One file while it is received.
 #[derive(Debug)]
@@ -74,6 +77,8 @@ pub struct Target {
     sum: Mutex<FileSum>,
     /// See [`Target::in_place_bytes`].
     in_place_bytes: AtomicU64,
+    /// Its file system is memory.
+    in_memory: bool,
     display: String,
 }
 
@@ -92,12 +97,16 @@ impl Target {
     /// # Errors
     /// [`ErrorKind::Local`] when there is no room or the directory cannot be
     /// written; [`ErrorKind::Usage`] when verification is asked for where
-    /// there is no disk. Nothing is left behind.
+    /// there is no disk; [`ErrorKind::Unauthorised`] for privileged bits that
+    /// are not taken. Nothing is left behind.
     pub fn create(place: Place, entry: &Entry, options: TargetOptions) -> Result<Self> {
         let display = place.display().to_owned();
         let file_system = FileSystem::of(place.directory());
         if options.verify && file_system == FileSystem::Memory {
             return Err(no_disk(&display, "its file system is memory"));
+        }
+        if !options.special_bits && entry.mode & SPECIAL_BITS != 0 {
+            return Err(unproved(&display));
         }
         require_space(place.directory(), &display, entry.size)?;
         let (fd, temporary) = create_temporary(&place)?;
@@ -110,17 +119,14 @@ impl Target {
                 temporary,
                 present: AtomicBool::new(true),
             }),
-            mode: if options.special_bits {
-                entry.mode & 0o7777
-            } else {
-                entry.mode & 0o777
-            },
+            mode: entry.mode & 0o7777,
             mtime: Timespec {
                 tv_sec: entry.mtime_seconds,
                 tv_nsec: i64::from(entry.mtime_nanos.min(999_999_999)) as _,
             },
             sum: Mutex::default(),
             in_place_bytes: AtomicU64::new(0),
+            in_memory: file_system == FileSystem::Memory,
             display,
         };
         if entry.kind == EntryKind::File {
@@ -129,6 +135,13 @@ impl Target {
             target.size_in_memory(file_system, entry.size)?;
         }
         Ok(target)
+    }
+
+    /// What was asked for and means nothing here.
+    #[must_use]
+    pub fn note(&self) -> Option<&'static str> {
+        (self.in_memory && self.options.drop_cache)
+            .then_some("--drop-cache: the target lies in memory, where nothing can be dropped")
     }
 
     /// This process's standard output.
@@ -192,6 +205,7 @@ impl Target {
             },
             sum: Mutex::default(),
             in_place_bytes: AtomicU64::new(0),
+            in_memory: false,
             display: display.to_owned(),
         })
     }
@@ -483,6 +497,15 @@ fn timed_sync(fd: BorrowedFd<'_>, sync: &mut Latency) -> rustix::io::Result<()> 
     // 584 years fit.
     sync.record(start.elapsed().as_nanos() as u64, 1);
     Ok(())
+}
+
+fn unproved(display: &str) -> Error {
+    let sentence = format!(
+        "cannot write {display}: it is set-user-ID or set-group-ID, which is not taken from a peer that proved no token"
+    );
+    Error::new(ErrorKind::Unauthorised, sentence)
+        .cure("give both ends a token, or take the bits away with chmod ug-s")
+        .at(Side::Receiver)
 }
 
 fn no_disk(display: &str, why: &str) -> Error {

@@ -264,19 +264,26 @@ fn a_directory_that_appears_under_the_name_fails_the_rename_cleanly() {
 #[test]
 fn privileged_bits_need_a_proven_peer() {
     let directory = tempfile::tempdir().expect("directory");
-    for (special_bits, mode) in [(false, 0o755), (true, 0o6755)] {
+    for (special_bits, bits) in [(false, 0o4755), (false, 0o2755), (true, 0o6755)] {
         let path = directory.path().join("file");
         let mut entry = entry("x", 3);
-        entry.mode = 0o106_755;
+        entry.mode = 0o100_000 | bits;
         let options = TargetOptions {
             special_bits,
             ..PLAIN
         };
-        let target = create(&path, &entry, options).expect("creates");
+        let created = create(&path, &entry, options);
+        if !special_bits {
+            let error = created.expect_err("refused");
+            assert_eq!(error.kind, ErrorKind::Unauthorised, "{error}");
+            assert!(names(directory.path()).is_empty());
+            continue;
+        }
+        let target = created.expect("creates");
         land(&target, b"new");
         settle(&target, 3).expect("seals");
         let facts = std::fs::metadata(&path).expect("metadata");
-        assert_eq!(facts.mode() & 0o7777, mode);
+        assert_eq!(facts.mode() & 0o7777, bits);
     }
 }
 
