@@ -6,7 +6,7 @@
 
 use crate::console::Console;
 use crate::outcome::{Outcome, ReportJson};
-use haul_engine::report::{ConnectionReport, FileReport};
+use haul_engine::report::{ConnectionProgress, FileReport};
 use haul_engine::{Error, Event};
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ enum Line<'a> {
         seconds: f64,
         landed_bytes: u64,
         planned_bytes: Option<u64>,
-        connections: &'a [ConnectionReport],
+        connections: &'a [ConnectionProgress],
     },
     File {
         run: Option<u32>,

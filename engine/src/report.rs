@@ -166,6 +166,17 @@ pub struct ConnectionReport {
     pub lost: Option<String>,
 }
 
+/// One data connection while it is used, seen from one end.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ConnectionProgress {
+    /// Its number in the session.
+    pub connection: u32,
+    /// Payload bytes that it carried so far.
+    pub bytes: u64,
+    /// As it is now; null where the kernel did not tell.
+    pub tcp: Option<TcpInfo>,
+}
+
 /// What one end measured; each end sends its own to the other.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SideReport {

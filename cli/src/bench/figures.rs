@@ -7,7 +7,7 @@
 use super::error_json;
 use crate::outcome::{self, Outcome, ReportJson};
 use crate::size::{format_connections, format_rate, format_seconds, format_size};
-use haul_engine::report::{ConnectionReport, ErrorReport, Report, TcpInfo};
+use haul_engine::report::{ConnectionProgress, ConnectionReport, ErrorReport, Report, TcpInfo};
 use haul_engine::{Error, ErrorKind, Progress};
 use serde::Serialize;
 
@@ -81,6 +81,25 @@ pub struct IntervalConnection {
     pub bytes: u64,
     /// At the interval's end.
     pub tcp: Option<TcpInfo>,
+}
+
+/// Intervals in lines; nothing where the run was shorter than two.
+#[must_use]
+pub fn interval_table(intervals: &[Interval]) -> String {
+    if intervals.len() < 2 {
+        return String::new();
+    }
+    let line = |one: &Interval| {
+        format!(
+            "{:>7.2} to {:>7.2} s  {:>10}  {}",
+            one.start,
+            one.end,
+            format_size(one.bytes),
+            one.bytes_per_second.map_or_else(String::new, format_rate),
+        )
+    };
+    let lines: Vec<String> = intervals.iter().map(line).collect();
+    lines.join("\n")
 }
 
 /// The spread of a figure.
@@ -262,7 +281,10 @@ pub struct Intervals {
     /// Where the open interval began.
     start_seconds: f64,
     start_bytes: u64,
-    start_connections: Vec<ConnectionReport>,
+    start_connections: Vec<ConnectionProgress>,
+    /// When it is to end: a multiple of the length, so that what is seen late
+    /// does not make the next ones late.
+    due_seconds: f64,
     done: Vec<Interval>,
 }
 
@@ -276,18 +298,21 @@ impl Intervals {
             start_seconds: 0.0,
             start_bytes: 0,
             start_connections: Vec::new(),
+            due_seconds: length_seconds,
             done: Vec::new(),
         }
     }
 
     /// How far the run is; ends the open interval where it is long enough.
     pub fn add(&mut self, progress: &Progress) {
-        if progress.seconds - self.start_seconds >= self.length_seconds {
+        if progress.seconds >= self.due_seconds {
             self.cut(
                 progress.seconds,
                 progress.landed_bytes,
-                &progress.connections,
+                progress.connections.clone(),
             );
+            let passed = (progress.seconds / self.length_seconds).floor();
+            self.due_seconds = (passed + 1.0) * self.length_seconds;
         }
     }
 
@@ -296,12 +321,18 @@ impl Intervals {
     pub fn finish(mut self, report: &Report) -> Vec<Interval> {
         let (seconds, bytes) = (report.seconds.total, report.bytes.landed);
         if bytes > self.start_bytes || (self.done.is_empty() && seconds > 0.0) {
-            self.cut(seconds, bytes, &outcome::connections(report));
+            let now = |one: ConnectionReport| ConnectionProgress {
+                connection: one.connection,
+                bytes: one.bytes,
+                tcp: one.tcp,
+            };
+            let connections = outcome::connections(report).into_iter().map(now);
+            self.cut(seconds, bytes, connections.collect());
         }
         self.done
     }
 
-    fn cut(&mut self, seconds: f64, bytes: u64, connections: &[ConnectionReport]) {
+    fn cut(&mut self, seconds: f64, bytes: u64, connections: Vec<ConnectionProgress>) {
         let landed = bytes.saturating_sub(self.start_bytes);
         let length = seconds - self.start_seconds;
         let before = |number: u32| {
@@ -328,7 +359,7 @@ impl Intervals {
         self.done.push(interval);
         self.start_seconds = seconds;
         self.start_bytes = bytes;
-        self.start_connections = connections.to_vec();
+        self.start_connections = connections;
     }
 }
 
@@ -401,6 +432,30 @@ mod tests {
         assert_eq!(cut.iter().map(|one| one.bytes).sum::<u64>(), 260);
         assert!(cut.windows(2).all(|two| two[0].end == two[1].start));
         assert_eq!(cut[2].end, 2.6);
+        assert_eq!(interval_table(&cut).lines().count(), 3);
+        assert_eq!(interval_table(&cut[..1]), "", "the run itself says it");
+    }
+
+    #[test]
+    fn an_interval_that_is_seen_late_makes_no_other_late() {
+        let mut intervals = Intervals::new(1, 1.0);
+        for seconds in [0.9, 1.09, 1.95, 2.05, 4.5, 5.0] {
+            intervals.add(&Progress {
+                landed_bytes: 1,
+                planned_bytes: None,
+                seconds,
+                connections: Vec::new(),
+            });
+        }
+        let mut report = full_report();
+        report.bytes.landed = 9;
+        report.seconds.total = 5.5;
+        let ends: Vec<f64> = intervals
+            .finish(&report)
+            .iter()
+            .map(|one| one.end)
+            .collect();
+        assert_eq!(ends, [1.09, 2.05, 4.5, 5.0, 5.5]);
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub fn run(
         interrupts,
         events: Events::new(console, arguments.output.events),
         told: BenchJson::default(),
+        unsaid: None,
     };
     let ended = bench.measure();
     bench.tell_end(ended)
@@ -53,6 +54,8 @@ struct Bench<'a> {
     interrupts: &'a Interrupts,
     events: Events,
     told: BenchJson,
+    /// The first failure to write the human report.
+    unsaid: Option<Error>,
 }
 
 /// Where the runs go.
@@ -212,6 +215,12 @@ impl Bench<'_> {
                 table::headline(report)
             ));
             if self.verbose > 0 || self.is_single() {
+                let of_run = self.told.intervals.iter();
+                let own: Vec<_> = of_run.filter(|one| one.run == number).cloned().collect();
+                let intervals = figures::interval_table(&own);
+                if !intervals.is_empty() {
+                    self.say(&intervals);
+                }
                 self.say(table::details(report).trim_end());
             }
         }
@@ -244,15 +253,14 @@ impl Bench<'_> {
     }
 
     /// The human report: the result, unless JSON is.
-    fn say(&self, text: &str) {
+    fn say(&mut self, text: &str) {
         let output = &self.arguments.output;
         if output.json || output.events {
             if !output.quiet {
                 self.console.line(text);
             }
-        } else if self.console.result(text).is_err() {
-            // Whoever read the report has gone; the files still tell.
-            tracing::debug!("standard output was closed");
+        } else if self.unsaid.is_none() {
+            self.unsaid = self.console.result(text).err();
         }
     }
 
@@ -266,7 +274,8 @@ impl Bench<'_> {
                 self.console.error(error);
             }
         } else if !self.is_single() {
-            self.say(&self.told.table());
+            let table = self.told.table();
+            self.say(&table);
         }
         if self.arguments.output.json {
             let told = self.told.with_end(ended.as_ref().err(), signalled);
@@ -276,7 +285,10 @@ impl Bench<'_> {
                 code = code.max(error.exit_code());
             }
         }
-        if let Some(error) = self.events.failure() {
+        for error in [self.unsaid.take(), self.events.failure()]
+            .into_iter()
+            .flatten()
+        {
             self.console.error(&error);
             code = code.max(error.exit_code());
         }

@@ -12,7 +12,7 @@ use crate::limits;
 use crate::protocol::frame::{FRAME_BYTES_MIN, FrameHeader};
 use crate::protocol::wire::Flow;
 use crate::protocol::{ConnectionId, Nanos, Run};
-use crate::report::ConnectionReport;
+use crate::report::ConnectionProgress;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::collections::BTreeMap;
@@ -466,14 +466,13 @@ impl Links {
     }
 
     /// Every connection of one way, as it is now.
-    pub(super) fn progress(&self, way: Way) -> Vec<ConnectionReport> {
+    pub(super) fn progress(&self, way: Way) -> Vec<ConnectionProgress> {
         let of_way = self.links.iter().filter(|(_, link)| link.way == way);
         of_way
-            .map(|(connection, link)| ConnectionReport {
+            .map(|(connection, link)| ConnectionProgress {
                 connection: *connection,
                 bytes: link.bytes,
                 tcp: socket::tcp_info(link.socket.as_fd()),
-                ..ConnectionReport::default()
             })
             .collect()
     }

@@ -246,12 +246,19 @@ impl Session {
             Half::Receiving(receiving) => receiving.reaped(connection),
             Half::Opening => {}
         }
+        let broke = missed || cause.is_some();
         let why = match cause {
             _ if missed => NOT_TAKEN_IN.to_owned(),
             Some(error) => error.to_string(),
+            // By its peer, between two frames.
             None => "closed".to_owned(),
         };
-        tracing::info!(connection, why, "lost a data connection");
+        // A client's caller hears it as an event.
+        if broke && matches!(self.role, Role::Server(_)) {
+            tracing::info!(connection, why, "lost a data connection");
+        } else {
+            tracing::debug!(connection, why, "a data connection ended");
+        }
         active.tally.tell(Event::ConnectionLost {
             connection,
             why: why.clone(),

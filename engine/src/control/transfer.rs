@@ -6,7 +6,7 @@
 use super::core::Inner;
 use crate::error::Error;
 use crate::protocol::TransferId;
-use crate::report::{ConnectionReport, FileReport, Report};
+use crate::report::{ConnectionProgress, FileReport, Report};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -51,7 +51,7 @@ pub struct Progress {
     /// Since the transfer was asked for.
     pub seconds: f64,
     /// This end's view of each data connection.
-    pub connections: Vec<ConnectionReport>,
+    pub connections: Vec<ConnectionProgress>,
 }
 
 /// What the control thread sends to the caller.
