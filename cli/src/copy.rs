@@ -14,7 +14,7 @@ use crate::progress::Shown;
 use haul_engine::limits;
 use haul_engine::options::{LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget};
 use haul_engine::report::Report;
-use haul_engine::{Error, ErrorKind, PeerAddress, Pool, Transfer};
+use haul_engine::{Error, ErrorKind, PeerAddress, Pool, Side, Transfer};
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -316,12 +316,16 @@ fn carry(
         Some(origin) => explain_token(error, origin.as_deref()),
         None => error,
     };
+    let remote = route.remote_side();
     let mut pool = connect(&peer, pool_options).map_err(&explain)?;
     let transfer = route.start(&mut pool, &options).map_err(&explain)?;
     let mut shown = Shown::new(console, arguments.output.progress, arguments.output.quiet);
     let mut report = follow::follow(transfer, interrupts, &mut shown, events, None, |_| {});
     drop(shown);
     report.error = report.error.map(explain);
+    if let Some(side) = remote {
+        follow::name_server(&mut report, &peer, side);
+    }
     pool.close();
     if let Some(server) = beside {
         server.stop();
@@ -367,6 +371,15 @@ impl Route {
                     ..
                 }
         )
+    }
+
+    /// Which side a server elsewhere is, where there is one.
+    fn remote_side(&self) -> Option<Side> {
+        match self {
+            Self::Push { .. } => Some(Side::Receiver),
+            Self::Pull { .. } => Some(Side::Sender),
+            Self::Here { .. } | Self::Out { .. } => None,
+        }
     }
 
     /// The embedded server's root.

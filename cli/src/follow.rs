@@ -13,7 +13,7 @@ use crate::outcome::{self, ReportJson};
 use crate::progress::Shown;
 use crate::table;
 use haul_engine::report::Report;
-use haul_engine::{Error, ErrorKind, Event, Progress, Transfer};
+use haul_engine::{Error, ErrorKind, Event, PeerAddress, Progress, Side, Transfer};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,30 @@ pub fn follow(
         }
     }
     transfer.wait()
+}
+
+/// Says of every error that happened at the server, which is the transfer's
+/// `side`, that it was there: the names in it are of the server's machine.
+pub fn name_server(report: &mut Report, server: &PeerAddress, side: Side) {
+    let there = |text: &str| format!("on {server}: {text}");
+    let mut first = None;
+    for file in &mut report.files {
+        if let Some(error) = file.error.as_mut().filter(|error| error.side == side) {
+            let said = std::mem::take(&mut error.message);
+            error.message = there(&said);
+            first.get_or_insert((said, error.message.clone()));
+        }
+    }
+    let Some(error) = report.error.as_mut().filter(|error| error.side == side) else {
+        return;
+    };
+    match first {
+        // One for several files quotes the first of theirs.
+        Some((said, named)) if error.sentence.contains(&said) => {
+            error.sentence = error.sentence.replacen(&said, &named, 1);
+        }
+        _ => error.sentence = there(&error.sentence),
+    }
 }
 
 /// The files that the report is written to, made before anything moves.

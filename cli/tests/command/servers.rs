@@ -101,6 +101,9 @@ fn what_the_server_cannot_do_is_told_at_its_side() {
         let json = ran.json();
         assert_eq!(json["exit_code"], code);
         assert!(json["error"]["side"].is_string(), "{json}");
+        let there = format!("haul: on {}: ", server.address);
+        assert!(ran.error().starts_with(&there), "{}", ran.stderr);
+        assert_eq!(ran.error().matches(" on ").count(), 1, "{}", ran.stderr);
     }
     assert!(!folder.path("c").exists());
 }
@@ -113,11 +116,11 @@ fn one_of_several_that_the_server_lacks_fails_alone() {
     let (a, missing) = (server.url("a"), server.url("missing"));
     let ran = folder.haul(&format!("copy -q {missing} {a} d"));
     assert_eq!(ran.code, 23, "{}", ran.stderr);
-    assert!(
-        ran.error().contains("cannot open missing"),
-        "{}",
-        ran.stderr
+    let told = format!(
+        "haul: 1 of 2 files failed; the first: on {}: cannot open missing: no such file or directory",
+        server.address
     );
+    assert_eq!(ran.error(), told);
     assert_eq!(folder.names("d"), ["a"]);
     folder.write("b", &bytes(10));
     let ran = folder.haul(&format!("copy -q gone b {}", server.url("")));
