@@ -340,7 +340,9 @@ impl Session {
                 self.connection_message(message);
                 Ok(())
             }
-            message => match transfer_of(&message) {
+            // They make a transfer, or may come before the one that they mean runs.
+            Message::Begin(_) | Message::EndStreams { .. } => self.role_message(message),
+            message => match message.transfer() {
                 Some(transfer) => {
                     self.transfer_message(transfer, message);
                     Ok(())
@@ -554,25 +556,5 @@ impl Session {
             self.role.transfer_ended(&self.core, active, end);
             self.serving_next();
         }
-    }
-}
-
-/// The transfer that a message belongs to.
-fn transfer_of(message: &Message) -> Option<TransferId> {
-    match message {
-        Message::Offer(offer) => Some(offer.transfer),
-        Message::Answer(answer) => Some(answer.transfer),
-        Message::Landed { transfer, .. }
-        | Message::Damaged { transfer, .. }
-        | Message::Drained { transfer, .. }
-        | Message::Void { transfer, .. }
-        | Message::Closed { transfer, .. }
-        | Message::Changed { transfer, .. }
-        | Message::Settled { transfer, .. }
-        | Message::Failed { transfer, .. }
-        | Message::Finish { transfer, .. }
-        | Message::Finished { transfer, .. }
-        | Message::Abort { transfer, .. } => Some(*transfer),
-        _ => None,
     }
 }
