@@ -19,6 +19,7 @@ use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Which way the bytes go.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub fn run(
         output.json = false;
         output.events = false;
     }
+    let began = Instant::now();
     let mut events = Events::new(console, output.events);
     let mut outputs = None;
     let report = Route::plan(arguments)
@@ -67,7 +69,7 @@ pub fn run(
             outputs = Some(Outputs::create(&output)?);
             carry(route, arguments, console, interrupts, &mut events)
         })
-        .unwrap_or_else(Report::failed);
+        .unwrap_or_else(|error| Report::failed(error, began.elapsed()));
     follow::tell(
         &report,
         outputs,
@@ -458,11 +460,14 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
     }
     if directory {
         return Err(match target.metadata() {
-            Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 fault(format!("cannot copy into {}", target.display()), error).cure(format!(
                     "make the directory with mkdir {}",
                     target.display()
                 ))
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => {
+                fault(format!("cannot copy into {}", target.display()), error)
             }
             Ok(_) | Err(_) => usage(format!(
                 "cannot copy into {}: it is not a directory",

@@ -91,8 +91,8 @@ impl Embedded {
 /// What both ends open besides: rings, their queues, listeners (36 were needed
 /// with one connection, and a few more for each core's workers).
 const DESCRIPTORS: usize = 48;
-/// What a connection takes at both ends together (4; 6 with pipes for splice).
-const DESCRIPTORS_OF_CONNECTION: usize = 6;
+/// What a connection takes at both ends together: 64 of them needed 288 in all.
+const DESCRIPTORS_OF_CONNECTION: usize = 4;
 /// A source and a target.
 const DESCRIPTORS_OF_FILE: usize = 2;
 

@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, the second ends at once.
+//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, one that comes a second
+//! or more later ends at once.
 //!
 //! Leaves to others: what stopping means. Invariant: after the first signal
 //! every stop that is or will be registered is called, exactly once, and the
@@ -9,11 +10,15 @@ use haul_engine::Error;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A clean stop has so long; whoever sent the one signal, such as timeout(1)
 /// or a service manager, must not wait for ever.
 const STOP_SECONDS_MAX: u64 = 10;
+
+/// Signals that come so soon after the first are the same request: timeout(1)
+/// signals a process and then the group that it is in, and keys repeat.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
 
 /// What to call when a signal comes.
 type Stop = Box<dyn FnOnce() + Send>;
@@ -21,8 +26,8 @@ type Stop = Box<dyn FnOnce() + Send>;
 /// What the signal's thread and the commands share.
 #[derive(Default)]
 struct State {
-    /// The first signal that came.
-    signal: Option<i32>,
+    /// The first signal that came, and when.
+    signal: Option<(i32, Instant)>,
     /// What it stops.
     stop: Option<Stop>,
 }
@@ -75,7 +80,7 @@ impl Interrupts {
     #[must_use]
     pub fn exit_code(&self) -> Option<u8> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.signal.map(exit_code)
+        state.signal.map(|(signal, _)| exit_code(signal))
     }
 
     /// Ends the process at once with the signal's exit code.
@@ -88,11 +93,14 @@ impl Interrupts {
     /// What the thread does with one signal.
     fn signalled(&self, signal: i32) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(first) = state.signal {
+        if let Some((first, since)) = state.signal {
+            if since.elapsed() < SAME_SIGNAL {
+                return;
+            }
             // The clean stop takes too long for them, whatever it is doing.
             signal_hook::low_level::exit(i32::from(exit_code(first)));
         }
-        state.signal = Some(signal);
+        state.signal = Some((signal, Instant::now()));
         let stop = state.stop.take();
         drop(state);
         if let Some(stop) = stop {
@@ -154,6 +162,9 @@ mod tests {
         assert_eq!(calls.load(Ordering::SeqCst), 1);
         interrupts.on_stop(count(&calls));
         assert_eq!(calls.load(Ordering::SeqCst), 2);
+        assert_eq!(interrupts.exit_code(), Some(143));
+        // The same request again, not a second one.
+        interrupts.signalled(SIGINT);
         assert_eq!(interrupts.exit_code(), Some(143));
         assert_eq!(exit_code(SIGINT), 130);
     }

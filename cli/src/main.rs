@@ -33,6 +33,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    keep_quiet_about_threads();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(told) => return ExitCode::from(refused(&told)),
@@ -78,6 +79,18 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
         Command::Completions(completions) => completions::run(completions, console).map(|()| 0),
         Command::Man(man) => man::run(man, console).map(|()| 0),
     }
+}
+
+/// The runtime panics where no thread can be started, and the engine makes a
+/// sentence of it: nothing is left to say there.
+fn keep_quiet_about_threads() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload().downcast_ref::<String>();
+        if !message.is_some_and(|message| message.starts_with("OS can't spawn worker thread")) {
+            told(panic);
+        }
+    }));
 }
 
 /// As many descriptors as this user may have: every file of a copy has one or

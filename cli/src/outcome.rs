@@ -144,10 +144,12 @@ pub fn latencies(report: &Report) -> Latencies {
     all
 }
 
-/// Landed bytes over the total time.
+/// Landed bytes over the total time; `None` of a failure before any landed.
 #[must_use]
 pub fn goodput(report: &Report) -> Option<f64> {
-    (report.seconds.total > 0.0).then(|| report.bytes.landed as f64 / report.seconds.total)
+    let moved = report.bytes.landed > 0 || report.error.is_none();
+    let seconds = report.seconds.total;
+    (moved && seconds > 0.0).then(|| report.bytes.landed as f64 / seconds)
 }
 
 /// The sender's view of each connection, with the receive buffer that the

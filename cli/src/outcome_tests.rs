@@ -8,6 +8,7 @@ use haul_engine::Side;
 use haul_engine::report::TcpInfo;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// A report in which everything occurred.
 pub fn full_report() -> Report {
@@ -62,7 +63,7 @@ pub fn full_report() -> Report {
         receiver: Some(receiver),
         level: Some(Level::Sealed),
         authenticated: true,
-        ..Report::failed(error)
+        ..Report::failed(error, Duration::ZERO)
     }
 }
 
@@ -130,11 +131,15 @@ fn the_schema_and_the_json_name_the_same_fields() {
 
 #[test]
 fn what_was_not_measured_is_null() {
-    let report = Report::failed(Error::peer("cannot connect to h", "refused"));
+    let report = Report::failed(
+        Error::peer("cannot connect to h", "refused"),
+        Duration::from_secs(3),
+    );
     let json: Value =
         serde_json::from_str(&ReportJson::new(&report, None).to_line()).expect("JSON");
     assert_eq!(json["outcome"], "failed");
     assert_eq!(json["exit_code"], 3);
+    assert_eq!(json["seconds"]["total"], 3.0);
     assert_eq!(json["error"]["kind"], "peer");
     for path in [
         "/latency/send",

@@ -109,6 +109,9 @@ pub const GREETINGS_MAX: usize = 256;
 pub const GREETING_WAIT_NANOS_MAX: u64 = 10_000_000_000;
 /// A data connection is taken in within this time, or dialled anew.
 pub const JOINED_WAIT_NANOS_MAX: u64 = 5_000_000_000;
+/// A word that the peer says as soon as it can, such as an Answer, comes within
+/// this time: making 4096 targets on a slow network file system takes a while.
+pub const WORD_WAIT_NANOS_MAX: u64 = 300_000_000_000;
 /// A control connection that is idle sends a heartbeat this often.
 pub const HEARTBEAT_NANOS: u64 = 2_000_000_000;
 /// A control connection that was silent this long is lost.

@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::marker::PhantomData;
+use std::time::Duration;
 
 /// Longest latency that is told apart, in nanoseconds: one minute.
 pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
@@ -171,7 +172,7 @@ pub struct ConnectionReport {
 pub struct ConnectionProgress {
     /// Its number in the session.
     pub connection: u32,
-    /// Payload bytes that it carried so far.
+    /// Payload bytes of it that landed so far.
     pub bytes: u64,
     /// As it is now; null where the kernel did not tell.
     pub tcp: Option<TcpInfo>,
@@ -326,14 +327,17 @@ pub struct Report {
 }
 
 impl Report {
-    /// A transfer that failed before anything moved.
+    /// A transfer that failed before anything moved, `took` after it was asked for.
     #[must_use]
-    pub fn failed(error: Error) -> Self {
+    pub fn failed(error: Error, took: Duration) -> Self {
         Self {
             error: Some(error),
             files: Vec::new(),
             bytes: Bytes::default(),
-            seconds: Seconds::default(),
+            seconds: Seconds {
+                total: took.as_secs_f64(),
+                ..Seconds::default()
+            },
             chunk_bytes: 0,
             sender: None,
             receiver: None,

@@ -23,7 +23,7 @@ use haul_engine::options::{PoolOptions, Token};
 use haul_engine::report::{ErrorReport, Report};
 use haul_engine::{Error, ErrorKind, PeerAddress, Pool};
 use plan::{Plan, Target};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use workshop::Workshop;
 
 /// Runs `haul bench`; the exit code.
@@ -111,11 +111,11 @@ impl Bench<'_> {
         for configuration in &plan.configurations {
             for _ in 0..runs {
                 number += 1;
-                let began = SystemTime::now();
+                let (began, asked) = (SystemTime::now(), Instant::now());
                 self.events.of_run(number);
                 let report = self
                     .one(plan, workshop, *configuration, number)
-                    .unwrap_or_else(Report::failed);
+                    .unwrap_or_else(|error| Report::failed(error, asked.elapsed()));
                 let compared = workshop.compare(plan, number, &report);
                 workshop.remove_target(number);
                 let prefix = if plan.configurations.len() as u32 * runs > 1 {

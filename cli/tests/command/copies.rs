@@ -327,9 +327,33 @@ fn one_of_several_that_is_missing_fails_alone() {
     let json = ran.json();
     assert_eq!(json["outcome"], "partial");
     assert_eq!(json["files"][1]["error"]["side"], "sender");
+    assert_eq!(json["files"][1]["bytes"], serde_json::Value::Null);
     assert_eq!(folder.names("d"), ["a", "b", "c"]);
     assert_eq!(folder.read("d/b"), b"old", "it is left as it was");
     assert!(folder.read("d/a") == bytes(300_000));
+    // It is not the target's fault, whatever lies in its place.
+    folder.directory("d/e");
+    for name in ["e", "e/"] {
+        let ran = folder.haul(&format!("copy -q a {name} d"));
+        assert_eq!(ran.code, 23, "{}", ran.stderr);
+        assert!(
+            ran.error()
+                .contains(&format!("cannot open {name}: no such")),
+            "{}",
+            ran.stderr
+        );
+    }
+    std::fs::remove_dir(folder.path("d/e")).expect("removed");
+    // What names nothing is told before anything moves.
+    for name in ["no/..", "no/.", &"x".repeat(300)] {
+        let ran = folder.haul(&format!("copy -q a {name} d"));
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert!(
+            ran.error().contains(&format!("cannot open {name}")),
+            "{}",
+            ran.stderr
+        );
+    }
     // Nothing of what was meant can be had.
     let ran = folder.haul("copy -q no nowhere d");
     assert_eq!(ran.code, 1, "{}", ran.stderr);

@@ -117,6 +117,7 @@ async fn read(
     let mut messages = MessageReader::greeting();
     let mut trusted = Some(trusted);
     let mut buffer = vec![0; READ_BYTES];
+    let mut nonsense = false;
     let end = 'connection: loop {
         let (result, back) = stream.read(buffer).await;
         buffer = back;
@@ -146,6 +147,7 @@ async fn read(
                     }
                 }
                 Err(violation) => {
+                    nonsense = true;
                     break 'connection Some(Error::peer(
                         format!("cannot go on with {peer}"),
                         violation,
@@ -154,8 +156,17 @@ async fn read(
             }
         }
     };
-    let _ = stream.shutdown(Shutdown::Both);
+    if !nonsense {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
     let _ = incoming.send(Incoming::Closed(end)).await;
+    // Its peer is to read why: a connection that is closed with something unread
+    // is reset, and takes the last words with it.
+    while nonsense {
+        let (result, back) = stream.read(buffer).await;
+        buffer = back;
+        nonsense = matches!(result, Ok(1..));
+    }
 }
 
 async fn write(

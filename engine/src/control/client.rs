@@ -35,6 +35,8 @@ use tokio::sync::mpsc::UnboundedSender;
 const REDIAL_WAIT_MS: u64 = 100;
 /// The longest wait before a redial.
 const REDIAL_WAIT_MS_MAX: u64 = 5_000;
+/// The wait before a peer that takes no more connections in is tried again.
+const FULL_WAIT_MS: u64 = 30_000;
 
 /// What a client keeps besides the session.
 pub(super) struct Client {
@@ -52,6 +54,8 @@ pub(super) struct Client {
     redials: u32,
     /// The next round waits for its time.
     redialling: bool,
+    /// The peer left a connection waiting, and has taken none in since.
+    is_full: bool,
     /// Which way the current transfer wants its connections.
     flow: Option<Flow>,
     /// The target of the push whose sources are being opened.
@@ -78,6 +82,7 @@ impl Client {
             dialling: 0,
             redials: 0,
             redialling: false,
+            is_full: false,
             flow: None,
             starting: None,
         }
@@ -110,31 +115,58 @@ impl Client {
     }
 
     /// A connection is gone, or a dial failed: after a wait all that are missing
-    /// by then are dialled, which is one round. An error when rounds are through
-    /// and nothing is left to wait for.
-    pub(super) fn connection_lost(&mut self, core: &Core, left: usize, why: &str) -> Result<()> {
+    /// by then are dialled, which is one round. `missed` says that the peer took
+    /// it not in: while others carry, such a peer is tried now and then, with one.
+    /// An error when rounds are through and nothing is left to wait for.
+    pub(super) fn connection_lost(&mut self, core: &Core, why: &str, missed: bool) -> Result<()> {
+        self.is_full |= missed;
         if self.redialling {
             return Ok(());
         }
-        if self.redials == limits::REDIALS_MAX {
+        let way = self.flow.map(|flow| Way::of(flow, true));
+        let left = way.map_or(0, |way| core.links.of_way(way).len());
+        if self.redials == limits::REDIALS_MAX || self.numbers_left() == 0 {
             if left + self.dialling > 0 {
                 return Ok(());
             }
+            let tried = match self.numbers_left() {
+                0 => "the session has had all its connections".to_owned(),
+                _ => format!("{} redials in a row failed", limits::REDIALS_MAX),
+            };
             return Err(Error::peer(
                 format!("lost all data connections to {}", core.peer),
-                format!("{why} ({} redials in a row failed)", limits::REDIALS_MAX),
+                format!("{why} ({tried})"),
             ));
         }
-        let wait = REDIAL_WAIT_MS << self.redials.min(10);
+        let carries = way.is_some_and(|way| core.links.answered_count(way) > 0);
+        let wait = if self.is_full && carries {
+            FULL_WAIT_MS
+        } else {
+            (REDIAL_WAIT_MS << self.redials.min(10)).min(REDIAL_WAIT_MS_MAX)
+        };
         self.redials += 1;
         self.redialling = true;
         let inner = core.inner.clone();
         tokio_uring::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(wait.min(REDIAL_WAIT_MS_MAX))).await;
+            tokio::time::sleep(Duration::from_millis(wait)).await;
             // A session that ended wants no connection.
             let _ = inner.send(Inner::Redial);
         });
         Ok(())
+    }
+
+    /// The peer took a connection in: it has room for those that are missing.
+    pub(super) fn taken_in(&mut self, core: &Core) {
+        if std::mem::take(&mut self.is_full) && !self.redialling {
+            // A session that ended wants no connection.
+            let _ = core.inner.send(Inner::Redial);
+        }
+    }
+
+    /// Connection numbers that the session still has.
+    fn numbers_left(&self) -> usize {
+        let used = self.next_connection as usize + self.spares.len() + self.dialling;
+        (limits::JOINS_MAX as usize).saturating_sub(used)
     }
 
     pub(super) fn transfer_ended(&mut self, active: Active, end: Result<()>) {
@@ -236,6 +268,10 @@ impl Session {
         }
         self.active = Some(active);
         self.core.links.reset_counts();
+        if let Some(client) = self.client() {
+            // What failed before says nothing of now.
+            client.redials = 0;
+        }
         match task {
             StartTask::Push { sources, target } => {
                 if let Some(client) = self.client() {
@@ -348,7 +384,12 @@ impl Session {
         };
         client.flow = Some(flow);
         let missing = (client.options.connections as usize).saturating_sub(here);
-        let more = missing.saturating_sub(client.spares.len() + client.dialling);
+        let wanted = missing.saturating_sub(client.spares.len() + client.dialling);
+        let most = match client.is_full && here > 0 {
+            true => 1,
+            false => client.numbers_left(),
+        };
+        let more = wanted.min(most);
         client.dial(&self.core, more);
         let spares: Vec<_> = client.spares.drain(..).take(missing).collect();
         for socket in spares {
@@ -409,9 +450,7 @@ impl Session {
         let Some(active) = &mut self.active else {
             return;
         };
-        let way = if active.sends() { Way::Out } else { Way::In };
-        let left = self.core.links.of_way(way).len();
-        if let Err(error) = self.role.connection_lost(&self.core, left, why) {
+        if let Err(error) = self.role.connection_lost(&self.core, why, false) {
             active.stop(error);
         }
     }

@@ -27,7 +27,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     let Ok(started) = catch_unwind(AssertUnwindSafe(|| spawn_blocking(take))) else {
         drop(work.lock().unwrap_or_else(PoisonError::into_inner).take());
         return Err(Error::local(doing, "no thread can be started")
-            .cure("raise the limit of processes (`ulimit -u`)"));
+            .cure("raise the limits of processes and of memory (`ulimit -u`, `ulimit -v`)"));
     };
     match started.await {
         Ok(Some(done)) => Ok(done),

@@ -4,7 +4,7 @@
 //! the table from its attachment until its worker's `Detached`, and its number
 //! is never used again.
 
-use crate::data::{self, Clock, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
+use crate::data::{self, Clock, Parting, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
 use crate::error::{Error, Result};
 use crate::kernel::queue::{self, Reader, Writer};
 use crate::kernel::socket::{self, SocketOptions};
@@ -28,6 +28,12 @@ use tokio::io::unix::AsyncFd;
 const COMMANDS_MAX: usize = limits::CONNECTIONS_MAX as usize * (limits::RUNS_AHEAD_MAX + 2) + 64;
 /// Events that wait for the control plane; a full queue slows the workers down.
 const EVENTS_MAX: usize = 4096;
+
+/// Why a dialled connection is given up whose peer never said Joined.
+const NOT_TAKEN_IN: &str = "the peer did not take it in (has it reached its limit of open files?)";
+
+/// Why one goes that the peer gave up.
+pub(super) const PEER_LOST_IT: &str = "the peer has lost it";
 
 /// Which way a connection carries frames, seen from this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,13 +300,21 @@ impl Links {
             .collect()
     }
 
+    /// How many of one way the peer is known to have, too.
+    pub(super) fn answered_count(&self, way: Way) -> usize {
+        let answered = |link: &&Link| link.way == way && link.answer == Answer::Given;
+        self.links.values().filter(answered).count()
+    }
+
     /// True while the connection's worker has it.
     pub(super) fn has(&self, connection: ConnectionId) -> bool {
         self.links.contains_key(&connection)
     }
 
-    /// Asks the connection's worker to end it; `Detached` follows.
-    pub(super) fn detach(&self, connection: ConnectionId, graceful: bool) {
+    /// Asks the connection's worker to end it at once, `why`; `Detached` follows.
+    pub(super) fn detach(&self, connection: ConnectionId, why: &str) {
+        let doing = format!("gave data connection {connection} up");
+        let parting = Parting::AtOnce(Error::peer(doing, why));
         // A worker that ended has told `Detached` for all it had.
         match (
             self.links.get(&connection).map(|link| link.way),
@@ -310,13 +324,13 @@ impl Links {
             (Some(Way::Out), Some(crew), _) => {
                 let _ = crew.of(connection).send(SendCommand::Detach {
                     connection,
-                    graceful,
+                    parting,
                 });
             }
             (Some(Way::In), _, Some(crew)) => {
                 let _ = crew.of(connection).send(ReceiveCommand::Detach {
                     connection,
-                    graceful,
+                    parting,
                 });
             }
             _ => {}
@@ -328,7 +342,7 @@ impl Links {
     pub(super) fn detach_silent(&self, wait: Duration) {
         for (connection, link) in self.links.iter().filter(|(_, link)| link.way == Way::Out) {
             if socket::silence(link.socket.as_fd()).is_some_and(|silence| silence > wait) {
-                self.detach(*connection, false);
+                self.detach(*connection, "the peer's machine does not answer");
             }
         }
     }
@@ -365,7 +379,7 @@ impl Links {
         }
         missed
             .into_iter()
-            .for_each(|connection| self.detach(connection, false));
+            .for_each(|connection| self.detach(connection, NOT_TAKEN_IN));
     }
 
     /// Gives those that are awaited their time again.

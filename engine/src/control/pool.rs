@@ -148,6 +148,11 @@ impl Pool {
         target: LocalTarget,
         options: &CopyOptions,
     ) -> Result<Transfer> {
+        if sources.len() > limits::SEGMENT_ENTRIES_MAX {
+            let doing = format!("cannot ask for {} files at once", sources.len());
+            let most = limits::SEGMENT_ENTRIES_MAX;
+            return Err(Error::usage(doing).cure(format!("ask for {most} at most, several times")));
+        }
         self.start(StartTask::Pull { sources, target }, options)
     }
 

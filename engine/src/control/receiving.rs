@@ -6,6 +6,7 @@
 //! ends only when no worker writes to its targets any more.
 
 use super::core::{Core, Done};
+use super::links::PEER_LOST_IT;
 use super::tally::Tally;
 use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, Side};
@@ -273,7 +274,7 @@ impl Receiving {
                 // It may still be on its way here.
                 core.links.bar(connection);
                 if core.links.has(connection) {
-                    core.links.detach(connection, false);
+                    core.links.detach(connection, PEER_LOST_IT);
                 } else {
                     // Already reaped, perhaps between two transfers.
                     self.machine.connection_reaped(connection);

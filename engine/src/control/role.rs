@@ -24,10 +24,11 @@ impl Role {
         }
     }
 
-    /// A data connection is gone, `left` are there; an error ends the transfer.
-    pub(super) fn connection_lost(&mut self, core: &Core, left: usize, why: &str) -> Result<()> {
+    /// A data connection is gone; `missed` says that the peer never took it in.
+    /// An error ends the transfer.
+    pub(super) fn connection_lost(&mut self, core: &Core, why: &str, missed: bool) -> Result<()> {
         match self {
-            Self::Client(client) => client.connection_lost(core, left, why),
+            Self::Client(client) => client.connection_lost(core, why, missed),
             Self::Server(_) => Ok(()),
         }
     }
@@ -44,9 +45,12 @@ impl Role {
 impl Session {
     /// A message that belongs to no transfer that runs.
     pub(super) fn role_message(&mut self, message: Message) -> Result<()> {
-        match (message, &self.role) {
+        match (message, &mut self.role) {
             (Message::Joined { connection }, _) => {
                 self.core.links.answered(connection);
+                if let Role::Client(client) = &mut self.role {
+                    client.taken_in(&self.core);
+                }
                 Ok(())
             }
             // Requests to dial and to let go are followed by nobody yet.

@@ -5,7 +5,7 @@
 //! handed to a worker only together with the sources that its plan names.
 
 use super::core::{Core, Done};
-use super::links::Way;
+use super::links::{PEER_LOST_IT, Way};
 use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -167,12 +167,11 @@ impl Sending {
                 connection,
                 run,
                 transfer,
-                bytes,
                 submitted,
                 checks,
+                ..
             } => {
                 if transfer == self.transfer {
-                    core.links.count(connection, bytes);
                     tally.sent(submitted);
                     let now = core.clock.now();
                     self.machine
@@ -287,14 +286,20 @@ impl Sending {
             }
             SenderOutput::Look { segment, file } => self.look(core, segment, file),
             SenderOutput::Recheck { segment, chunk } => self.recheck(core, segment, chunk),
-            SenderOutput::CloseConnection { connection } => core.links.detach(connection, false),
+            SenderOutput::CloseConnection { connection } => {
+                core.links.detach(connection, PEER_LOST_IT);
+            }
             SenderOutput::Landed {
+                connection,
                 segment,
                 chunks,
+                bytes,
                 submitted,
                 acknowledged,
-                ..
             } => {
+                if let Some(connection) = connection {
+                    core.links.count(connection, bytes);
+                }
                 tally.landed();
                 let took = acknowledged.saturating_sub(submitted);
                 tally.latencies.landed.record(took, chunks.count);
@@ -306,9 +311,11 @@ impl Sending {
                 file,
                 size,
                 result,
-            } => {
-                tally.ended(segment, file, size, &result);
-            }
+            } => match self.missing(segment, file) {
+                // Whatever became of what was offered in its place.
+                Some(error) => tally.missing(segment, file, error),
+                None => tally.ended(segment, file, size, &result),
+            },
             SenderOutput::SegmentDone { segment } => {
                 self.segments.remove(&segment);
                 self.forget_pages(core, segment);
@@ -326,6 +333,14 @@ impl Sending {
                 streams(self.sources.values().flatten()).for_each(StreamSource::stop);
                 self.end = Some(Err(error));
             }
+        }
+    }
+
+    /// Why the file was not there to be sent.
+    fn missing(&self, segment: SegmentId, file: FileId) -> Option<Error> {
+        match &**self.sources.get(&segment)?.get(file as usize)? {
+            Source::Missing(missing) => Some(missing.error().clone()),
+            Source::File(_) | Source::Generated(_) | Source::Stream(_) => None,
         }
     }
 

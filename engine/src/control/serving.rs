@@ -121,11 +121,11 @@ impl Session {
             early: None,
             finished_early: false,
         });
-        let result = match begin.task.clone() {
-            Task::Push { target } => self.serving_push(&begin, target),
-            Task::Pull { sources } => self.serving_pull(begin, sources),
+        let (side, result) = match begin.task.clone() {
+            Task::Push { target } => (Side::Receiver, self.serving_push(&begin, target)),
+            Task::Pull { sources } => (Side::Sender, self.serving_pull(begin, sources)),
         };
-        if let Err(error) = result {
+        if let Err(error) = result.map_err(|error| error.at(side)) {
             self.core.channel.send(&Message::Abort {
                 transfer,
                 error: error.clone(),
@@ -148,6 +148,11 @@ impl Session {
             && messages.len() < NEXT_MESSAGES_MAX
         {
             messages.push(message);
+        } else if matches!(message, Message::Offer(_)) {
+            // Late words of a transfer that was given up are no fault, and its peer
+            // has forgotten it; who waits for an answer must not wait for ever.
+            let error = Error::peer("cannot take an offer", "no such transfer runs");
+            self.core.channel.send(&Message::Abort { transfer, error });
         }
     }
 

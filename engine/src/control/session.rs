@@ -7,14 +7,14 @@
 use super::channel::Incoming;
 use super::core::{Core, Done, Inner};
 use super::hands::blocking;
-use super::links::Way;
+use super::links::{PEER_LOST_IT, Way};
 use super::receiving::Receiving;
 use super::role::Role;
 use super::sending::Sending;
 use super::tally::Tally;
 use super::transfer::{Event, Progress, Stop};
 use crate::data::{ReceiveEvent, SendEvent};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::files::stream::StreamNews;
 use crate::limits;
 use crate::protocol::wire::Message;
@@ -27,10 +27,6 @@ use tokio::sync::mpsc;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a closing session waits for its last words to be taken.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
-
-/// Why a dialled connection is given up whose peer never said Joined.
-const NOT_TAKEN_IN: &str =
-    "the peer took no data connection in (has it reached its limit of open files?)";
 
 /// What an active transfer is doing.
 pub(super) enum Half {
@@ -246,13 +242,9 @@ impl Session {
             Half::Receiving(receiving) => receiving.reaped(connection),
             Half::Opening => {}
         }
-        let broke = missed || cause.is_some();
-        let why = match cause {
-            _ if missed => NOT_TAKEN_IN.to_owned(),
-            Some(error) => error.to_string(),
-            // By its peer, between two frames.
-            None => "closed".to_owned(),
-        };
+        let broke = cause.is_some();
+        // By its peer, between two frames.
+        let why = cause.map_or_else(|| "closed".to_owned(), |error| error.to_string());
         // A client's caller hears it as an event.
         if broke && matches!(self.role, Role::Server(_)) {
             tracing::info!(connection, why, "lost a data connection");
@@ -263,9 +255,7 @@ impl Session {
             connection,
             why: why.clone(),
         });
-        let way = if active.sends() { Way::Out } else { Way::In };
-        let left = self.core.links.of_way(way).len();
-        if let Err(error) = self.role.connection_lost(&self.core, left, &why) {
+        if let Err(error) = self.role.connection_lost(&self.core, &why, missed) {
             active.stop(error);
         }
     }
@@ -301,8 +291,24 @@ impl Session {
                     self.close(Some(error));
                 }
             }
-            Some(Incoming::Closed(error)) => self.close(error),
+            Some(Incoming::Closed(error)) => {
+                if let Some(error) = &error {
+                    // Where it is what was said that ends it, the peer hears why.
+                    self.core.channel.send(&Message::Refuse(error.clone()));
+                }
+                self.close(error);
+            }
             None => self.close(None),
+        }
+    }
+
+    /// An error that the peer told: at its side, unless it says where.
+    fn told(&self, error: Error) -> Error {
+        let sends = self.active.as_ref().is_none_or(Active::sends);
+        let peer = if sends { Side::Receiver } else { Side::Sender };
+        match error.side {
+            Side::Caller => error.at(peer),
+            Side::Sender | Side::Receiver => error,
         }
     }
 
@@ -318,7 +324,13 @@ impl Session {
         match message {
             Message::Heartbeat => Ok(()),
             Message::Refuse(error) => {
+                let error = self.told(error);
                 self.close(Some(error));
+                Ok(())
+            }
+            Message::Abort { transfer, error } => {
+                let error = self.told(error);
+                self.transfer_message(transfer, Message::Abort { transfer, error });
                 Ok(())
             }
             Message::Begun {
@@ -386,7 +398,7 @@ impl Session {
             // Between transfers nothing of it is awaited.
             (_, Message::Lost { connection } | Message::Freed { connection }) => {
                 self.core.links.bar(connection);
-                self.core.links.detach(connection, false);
+                self.core.links.detach(connection, PEER_LOST_IT);
             }
             _ => {}
         }

@@ -142,6 +142,15 @@ impl Tally {
         }
     }
 
+    /// The end of a file that could not be opened: its size is not known.
+    pub(super) fn missing(&mut self, segment: u32, file: u32, error: Error) {
+        let files = self.files.get_mut(&segment);
+        if let Some(slot) = files.and_then(|files| files.get_mut(file as usize)) {
+            slot.bytes = None;
+        }
+        self.ended(segment, file, None, &Err(error));
+    }
+
     /// A run left for a socket, submitted then.
     pub(super) fn sent(&mut self, submitted: Nanos) {
         self.first_sent.get_or_insert(submitted);

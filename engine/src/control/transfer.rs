@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::protocol::TransferId;
 use crate::report::{ConnectionProgress, FileReport, Report};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// What happens while a transfer runs.
@@ -96,6 +96,7 @@ pub struct Transfer {
     report: Option<Box<Report>>,
     /// Why the session ended, if it did so before it heard of the transfer.
     ended: Arc<Mutex<Option<Error>>>,
+    began: Instant,
 }
 
 impl Transfer {
@@ -111,6 +112,7 @@ impl Transfer {
             stop,
             report: None,
             ended,
+            began: Instant::now(),
         }
     }
 
@@ -149,9 +151,10 @@ impl Transfer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        Report::failed(ended.unwrap_or_else(|| {
+        let error = ended.unwrap_or_else(|| {
             Error::peer("cannot go on with the transfer", "the session has ended")
-        }))
+        });
+        Report::failed(error, self.began.elapsed())
     }
 
     /// True exactly when the report is there.

@@ -83,6 +83,15 @@ pub struct ReceiveSegment {
     pub in_order: AtomicU64,
 }
 
+/// How a connection ends that its worker is told to end.
+#[derive(Clone, Debug)]
+pub enum Parting {
+    /// Finish what was handed over, shut the writing half down, then close.
+    Graceful,
+    /// Shut down now, reap, close; the reason is in the report.
+    AtOnce(Error),
+}
+
 /// To a sending worker.
 pub enum SendCommand {
     /// This connection is yours.
@@ -104,13 +113,12 @@ pub enum SendCommand {
         /// than the plan says.
         bytes: Option<u64>,
     },
-    /// Graceful: finish what was handed over, shut the writing half down, then
-    /// close. Otherwise: shut down now, reap, close.
+    /// End it.
     Detach {
         /// Which.
         connection: ConnectionId,
-        /// Finish first.
-        graceful: bool,
+        /// How.
+        parting: Parting,
     },
     /// Send a [`SendEvent::Report`] with the counts since the last one.
     Report,
@@ -184,12 +192,12 @@ pub enum ReceiveCommand {
     /// Frames of this transfer are drained from now on; answered by
     /// [`ReceiveEvent::Forgotten`] when no operation on its targets is left.
     Forget(TransferId),
-    /// As [`SendCommand::Detach`]; graceful waits for the peer's end.
+    /// End it; graceful waits for the peer's end.
     Detach {
         /// Which.
         connection: ConnectionId,
-        /// Until the peer closed.
-        graceful: bool,
+        /// How.
+        parting: Parting,
     },
     /// Send a [`ReceiveEvent::Report`] with the counts since the last one.
     Report,

@@ -3,7 +3,8 @@
 //! Leaves to others: which faults are a file's own. Invariant: it is offered
 //! like an empty file and fails when it is looked at, so it never is a target.
 
-use crate::error::Error;
+use super::place::check_path;
+use crate::error::{Error, Result};
 use crate::protocol::wire::{Entry, EntryKind};
 
 /// What is left of it: its name and the reason.
@@ -16,14 +17,24 @@ pub struct Missing {
 
 impl Missing {
     /// The file of that path, which `error` keeps from being opened.
-    #[must_use]
-    pub fn new(path: &[u8], error: Error) -> Self {
+    ///
+    /// # Errors
+    /// `error` itself, where the path ends in nothing that can be offered.
+    pub fn new(path: &[u8], error: Error) -> Result<Self> {
+        let end = path
+            .iter()
+            .rposition(|byte| *byte != b'/')
+            .map_or(0, |last| last + 1);
+        let path = &path[..end];
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-        Self {
+        if check_path(name).is_err() {
+            return Err(error);
+        }
+        Ok(Self {
             name: name.to_vec(),
             display: super::shown(path),
             error,
-        }
+        })
     }
 
     /// What sentences call it.

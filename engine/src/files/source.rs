@@ -59,7 +59,7 @@ pub fn open_each<S>(
         };
         match path(source) {
             Some(path) if error.kind == ErrorKind::Local && !is_alone => {
-                Ok(Source::Missing(Missing::new(path, error)))
+                Missing::new(path, error).map(Source::Missing)
             }
             _ => Err(error),
         }

@@ -75,6 +75,36 @@ fn all_connections_lost_together_are_dialled_again() {
 }
 
 #[test]
+fn a_peer_that_takes_few_connections_in_is_not_pressed() {
+    let site = Site::new();
+    let source = site.source("source", 64_000_000);
+    let address = relay(site.address(), Harm::Swallow(2));
+    let mut pool = connect(address, |options| {
+        // For longer than it waits for the other two.
+        options.rate_limit_bytes_per_second = Some(8_000_000);
+    });
+    let mut transfer = begin(&mut pool, &source, "target", &CopyOptions::default());
+    let mut joined = 0;
+    while !transfer.is_over() {
+        if let Some(haul_engine::Event::ConnectionJoined { .. }) = transfer.next_event(None) {
+            joined += 1;
+        }
+    }
+    let report = transfer.wait();
+    assert_eq!(report.error, None);
+    assert_eq!(joined, PoolOptions::default().connections);
+    let sides = report.sender.expect("its report");
+    let lost = sides.connections.iter().filter_map(|one| one.lost.as_ref());
+    let told: Vec<_> = lost.collect();
+    assert_eq!(told.len(), 2);
+    assert!(
+        told.iter().all(|why| why.contains("did not take it in")),
+        "{told:?}"
+    );
+    assert_same(&source, &site.root().join("target"));
+}
+
+#[test]
 fn connections_that_always_fail_end_the_transfer() {
     let site = Site::new();
     let source = site.source("source", 30_000_000);

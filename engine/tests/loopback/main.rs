@@ -6,6 +6,7 @@
 mod faults;
 mod impostor;
 mod support;
+mod words;
 
 use haul_engine::options::{
     CopyOptions, LocalSource, LocalTarget, Pattern, RemoteSource, RemoteTarget,

@@ -149,6 +149,8 @@ pub enum Harm {
     Flip(u64),
     /// Cuts each of the first `connections` connections after so many bytes.
     Cut { connections: u64, bytes: u64 },
+    /// Lets so many connections through and takes the others in for nobody.
+    Swallow(u64),
 }
 
 /// Starts a relay in front of `server`; its threads end with the connections.
@@ -177,10 +179,17 @@ fn clone(stream: &TcpStream) -> TcpStream {
 /// Only data connections are harmed: the preamble's seventh byte tells them.
 fn forward(mut client: TcpStream, mut server: TcpStream, harm: Harm, count: &AtomicU64) {
     let mut preamble = [0; 8];
-    if client.read_exact(&mut preamble).is_err() || server.write_all(&preamble).is_err() {
+    if client.read_exact(&mut preamble).is_err() {
         return;
     }
     let number = (preamble[6] == 1).then(|| count.fetch_add(1, Ordering::SeqCst));
+    if matches!((harm, number), (Harm::Swallow(through), Some(number)) if number >= through) {
+        let _ = std::io::copy(&mut client, &mut std::io::sink());
+        return;
+    }
+    if server.write_all(&preamble).is_err() {
+        return;
+    }
     carry(client, server, |offset, bytes| match (harm, number) {
         (Harm::Flip(at), Some(0)) => {
             if (offset..offset + bytes.len() as u64).contains(&at) {

@@ -14,7 +14,7 @@ use super::pool::Pool;
 use super::slab::Slab;
 use super::tally::Tally;
 use super::why;
-use crate::data::{Clock, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
+use crate::data::{Clock, Parting, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
 use crate::error::{Error, Result};
 use crate::kernel::queue::Reader;
 use crate::kernel::ring::{Completion, Handle, Loan, Outcome, Ring};
@@ -310,15 +310,15 @@ impl Worker {
             ReceiveCommand::Forget(transfer) => self.forget(transfer),
             ReceiveCommand::Detach {
                 connection,
-                graceful,
+                parting,
             } => {
                 let found = self
                     .connections
                     .iter()
                     .find_map(|(slot, candidate)| (candidate.number == connection).then_some(slot));
                 // Graceful is what happens anyway once the peer closes.
-                if let (Some(slot), false) = (found, graceful) {
-                    self.leave(slot, None);
+                if let (Some(slot), Parting::AtOnce(cause)) = (found, parting) {
+                    self.leave(slot, Some(cause));
                 }
             }
             ReceiveCommand::Report => {

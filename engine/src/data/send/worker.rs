@@ -8,7 +8,7 @@ use super::connection::{Connection, Ending};
 use super::load::Load;
 use super::pool::Pool;
 use crate::data::window::Windows;
-use crate::data::{Clock, SendCommand, SendEvent, SendEvents};
+use crate::data::{Clock, Parting, SendCommand, SendEvent, SendEvents};
 use crate::error::{Error, Result};
 use crate::kernel::memory::Arena;
 use crate::kernel::queue::Reader;
@@ -328,8 +328,8 @@ impl Worker {
                 }
                 SendCommand::Detach {
                     connection,
-                    graceful,
-                } => self.detach(connection, graceful),
+                    parting,
+                } => self.detach(connection, parting),
                 SendCommand::Report => self.send_report(),
                 SendCommand::Stop => self.stop(),
             }
@@ -363,7 +363,7 @@ impl Worker {
         }
     }
 
-    fn detach(&mut self, id: ConnectionId, graceful: bool) {
+    fn detach(&mut self, id: ConnectionId, parting: Parting) {
         let is_it = |connection: &Option<Connection>| {
             connection
                 .as_ref()
@@ -372,8 +372,8 @@ impl Worker {
         let Some(place) = self.connections.iter().position(is_it) else {
             return;
         };
-        if !graceful {
-            return self.close(place, None);
+        if let Parting::AtOnce(cause) = parting {
+            return self.close(place, Some(cause));
         }
         if let Some(connection) = self.connections[place].as_mut()
             && connection.is_open()

@@ -155,6 +155,8 @@ pub struct Receiver {
     discarding: usize,
     outputs: VecDeque<ReceiverOutput>,
     counts: Bytes,
+    /// When the sender's next word is overdue, while one is awaited.
+    word_due: Option<Nanos>,
 }
 
 impl Receiver {
@@ -173,6 +175,7 @@ impl Receiver {
             discarding: 0,
             outputs: VecDeque::new(),
             counts: Bytes::default(),
+            word_due: None,
         }
     }
 
@@ -397,7 +400,8 @@ impl Receiver {
 
     /// What to do next; `None` until something is handed in. Call it once all
     /// that happened was handed in: what landed meanwhile is said in one word.
-    pub fn poll(&mut self, _now: Nanos) -> Option<ReceiverOutput> {
+    pub fn poll(&mut self, now: Nanos) -> Option<ReceiverOutput> {
+        self.see_to_deadline(now);
         if self.outputs.is_empty() {
             self.say_landed();
         }

@@ -10,7 +10,7 @@ use super::{Receiver, ReceiverOutput, Segment, State};
 use crate::error::Error;
 use crate::limits;
 use crate::protocol::wire::{ChunkRange, Message, Verdict};
-use crate::protocol::{FileId, SegmentId};
+use crate::protocol::{FileId, Nanos, SegmentId};
 use crate::report::Level;
 
 impl Receiver {
@@ -222,6 +222,41 @@ impl Receiver {
             self.outputs
                 .push_back(ReceiverOutput::Failed(error.clone()));
             self.state = State::Ended;
+        }
+    }
+
+    /// Ends the transfer where the peer's next word is overdue.
+    pub(super) fn see_to_deadline(&mut self, now: Nanos) {
+        if !self.awaits_word() {
+            self.word_due = None;
+            return;
+        }
+        let due = *self
+            .word_due
+            .get_or_insert(now.saturating_add(limits::WORD_WAIT_NANOS_MAX));
+        if now >= due {
+            let seconds = limits::WORD_WAIT_NANOS_MAX / 1_000_000_000;
+            let why = format!("the sender did not say what comes next for {seconds} s");
+            self.stop(Error::peer("cannot go on with the transfer", why));
+        }
+    }
+
+    /// True while only a word is missing that the sender says as soon as it can:
+    /// the next offer, that what landed was the file, its report. Chunks take
+    /// what they take, and a stream's end comes when it comes.
+    fn awaits_word(&self) -> bool {
+        let is_whole = |segment: &Segment| match segment {
+            Segment::Preparing(_) => false,
+            Segment::Open(work) => !work.plan.is_stream(),
+        };
+        match self.state {
+            State::Moving => {
+                self.settling == 0
+                    && self.counts.landed == self.counts.planned
+                    && self.segments.values().all(is_whole)
+            }
+            State::Reporting => true,
+            State::Finishing(_) | State::Ending(_) | State::Ended => false,
         }
     }
 }

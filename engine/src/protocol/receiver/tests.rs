@@ -89,6 +89,35 @@ fn land(receiver: &mut Receiver, first: ChunkId, count: u64, bytes: u64) {
 }
 
 #[test]
+fn a_sender_that_says_nothing_more_is_given_up_in_time() {
+    let due = limits::WORD_WAIT_NANOS_MAX;
+    let size = u64::from(CHUNK);
+    let whole = open(offer(0, &[size], true), vec![Verdict::Whole]);
+    let mut landed = open(offer(0, &[size], true), vec![Verdict::Whole]);
+    land(&mut landed, 0, 1, size);
+    let mut settling = open(offer(0, &[size], true), vec![Verdict::Whole]);
+    land(&mut settling, 0, 1, size);
+    hear(&mut settling, closed(size, 0));
+    let streams = open(stream(), vec![Verdict::Whole]);
+    for (mut receiver, is_due, state) in [
+        (receiver(), true, "nothing offered"),
+        (whole, false, "a chunk is missing"),
+        (landed, true, "the sender's look is missing"),
+        (settling, false, "the hands are at work"),
+        (streams, false, "a stream ends when it ends"),
+    ] {
+        outputs(&mut receiver);
+        let early = receiver.poll(due - 1);
+        assert!(early.is_none(), "{state}");
+        let mut fails = false;
+        while let Some(output) = receiver.poll(due) {
+            fails |= matches!(output, ReceiverOutput::Message(Message::Abort { .. }));
+        }
+        assert_eq!(fails, is_due, "{state}");
+    }
+}
+
+#[test]
 fn what_an_honest_sender_cannot_say_is_a_violation() {
     let size = 3 * u64::from(CHUNK);
     let lies = [

@@ -32,6 +32,7 @@ impl Sender {
         {
             return Err(Violation::new("a message of this transfer", "another's"));
         }
+        self.word_due = None;
         match message {
             Message::Freed { connection } => self.hear_freed(connection),
             Message::Answer(answer) => self.hear_answer(answer),
@@ -178,6 +179,7 @@ impl Sender {
             known.landed(now, segment, part.run, bytes);
         }
         self.outputs.push_back(SenderOutput::Landed {
+            connection,
             segment,
             chunks: ChunkRange {
                 first: part.chunks.start,
@@ -285,12 +287,15 @@ impl Sender {
     }
 
     fn hear_freed(&mut self, connection: ConnectionId) -> Result<(), Violation> {
-        if self.freed.insert(number(connection)) == 0
-            || self.freed.gaps() > limits::JOINS_MAX as usize
-        {
+        // Said twice where it went between two transfers: for the last one
+        // unasked, and for this one as the answer to Lost.
+        if self.freed.insert(number(connection)) == 0 {
+            return Ok(());
+        }
+        if self.freed.gaps() > limits::JOINS_MAX as usize {
             return Err(Violation::new(
-                "a connection freed once",
-                format!("connection {connection} freed again"),
+                "no more connections than may join",
+                "more freed ones",
             ));
         }
         if let Some(known) = self.connections.0.remove(&connection) {

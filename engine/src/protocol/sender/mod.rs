@@ -83,6 +83,8 @@ pub enum SenderOutput {
     },
     /// Acknowledged: one for each contiguous part of one run.
     Landed {
+        /// What brought them; `None` where their run was given up meanwhile.
+        connection: Option<ConnectionId>,
         /// The segment.
         segment: SegmentId,
         /// Which chunks.
@@ -169,6 +171,8 @@ pub struct Sender {
     freed: RangeSet,
     outputs: VecDeque<SenderOutput>,
     counts: Bytes,
+    /// When the receiver's next word is overdue, while one is awaited.
+    word_due: Option<Nanos>,
 }
 
 impl Sender {
@@ -189,6 +193,7 @@ impl Sender {
             freed: RangeSet::new(),
             outputs: VecDeque::new(),
             counts: Bytes::default(),
+            word_due: None,
         }
     }
 
@@ -493,6 +498,7 @@ impl Sender {
 
     /// What to do next; `None` until something is handed in.
     pub fn poll(&mut self, now: Nanos) -> Option<SenderOutput> {
+        self.see_to_deadline(now);
         let output = self.outputs.pop_front();
         output.or_else(|| self.hand_out(now))
     }

@@ -321,4 +321,31 @@ impl Sender {
         self.connections.0.clear();
         self.outputs.push_back(SenderOutput::Failed(error));
     }
+
+    /// Ends the transfer where the peer's next word is overdue.
+    pub(super) fn see_to_deadline(&mut self, now: Nanos) {
+        if !self.awaits_word() {
+            self.word_due = None;
+            return;
+        }
+        let due = *self
+            .word_due
+            .get_or_insert(now.saturating_add(limits::WORD_WAIT_NANOS_MAX));
+        if now >= due {
+            let seconds = limits::WORD_WAIT_NANOS_MAX / 1_000_000_000;
+            let why = format!("the receiver did not say what comes next for {seconds} s");
+            self.stop(Error::peer("cannot go on with the transfer", why));
+        }
+    }
+
+    /// True while only a word is missing that the receiver says as soon as it
+    /// can. What lands and what is synced takes what it takes.
+    fn awaits_word(&self) -> bool {
+        let is_offered = |segment: &Segment| matches!(segment, Segment::Offered(_));
+        match self.state {
+            State::Moving => self.segments.values().any(is_offered),
+            State::Reporting => true,
+            State::Finishing | State::Ended => false,
+        }
+    }
 }

@@ -202,6 +202,24 @@ fn an_answer_has_to_be_to_what_was_offered() {
 }
 
 #[test]
+fn a_receiver_that_does_not_answer_is_given_up_in_time() {
+    let (mut sender, _) = moving(1, 1);
+    let due = limits::WORD_WAIT_NANOS_MAX;
+    assert!(
+        sender.poll(2 * due).is_none(),
+        "what lands takes what it takes"
+    );
+    let mut sender = Sender::new(sender.config);
+    sender.offer(vec![entry(1)], true);
+    assert_eq!(outputs(&mut sender).len(), 1, "the offer");
+    assert!(sender.poll(due - 1).is_none());
+    let last: Vec<_> = std::iter::from_fn(|| sender.poll(due)).collect();
+    assert!(
+        matches!(last.last(), Some(SenderOutput::Failed(error)) if error.kind == ErrorKind::Peer)
+    );
+}
+
+#[test]
 fn an_acknowledgement_counts_once_and_a_connection_is_freed_once() {
     let (mut sender, runs) = moving(1000, 1);
     let run = runs[0];
@@ -210,7 +228,11 @@ fn an_acknowledgement_counts_once_and_a_connection_is_freed_once() {
     assert_eq!(sender.counts().landed, u64::from(CHUNK));
     let freed = Message::Freed { connection: 0 };
     hear(&mut sender, freed.clone());
-    assert!(sender.handle_message(0, freed).is_err());
+    let unlanded = u64::from(run.count - 1) * u64::from(CHUNK);
+    assert_eq!(sender.counts().resent, unlanded);
+    // It may be said twice where it went between two transfers.
+    hear(&mut sender, freed);
+    assert_eq!(sender.counts().resent, unlanded);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Damage, duplicates, cuts, garbage, full disks and forgotten transfers.
 
 use super::*;
-use crate::error::ErrorKind;
+use crate::data::Parting;
+use crate::error::{Error, ErrorKind};
 use crate::limits::BLOCK_BYTES;
 use crate::protocol::SegmentId;
 
@@ -78,9 +79,14 @@ fn what_is_granted_elsewhere_is_drained_until_that_connection_is_reaped() {
     assert_eq!(rig.drained(), ChunkRange { first: 1, count: 1 });
     rig.command(ReceiveCommand::Detach {
         connection: 1,
-        graceful: false,
+        parting: Parting::AtOnce(Error::peer("gave it up", "as the test wants")),
     });
-    assert_eq!(rig.detached(), (1, None));
+    let (connection, cause) = rig.detached();
+    let told = cause.expect("the reason that was given").to_string();
+    assert_eq!(
+        (connection, told.as_str()),
+        (1, "gave it up: as the test wants")
+    );
     assert_eq!(segment.ledger.lock().expect("unpoisoned").granted(), 0);
     send(&mut second, &segment, 0..4, &all);
     assert_eq!(rig.landed(0..4), size);

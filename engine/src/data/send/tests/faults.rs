@@ -1,6 +1,8 @@
 //! What goes wrong, and how connections end.
 
 use super::*;
+use crate::data::Parting;
+use crate::error::Error;
 
 #[test]
 fn a_short_source_is_filled_with_zeros_and_told() {
@@ -163,7 +165,7 @@ fn a_graceful_detach_finishes_what_was_handed_over() {
         bench.run(1, &segment, 64, 64);
         bench.command(SendCommand::Detach {
             connection: 1,
-            graceful: true,
+            parting: Parting::Graceful,
         });
         let mut got = frame(&mut peer, &segment).1;
         got.extend(frame(&mut peer, &segment).1);
@@ -189,9 +191,15 @@ fn a_detach_at_once_drains_a_blocked_send() {
         peer.read_exact(&mut [0; 1000]).expect("a beginning");
         bench.command(SendCommand::Detach {
             connection: 1,
-            graceful: false,
+            parting: Parting::AtOnce(Error::peer("gave it up", "as the test wants")),
         });
-        assert!(matches!(bench.detached(), (1, None)), "{transmit:?}");
+        let (connection, cause) = bench.detached();
+        let told = cause.expect("the reason that was given").to_string();
+        assert_eq!(
+            (connection, told.as_str()),
+            (1, "gave it up: as the test wants"),
+            "{transmit:?}"
+        );
     }
 }
 
@@ -249,7 +257,7 @@ fn commands_for_a_connection_that_is_gone_are_nothing() {
     bench.run(7, &segment, 0, 1);
     bench.command(SendCommand::Detach {
         connection: 7,
-        graceful: true,
+        parting: Parting::Graceful,
     });
     assert!(bench.stop().is_empty());
 }

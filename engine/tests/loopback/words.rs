@@ -1,0 +1,126 @@
+//! Clients that proved themselves and then say what makes no sense.
+//!
+//! Leaves to others: those that prove nothing (impostor.rs). Invariant: each
+//! gets an answer in words, and the server serves the next.
+
+use crate::support::{Site, TOKEN, assert_same, push};
+use haul_engine::Error;
+use haul_engine::options::CopyOptions;
+use haul_engine::protocol::TransferId;
+use haul_engine::protocol::handshake::ClientHandshake;
+use haul_engine::protocol::wire::{Entry, EntryKind, Message, MessageReader, Offer, encode};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// The control connection of a client that was let in.
+struct Client {
+    stream: TcpStream,
+    reader: MessageReader,
+}
+
+impl Client {
+    fn connect(address: SocketAddr) -> Self {
+        let mut stream = TcpStream::connect(address).expect("connects");
+        let wait = Some(Duration::from_secs(20));
+        stream.set_read_timeout(wait).expect("set");
+        stream.write_all(b"HAUL\x01\x01\0\0").expect("writes");
+        let mut reply = [0; 8];
+        stream.read_exact(&mut reply).expect("a reply");
+        let mut client = Self {
+            stream,
+            reader: MessageReader::new(),
+        };
+        let (mut handshake, hello) =
+            ClientHandshake::new(Some(TOKEN.0), [9; 32], "a test".to_owned());
+        client.say(&Message::Hello(hello));
+        let Message::Welcome(welcome) = client.hear() else {
+            panic!("a welcome comes first");
+        };
+        let proof = handshake.welcomed(welcome).expect("it makes sense");
+        client.say(&Message::Proof(proof));
+        assert!(matches!(client.hear(), Message::Ready(_)));
+        client
+    }
+
+    fn say(&mut self, message: &Message) {
+        self.stream.write_all(&encode(message)).expect("writes");
+    }
+
+    /// The next word that is no heartbeat.
+    fn hear(&mut self) -> Message {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.reader.next().expect("honest words") {
+                Some(Message::Heartbeat) => {}
+                Some(message) => return message,
+                None => {
+                    let count = self.stream.read(&mut buffer).expect("a word in time");
+                    assert!(count > 0, "a word before the end");
+                    self.reader.push(&buffer[..count]);
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self) -> Error {
+        match self.hear() {
+            Message::Refuse(error) => error,
+            other => panic!("no refusal: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn who_breaks_the_protocol_hears_how() {
+    let site = Site::new();
+    // An unknown tag that must be known, a body that is too long, one that is none.
+    let envelope = |bytes: u32, tag: u16| {
+        let mut envelope = bytes.to_le_bytes().to_vec();
+        envelope.extend_from_slice(&tag.to_le_bytes());
+        envelope.extend_from_slice(&[0; 2]);
+        envelope
+    };
+    let nonsense = [
+        envelope(0, 999),
+        envelope(5_000_000, 34),
+        [envelope(4, 34), vec![255; 4]].concat(),
+    ];
+    for words in nonsense {
+        let mut client = Client::connect(site.address());
+        // Something stays unread behind it.
+        let words = [words, vec![0; 10_000]].concat();
+        client.stream.write_all(&words).expect("writes");
+        let error = client.refused();
+        assert!(error.sentence.contains("broke the protocol"), "{error}");
+    }
+    let source = site.source("source", 100_000);
+    let report = push(&mut site.pool(), &source, "target", &CopyOptions::default());
+    assert_eq!(report.error, None);
+    assert_same(&source, &site.root().join("target"));
+}
+
+#[test]
+fn an_offer_of_no_transfer_is_answered() {
+    let site = Site::new();
+    let mut client = Client::connect(site.address());
+    let transfer = TransferId([5; 16]);
+    let entry = Entry {
+        name: b"file".to_vec(),
+        kind: EntryKind::File,
+        size: 1,
+        mode: 0o644,
+        mtime_seconds: 0,
+        mtime_nanos: 0,
+    };
+    client.say(&Message::Offer(Offer {
+        transfer,
+        segment: 0,
+        last: true,
+        entries: vec![entry],
+    }));
+    let Message::Abort { transfer: of, .. } = client.hear() else {
+        panic!("it is given up");
+    };
+    assert_eq!(of, transfer);
+}
