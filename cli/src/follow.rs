@@ -14,6 +14,7 @@ use crate::progress::Shown;
 use crate::table;
 use haul_engine::report::Report;
 use haul_engine::{Error, ErrorKind, Event, PeerAddress, Progress, Side, Transfer};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -203,20 +204,111 @@ pub fn tell(
 /// Writes every file's error, then the transfer's, each once.
 pub fn errors(report: &Report, console: &Console) {
     let whole = report.error.as_ref();
-    let mut said: Vec<&str> = Vec::new();
-    for file in &report.files {
-        let Some(error) = &file.error else { continue };
-        let text = error.message.as_str();
-        // The transfer's own error may know a better cure than its copy here.
-        let is_whole = whole.is_some_and(|whole| {
-            text.starts_with(&whole.sentence) || whole.sentence.contains(text)
-        });
-        if !is_whole && !said.contains(&text) {
-            console.line(&format!("haul: {}", crate::console::printable(text)));
-            said.push(text);
-        }
+    for line in file_errors(report) {
+        console.line(&format!("haul: {}", crate::console::printable(&line)));
     }
     if let Some(error) = whole {
         console.error(error);
+    }
+}
+
+/// What is to be said of single files beside the transfer's error.
+fn file_errors(report: &Report) -> Vec<String> {
+    let whole = report.error.as_ref().map(|error| error.sentence.as_str());
+    let failed = || {
+        report
+            .files
+            .iter()
+            .filter_map(|file| Some((file, file.error.as_ref()?)))
+    };
+    let Some((first, why)) = failed().next() else {
+        return Vec::new();
+    };
+    let is_alike = failed().count() == report.files.len()
+        && failed().all(|(_, error)| error.message == why.message);
+    let (mut lines, mut said) = (Vec::new(), HashSet::new());
+    for (file, error) in failed() {
+        let text = &error.message;
+        let is_named = text.contains(&file.name);
+        let is_quoted = whole.is_some_and(|whole| whole.contains(text))
+            && (is_named || is_alike || std::ptr::eq(file, first));
+        // The transfer's own error may know a better cure than its copy here.
+        let is_whole = is_quoted || whole.is_some_and(|whole| text.starts_with(whole));
+        let line = match is_named {
+            true => text.clone(),
+            false => format!("{}: {text}", file.name),
+        };
+        if !is_whole && said.insert(line.clone()) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use haul_engine::report::{ErrorReport, FileReport};
+    use std::time::Duration;
+
+    fn report(whole: &str, files: &[(&str, &str)]) -> Report {
+        let file = |(name, why): &(&str, &str)| FileReport {
+            name: (*name).to_owned(),
+            bytes: None,
+            level: None,
+            error: Some(ErrorReport::from(&Error::new(ErrorKind::Local, *why))),
+        };
+        let mut report = Report::failed(Error::new(ErrorKind::Partial, whole), Duration::ZERO);
+        report.files = files.iter().map(file).collect();
+        report
+    }
+
+    #[test]
+    fn each_file_that_failed_is_named_once() {
+        let whole = "2 of 3 files failed; the first: a: it changed";
+        let mut some = report(whole, &[("a", "it changed"), ("b", "it changed")]);
+        some.files.push(FileReport {
+            error: None,
+            ..some.files[0].clone()
+        });
+        assert_eq!(file_errors(&some), ["b: it changed"]);
+        let all = report(
+            "2 of 2 files failed; the first: a: no such directory d",
+            &[("a", "no such directory d"), ("b", "no such directory d")],
+        );
+        assert!(file_errors(&all).is_empty(), "all for one reason");
+        let named = report(
+            "2 of 2 files failed; the first: cannot open a",
+            &[("a", "cannot open a"), ("b", "cannot open b")],
+        );
+        assert_eq!(file_errors(&named), ["cannot open b"]);
+        let lost = report(
+            "lost S",
+            &[("a", "lost S; try again"), ("b", "lost S; try again")],
+        );
+        assert!(file_errors(&lost).is_empty());
+    }
+
+    #[test]
+    fn what_failed_at_the_server_is_said_to_be_there() {
+        let server = PeerAddress {
+            host: "h".to_owned(),
+            port: 7,
+        };
+        let mut there = report(
+            "2 of 2 files failed; the first: no a",
+            &[("a", "no a"), ("b", "no b")],
+        );
+        for file in &mut there.files {
+            file.error.as_mut().expect("set").side = Side::Sender;
+        }
+        there.error = there.error.map(|error| error.at(Side::Sender));
+        name_server(&mut there, &server, Side::Sender);
+        let told = there.error.as_ref().expect("set").sentence.as_str();
+        assert_eq!(told, "2 of 2 files failed; the first: on h:7: no a");
+        assert_eq!(file_errors(&there), ["on h:7: no b"]);
+        let untouched = there.error.clone();
+        name_server(&mut there, &server, Side::Receiver);
+        assert_eq!(there.error, untouched);
     }
 }

@@ -10,8 +10,9 @@ use crate::protocol::wire::{
     self, Hello, JOIN_BYTES, Join, Message, PREAMBLE_BYTES, Preamble, PreambleReply, Role,
     VERSION_MAX, VERSION_MIN,
 };
-use std::cell::Cell;
-use std::net::Shutdown;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
 use std::time::Duration;
 use tokio_uring::buf::BoundedBuf;
@@ -56,6 +57,96 @@ impl Deadline {
 impl Drop for Deadline {
     fn drop(&mut self) {
         self.timer.abort();
+    }
+}
+
+/// Connections that have not greeted yet. When there are too many, the oldest
+/// goes of the address that has most of them, so that a crowd which says
+/// nothing keeps out itself and not those who greet at once.
+#[derive(Default)]
+pub(super) struct Greetings {
+    waiting: RefCell<VecDeque<Waiting>>,
+    /// Those that were pushed out and have not noticed, too.
+    alive: Rc<Cell<usize>>,
+}
+
+struct Waiting {
+    address: IpAddr,
+    stream: Rc<TcpStream>,
+    pushed_out: Rc<Cell<bool>>,
+}
+
+/// One of them, until this is dropped.
+pub(super) struct Greeting {
+    alive: Rc<Cell<usize>>,
+    pushed_out: Rc<Cell<bool>>,
+}
+
+impl Greetings {
+    /// True where nobody is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.alive.get() == 0
+    }
+
+    /// Takes one in; `None` where too many were pushed out just now.
+    pub(super) fn enter(&self, address: IpAddr, stream: &Rc<TcpStream>) -> Option<Greeting> {
+        if self.alive.get() >= 2 * limits::GREETINGS_MAX {
+            return None;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= limits::GREETINGS_MAX {
+            push_out(&mut waiting);
+        }
+        let pushed_out = Rc::new(Cell::new(false));
+        waiting.push_back(Waiting {
+            address,
+            stream: stream.clone(),
+            pushed_out: pushed_out.clone(),
+        });
+        self.alive.set(self.alive.get() + 1);
+        Some(Greeting {
+            alive: self.alive.clone(),
+            pushed_out,
+        })
+    }
+
+    /// It has greeted, or failed to.
+    pub(super) fn leave(&self, greeting: &Greeting) {
+        let same = |other: &Waiting| Rc::ptr_eq(&other.pushed_out, &greeting.pushed_out);
+        self.waiting.borrow_mut().retain(|other| !same(other));
+    }
+}
+
+fn push_out(waiting: &mut VecDeque<Waiting>) {
+    let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+    for one in waiting.iter() {
+        *counts.entry(one.address).or_default() += 1;
+    }
+    let most = counts.values().copied().max().unwrap_or(0);
+    let oldest = waiting
+        .iter()
+        .position(|one| counts.get(&one.address) == Some(&most));
+    if let Some(gone) = oldest.and_then(|place| waiting.remove(place)) {
+        gone.pushed_out.set(true);
+        // Its pending read ends with that.
+        let _ = gone.stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl Greeting {
+    /// The error, or that it was pushed out where that caused it.
+    pub(super) fn explain(&self, error: Error, peer: &str) -> Error {
+        if self.pushed_out.get() {
+            let why = "too many connections have not greeted yet";
+            return Error::peer(format!("cannot greet {peer}"), why);
+        }
+        error
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.alive.set(self.alive.get() - 1);
     }
 }
 

@@ -7,7 +7,7 @@
 use super::channel::{Channel, Incoming};
 use super::client::random;
 use super::core::{Core, Inner};
-use super::greet::{self, Wish};
+use super::greet::{self, Greeting, Greetings, Wish};
 use super::links::Links;
 use super::role::Role;
 use super::serving::Serving;
@@ -21,7 +21,7 @@ use crate::limits;
 use crate::options::{LocalTarget, ServeOptions, Token};
 use crate::protocol::handshake::{ServerHandshake, SessionSecret};
 use crate::protocol::wire::{Join, Message};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -198,7 +198,7 @@ pub(super) struct Shared {
     sockets: SocketOptions,
     events: Writer<ServerEvent>,
     sessions: RefCell<BTreeMap<u64, Known>>,
-    greetings: Cell<usize>,
+    greetings: Greetings,
     stopped: watch::Receiver<bool>,
 }
 
@@ -236,7 +236,7 @@ async fn serve(
         sockets,
         events,
         sessions: RefCell::default(),
-        greetings: Cell::new(0),
+        greetings: Greetings::default(),
         stopped: stopped.clone(),
     });
     let mut accepting = Vec::new();
@@ -264,7 +264,7 @@ async fn serve(
         // One that ended needs no telling.
         let _ = session.inner.send(Inner::Close);
     }
-    while !shared.sessions.borrow().is_empty() || shared.greetings.get() > 0 {
+    while !shared.sessions.borrow().is_empty() || !shared.greetings.is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -277,14 +277,19 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
                 if *shared.stopped.borrow() {
                     break;
                 }
-                if shared.greetings.get() >= limits::GREETINGS_MAX {
-                    let error =
-                        Error::peer("cannot greet", "too many connections have not greeted yet");
-                    shared.tell(ServerEvent::Refused { peer, error });
-                    continue;
+                // An IPv4 peer of a socket for both is shown as one.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                let stream = Rc::new(stream);
+                match shared.greetings.enter(peer.ip(), &stream) {
+                    Some(greeting) => {
+                        tokio_uring::spawn(greeted(stream, peer, greeting, shared.clone()));
+                    }
+                    None => {
+                        let why = "too many connections have not greeted yet";
+                        let error = Error::peer("cannot greet", why);
+                        shared.tell(ServerEvent::Refused { peer, error });
+                    }
                 }
-                shared.greetings.set(shared.greetings.get() + 1);
-                tokio_uring::spawn(greeted(stream, peer, shared.clone()));
             }
             Err(error) => {
                 if *shared.stopped.borrow() {
@@ -298,8 +303,7 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
 }
 
 /// Greets one connection and gives it to its session, or makes it one.
-async fn greeted(stream: TcpStream, peer: SocketAddr, shared: Rc<Shared>) {
-    let stream = Rc::new(stream);
+async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, shared: Rc<Shared>) {
     let deadline = greet::Deadline::start(stream.clone());
     let mut stopped = shared.stopped.clone();
     let closer = {
@@ -316,10 +320,13 @@ async fn greeted(stream: TcpStream, peer: SocketAddr, shared: Rc<Shared>) {
         Ok(Wish::Control) => open(stream.clone(), peer, &name, &shared).await.map(Some),
         Err(error) => Err(error),
     };
-    let result = result.map_err(|error| deadline.explain(error, &name));
+    let result = result
+        .map_err(|error| deadline.explain(error, &name))
+        .map_err(|error| greeting.explain(error, &name));
     deadline.met();
     closer.abort();
-    shared.greetings.set(shared.greetings.get() - 1);
+    shared.greetings.leave(&greeting);
+    drop(greeting);
     match result {
         Ok(Some((_registration, session))) => {
             session

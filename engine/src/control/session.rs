@@ -451,9 +451,10 @@ impl Session {
                 }
             }
             Inner::Close => {
-                if self.active.is_some() && matches!(self.role, Role::Server(_)) {
+                if let (Some(active), Role::Server(_)) = (&mut self.active, &self.role) {
                     let doing = "cannot finish the transfer";
                     let error = Error::peer(doing, "the server was stopped");
+                    active.stop(error.clone());
                     self.core.channel.send(&Message::Refuse(error));
                 }
                 self.close(None);

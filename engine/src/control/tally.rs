@@ -228,7 +228,8 @@ impl Tally {
 struct Past {
     files: usize,
     failed: usize,
-    first: Option<ErrorReport>,
+    /// The first that failed: its name and why.
+    first: Option<(String, ErrorReport)>,
     /// The lowest that one reached.
     lowest: Option<Level>,
     reached: usize,
@@ -240,7 +241,8 @@ impl Past {
         for file in files {
             if let Some(error) = &file.error {
                 self.failed += 1;
-                self.first.get_or_insert_with(|| error.clone());
+                self.first
+                    .get_or_insert_with(|| (file.name.clone(), error.clone()));
             }
             if let Some(level) = file.level {
                 self.reached += 1;
@@ -252,20 +254,22 @@ impl Past {
     /// One file that failed is the transfer's error; some of several are
     /// `Partial`.
     fn failure(&self) -> Option<Error> {
-        let first = self.first.as_ref()?;
+        let (name, first) = self.first.as_ref()?;
         let (failed, files) = (self.failed, self.files);
+        // A damaged chunk, for one, has no name of its own.
+        let why = match first.message.contains(name) {
+            true => first.message.clone(),
+            false => format!("{name}: {}", first.message),
+        };
         let (kind, sentence) = match (failed, files) {
-            (_, 1) => (first.kind, first.message.clone()),
+            (_, 1) => (first.kind, why),
             _ => (
                 if failed == files {
                     first.kind
                 } else {
                     ErrorKind::Partial
                 },
-                format!(
-                    "{failed} of {files} files failed; the first: {}",
-                    first.message
-                ),
+                format!("{failed} of {files} files failed; the first: {why}"),
             ),
         };
         Some(Error::new(kind, sentence).at(first.side))

@@ -200,3 +200,15 @@ fn clients_that_prove_nothing_take_no_sessions() {
     assert_eq!(report.error, None);
     drop(idle);
 }
+
+#[test]
+fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    let site = Site::new();
+    let crowd: Vec<_> = (0..haul_engine::limits::GREETINGS_MAX + 40)
+        .map(|_| TcpStream::connect(site.address()).expect("connects"))
+        .collect();
+    let source = site.source("source", 100_000);
+    let report = push(&mut site.pool(), &source, "target", &CopyOptions::default());
+    assert_eq!(report.error, None);
+    drop(crowd);
+}

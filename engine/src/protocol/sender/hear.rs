@@ -287,15 +287,14 @@ impl Sender {
     }
 
     fn hear_freed(&mut self, connection: ConnectionId) -> Result<(), Violation> {
-        // Said twice where it went between two transfers: for the last one
-        // unasked, and for this one as the answer to Lost.
-        if self.freed.insert(number(connection)) == 0 {
-            return Ok(());
-        }
-        if self.freed.gaps() > limits::JOINS_MAX as usize {
+        let is_new = self.freed.insert(number(connection)) > 0;
+        // It is said twice where it went between two transfers: for the last one
+        // unasked, and for this one as the answer to Lost, which counts.
+        let is_known = !is_new && self.freed_again.insert(number(connection)) == 0;
+        if is_known || self.freed.gaps() > limits::JOINS_MAX as usize {
             return Err(Violation::new(
-                "no more connections than may join",
-                "more freed ones",
+                "a connection freed once",
+                format!("connection {connection} freed again"),
             ));
         }
         if let Some(known) = self.connections.0.remove(&connection) {

@@ -169,6 +169,8 @@ pub struct Sender {
     connections: Connections,
     /// Connections that the receiver freed; their numbers are used up.
     freed: RangeSet,
+    /// Those of which it was said twice.
+    freed_again: RangeSet,
     outputs: VecDeque<SenderOutput>,
     counts: Bytes,
     /// When the receiver's next word is overdue, while one is awaited.
@@ -191,6 +193,7 @@ impl Sender {
             segments: BTreeMap::new(),
             connections: Connections::default(),
             freed: RangeSet::new(),
+            freed_again: RangeSet::new(),
             outputs: VecDeque::new(),
             counts: Bytes::default(),
             word_due: None,

@@ -153,8 +153,9 @@
 //!   │ over other connections ═▶│
 //! ```
 //! R says Freed also unasked, when its end breaks first or the connection
-//! retired, and exactly once for a connection; everything that landed of it was
-//! said before. Only Freed lets S send those chunks again, so a chunk never has
+//! retired, and exactly once for a connection in a transfer (one that went
+//! between two transfers may have been said for the first, too); everything that
+//! landed of it was said before. Only Freed lets S send those chunks again, so a chunk never has
 //! two writers.
 //! ```text
 //!  a stream                               a source that came up short
