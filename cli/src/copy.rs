@@ -139,7 +139,7 @@ impl Route {
                 if from.directory {
                     return Err(usage(format!(
                         "cannot copy {}/: copying directories is not built yet",
-                        from.display()
+                        from.display().trim_end_matches('/')
                     ))
                     .cure("name the files"));
                 }
@@ -461,10 +461,8 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
     if directory {
         return Err(match target.metadata() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fault(format!("cannot copy into {}", target.display()), error).cure(format!(
-                    "make the directory with mkdir {}",
-                    target.display()
-                ))
+                fault(format!("cannot copy into {}", target.display()), error)
+                    .cure("make the directory first")
             }
             Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => {
                 fault(format!("cannot copy into {}", target.display()), error)

@@ -30,6 +30,7 @@ pub fn run(arguments: &ManArguments, console: &Console) -> Result<(), Error> {
     };
     let mut page = Vec::new();
     clap_mangen::Man::new(command)
+        .source(concat!("haul ", env!("CARGO_PKG_VERSION")))
         .render(&mut page)
         .map_err(|error| fault("cannot write the manual page", error))?;
     console.result(String::from_utf8_lossy(&page).trim_end())

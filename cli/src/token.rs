@@ -80,7 +80,7 @@ pub fn find_or_make(file: Option<&Path>) -> Result<Found, Error> {
     let Some(place) = places.first() else {
         return Err(fault(
             "cannot choose a file for the token",
-            "neither XDG_RUNTIME_DIR nor HOME is set",
+            "neither XDG_RUNTIME_DIR nor HOME is an absolute path",
         )
         .cure("name one with --token-file FILE"));
     };

@@ -238,7 +238,9 @@ impl Plan {
             None => "an embedded server on loopback".to_owned(),
         };
         let way = if self.reverse { "from" } else { "to" };
-        let folder = match (workshop.folder(), workshop.choice()) {
+        // A file at a server lies where the server puts it.
+        let here = self.to.is_none() || matches!(self.source, Source::Made(_));
+        let folder = match (workshop.folder().filter(|_| here), workshop.choice()) {
             (Some(folder), Some(choice)) => format!(", in {} ({choice})", folder.display()),
             (Some(folder), None) => format!(", in {}", folder.display()),
             (None, _) => String::new(),

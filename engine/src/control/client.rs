@@ -56,6 +56,8 @@ pub(super) struct Client {
     redialling: bool,
     /// The peer left a connection waiting, and has taken none in since.
     is_full: bool,
+    /// That a limited rate takes fewer connections than were asked for.
+    paced: Option<String>,
     /// Which way the current transfer wants its connections.
     flow: Option<Flow>,
     /// The target of the push whose sources are being opened.
@@ -68,6 +70,7 @@ impl Client {
         session: handshake::Session,
         address: SocketAddr,
         options: PoolOptions,
+        paced: Option<String>,
     ) -> Self {
         Self {
             handshake: Some(handshake),
@@ -83,6 +86,7 @@ impl Client {
             redials: 0,
             redialling: false,
             is_full: false,
+            paced,
             flow: None,
             starting: None,
         }
@@ -248,7 +252,10 @@ impl Session {
             updates,
             asked,
         } = start;
-        let tally = Tally::new(self.core.clock, asked, Some(updates.clone()));
+        let mut tally = Tally::new(self.core.clock, asked, Some(updates.clone()));
+        if let Some(note) = self.client().and_then(|client| client.paced.clone()) {
+            tally.note(note);
+        }
         let active = Active {
             transfer,
             tally,

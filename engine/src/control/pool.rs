@@ -239,6 +239,19 @@ fn control(
     }
 }
 
+/// Leaves as many connections as a limited rate feeds; a note where these are
+/// fewer than were asked for.
+fn pace(options: &mut PoolOptions) -> Option<String> {
+    let rate = options.rate_limit_bytes_per_second?;
+    let fed = u32::try_from(rate / limits::PACED_BYTES_PER_SECOND_MIN).unwrap_or(u32::MAX);
+    let fed = fed.max(1);
+    let asked = options.connections;
+    options.connections = asked.min(fed);
+    (asked > fed).then(|| {
+        format!("{fed} of {asked} connections: the rate limit feeds no more at 2 MB/s each")
+    })
+}
+
 /// Connects, says hello, and proves: the session goes on from the welcome.
 async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Result<Session> {
     let addresses = dial::resolve(peer).await?;
@@ -250,10 +263,7 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
     {
         options.connections = connections.clamp(1, limits::CONNECTIONS_MAX);
     }
-    if let Some(rate) = options.rate_limit_bytes_per_second {
-        let paced = u32::try_from(rate / limits::PACED_BYTES_PER_SECOND_MIN).unwrap_or(u32::MAX);
-        options.connections = options.connections.min(paced.max(1));
-    }
+    let paced = pace(&mut options);
     let sockets = SocketOptions {
         send_buffer_bytes: options.socket_buffer_bytes,
         receive_buffer_bytes: options.socket_buffer_bytes,
@@ -304,7 +314,7 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
             "it gave no session",
         ));
     };
-    let mut client = Client::new(handshake, session, address, options);
+    let mut client = Client::new(handshake, session, address, options, paced);
     client.expect_dials(count);
     Ok(Session::new(
         core,

@@ -74,6 +74,7 @@ impl Active {
     fn planned(&self) -> Option<u64> {
         match &self.half {
             Half::Opening => None,
+            Half::Receiving(receiving) if !receiving.machine().is_planned() => None,
             Half::Sending(_) | Half::Receiving(_) if self.tally.has_open_stream() => None,
             Half::Sending(_) | Half::Receiving(_) => Some(self.bytes().planned),
         }

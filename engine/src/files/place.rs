@@ -45,6 +45,9 @@ pub struct Place {
     beneath: bool,
 }
 
+/// What sentences call the root, whose own name is not its peers' concern.
+const ROOT: &str = "the root";
+
 /// Opens the directory that a server serves; links in it are the server's own.
 ///
 /// # Errors
@@ -104,7 +107,7 @@ pub fn resolve_beneath(
     let directory_required = directory_required || path.ends_with(b"/");
     let path = path.strip_suffix(b"/").unwrap_or(path);
     let display = if path.is_empty() {
-        "the root".to_owned()
+        ROOT.to_owned()
     } else {
         shown(path)
     };
@@ -203,11 +206,10 @@ impl Destination {
     }
 
     fn place_inside(&self, entry_name: &[u8]) -> Result<Place> {
-        let display = format!(
-            "{}/{}",
-            self.display.trim_end_matches('/'),
-            shown(entry_name)
-        );
+        let display = match self.display.as_str() {
+            ROOT => shown(entry_name),
+            folder => format!("{}/{}", folder.trim_end_matches('/'), shown(entry_name)),
+        };
         check_path(entry_name).map_err(|why| {
             Error::peer(
                 format!("cannot write a file called {:?}", shown(entry_name)),

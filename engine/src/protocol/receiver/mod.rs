@@ -408,6 +408,13 @@ impl Receiver {
         self.outputs.pop_front()
     }
 
+    /// True once it is known what all the files come to.
+    #[must_use]
+    pub fn is_planned(&self) -> bool {
+        let is_open = |segment: &Segment| matches!(segment, Segment::Open(_));
+        self.last_offered && self.segments.values().all(is_open)
+    }
+
     /// How far the transfer is.
     #[must_use]
     pub fn counts(&self) -> Bytes {
