@@ -164,7 +164,7 @@ fn a_signal_interrupts_and_leaves_no_partial_target() {
         folder.write("a", &bytes(4_000_000));
         folder.write("b", b"old");
         let mut child = folder
-            .command("copy --limit-rate 500kB --progress always --events a b")
+            .command("copy --limit-rate 500kB --progress always --events --report r a b")
             .spawn()
             .expect("started");
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(
@@ -177,6 +177,19 @@ fn a_signal_interrupts_and_leaves_no_partial_target() {
         let output = child.wait_with_output().expect("ended");
         assert_eq!(output.status.code(), Some(code));
         assert_eq!(folder.read("b"), b"old", "the target is untouched");
+        // What ran until then is in the report.
+        let report: serde_json::Value =
+            serde_json::from_slice(&folder.read("r")).expect("a report");
+        assert_eq!(report["connections"].as_array().map(Vec::len), Some(1));
+        assert!(
+            report["system_calls"]["sender"].as_u64() > Some(0),
+            "{report}"
+        );
+        assert!(
+            report["latency"]["send"]["count"].as_u64() > Some(0),
+            "{report}"
+        );
+        assert_eq!(report["system_calls"]["receiver"], serde_json::Value::Null);
     }
 }
 

@@ -130,6 +130,33 @@ fn one_of_several_that_the_server_lacks_fails_alone() {
 }
 
 #[test]
+fn what_is_not_known_yet_is_null_and_what_is_left_to_haul_is_noted() {
+    let (folder, server) = ready();
+    folder.write("root/a", &bytes(100_000));
+    let line = format!(
+        "copy -n 4 --limit-rate 3MB --events --report r {} b",
+        server.url("a")
+    );
+    let ran = folder.must(&line);
+    let told = String::from_utf8(ran.stdout).expect("text");
+    let planned: Vec<Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .filter(|event: &Value| event["event"] == "planned")
+        .collect();
+    assert!(
+        planned.iter().all(|event| event["bytes"] != 0),
+        "{planned:?}"
+    );
+    assert_eq!(planned.last().expect("one")["bytes"], 100_000);
+    let report: Value = serde_json::from_slice(&folder.read("r")).expect("a report");
+    assert!(
+        report["notes"].to_string().contains("1 of 4 connections"),
+        "{report}"
+    );
+}
+
+#[test]
 fn one_of_several_that_fails_leaves_the_rest_sealed() {
     let (folder, server) = ready();
     for name in ["a", "taken", "z"] {

@@ -16,7 +16,7 @@ use crate::files::stream::StreamNews;
 use crate::files::target::Target;
 use crate::protocol::check::Check;
 use crate::protocol::wire::{Entry, Join, Verdict};
-use crate::protocol::{ChunkId, FileId, SegmentId, TransferId};
+use crate::protocol::{ChunkId, FileId, Nanos, SegmentId, TransferId};
 use crate::report::{Latency, Level};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -43,6 +43,34 @@ pub(super) enum Inner {
     Hands(TransferId, Done),
     /// A stream's reader: complete chunks, and the end once it is known.
     Stream(TransferId, StreamNews),
+}
+
+/// A worker that was asked for its counts gives them within this time, or died
+/// between the question and the answer.
+const REPORT_WAIT_NANOS: Nanos = 10_000_000_000;
+
+/// Reports that workers owe.
+pub(super) struct Owed {
+    count: usize,
+    until: Nanos,
+}
+
+impl Owed {
+    /// Of `count` workers that were asked now.
+    pub(super) fn new(count: usize, now: Nanos) -> Self {
+        let until = now.saturating_add(REPORT_WAIT_NANOS);
+        Self { count, until }
+    }
+
+    /// One came.
+    pub(super) fn came(&mut self) {
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// True when nothing more comes.
+    pub(super) fn is_over(&self, now: Nanos) -> bool {
+        self.count == 0 || now >= self.until
+    }
 }
 
 /// What the hands did.

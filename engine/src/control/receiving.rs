@@ -5,7 +5,7 @@
 //! segment is open in every worker before its answer is sent, and a transfer
 //! ends only when no worker writes to its targets any more.
 
-use super::core::{Core, Done};
+use super::core::{Core, Done, Owed};
 use super::links::PEER_LOST_IT;
 use super::tally::Tally;
 use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
@@ -91,7 +91,7 @@ pub(super) struct Receiving {
     options: TargetOptions,
     targets: BTreeMap<SegmentId, Vec<Option<Arc<Target>>>>,
     segments: BTreeMap<SegmentId, Arc<ReceiveSegment>>,
-    reports_due: Option<usize>,
+    reports_due: Option<Owed>,
     /// Workers that have not yet forgotten the transfer, once it ended.
     forgets_due: Option<usize>,
     end: Option<Result<()>>,
@@ -201,8 +201,10 @@ impl Receiving {
             }
             ReceiveEvent::Report(report) => {
                 tally.add_own(*report);
-                self.reports_due = self.reports_due.map(|due| due.saturating_sub(1));
-                self.finish_when_told(tally);
+                if let Some(due) = &mut self.reports_due {
+                    due.came();
+                }
+                self.finish_when_told(core, tally);
             }
             ReceiveEvent::Detached { .. } => {}
         }
@@ -239,6 +241,7 @@ impl Receiving {
 
     /// Carries all outputs out; the result is there once nothing is left.
     pub(super) fn pump(&mut self, core: &mut Core, tally: &mut Tally) -> Option<Result<()>> {
+        self.finish_when_told(core, tally);
         while let Some(output) = self.machine.poll(core.clock.now()) {
             self.carry(core, tally, output);
         }
@@ -303,14 +306,18 @@ impl Receiving {
                 self.segments.remove(&segment);
             }
             ReceiverOutput::Finish => {
-                self.reports_due = Some(core.links.tell_receivers(|| ReceiveCommand::Report));
-                self.finish_when_told(tally);
+                self.ask_for_reports(core);
+                self.finish_when_told(core, tally);
             }
             ReceiverOutput::Done { report } => {
                 tally.set_peer(*report);
                 self.finished(core, Ok(()));
             }
-            ReceiverOutput::Failed(error) => self.finished(core, Err(error)),
+            ReceiverOutput::Failed(error) => {
+                // What ran until then is told, too: before a worker forgets.
+                self.ask_for_reports(core);
+                self.finished(core, Err(error));
+            }
         }
     }
 
@@ -412,10 +419,22 @@ impl Receiving {
     }
 
     /// The peer wants this end's report once every worker gave its own.
-    fn finish_when_told(&mut self, tally: &Tally) {
-        if self.reports_due == Some(0) {
+    fn finish_when_told(&mut self, core: &Core, tally: &Tally) {
+        let now = core.clock.now();
+        if self
+            .reports_due
+            .as_ref()
+            .is_some_and(|due| due.is_over(now))
+        {
             self.reports_due = None;
             self.machine.finish(tally.own());
+        }
+    }
+
+    fn ask_for_reports(&mut self, core: &Core) {
+        if self.reports_due.is_none() {
+            let asked = core.links.tell_receivers(|| ReceiveCommand::Report);
+            self.reports_due = Some(Owed::new(asked, core.clock.now()));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Leaves to others: every decision (protocol's sender). Invariant: a run is
 //! handed to a worker only together with the sources that its plan names.
 
-use super::core::{Core, Done};
+use super::core::{Core, Done, Owed};
 use super::links::{PEER_LOST_IT, Way};
 use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
@@ -35,7 +35,7 @@ pub(super) struct Sending {
     options: SendingOptions,
     sources: BTreeMap<SegmentId, Vec<Arc<Source>>>,
     segments: BTreeMap<SegmentId, Arc<SendSegment>>,
-    reports_due: Option<usize>,
+    reports_due: Option<Owed>,
     end: Option<Result<()>>,
 }
 
@@ -192,8 +192,10 @@ impl Sending {
             }
             SendEvent::Report(report) => {
                 tally.add_own(*report);
-                self.reports_due = self.reports_due.map(|due| due.saturating_sub(1));
-                self.finish_when_told(tally);
+                if let Some(due) = &mut self.reports_due {
+                    due.came();
+                }
+                self.finish_when_told(core, tally);
             }
             SendEvent::Detached { .. } => {}
         }
@@ -245,10 +247,11 @@ impl Sending {
 
     /// Carries all outputs out; the result is there once nothing is left.
     pub(super) fn pump(&mut self, core: &mut Core, tally: &mut Tally) -> Option<Result<()>> {
+        self.finish_when_told(core, tally);
         while let Some(output) = self.machine.poll(core.clock.now()) {
             self.carry(core, tally, output);
         }
-        if core.hands_empty() {
+        if core.hands_empty() && self.reports_due.is_none() {
             self.end.take()
         } else {
             None
@@ -321,8 +324,8 @@ impl Sending {
                 self.forget_pages(core, segment);
             }
             SenderOutput::Finish => {
-                self.reports_due = Some(core.links.tell_senders(|| SendCommand::Report));
-                self.finish_when_told(tally);
+                self.ask_for_reports(core);
+                self.finish_when_told(core, tally);
             }
             SenderOutput::Done { report } => {
                 tally.set_peer(*report);
@@ -332,6 +335,9 @@ impl Sending {
                 // Its reader may wait for input that never comes.
                 streams(self.sources.values().flatten()).for_each(StreamSource::stop);
                 self.end = Some(Err(error));
+                // What ran until then is told, too.
+                self.ask_for_reports(core);
+                self.finish_when_told(core, tally);
             }
         }
     }
@@ -401,10 +407,22 @@ impl Sending {
     }
 
     /// The peer wants this end's report once every worker gave its own.
-    fn finish_when_told(&mut self, tally: &Tally) {
-        if self.reports_due == Some(0) {
+    fn finish_when_told(&mut self, core: &Core, tally: &Tally) {
+        let now = core.clock.now();
+        if self
+            .reports_due
+            .as_ref()
+            .is_some_and(|due| due.is_over(now))
+        {
             self.reports_due = None;
             self.machine.finish(tally.own());
+        }
+    }
+
+    fn ask_for_reports(&mut self, core: &Core) {
+        if self.reports_due.is_none() {
+            let asked = core.links.tell_senders(|| SendCommand::Report);
+            self.reports_due = Some(Owed::new(asked, core.clock.now()));
         }
     }
 }
