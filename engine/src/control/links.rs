@@ -195,6 +195,11 @@ impl Links {
         self.share_rate()
     }
 
+    /// What all connections together may send, where that is limited.
+    pub(super) fn rate_limit_bytes_per_second(&self) -> Option<u64> {
+        self.rate_limit_bytes_per_second
+    }
+
     /// Each sending connection gets the same share of the rate.
     fn share_rate(&self) -> Result<()> {
         let out = || self.links.values().filter(|link| link.way == Way::Out);

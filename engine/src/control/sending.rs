@@ -52,6 +52,7 @@ impl Sending {
             transfer,
             chunk_bytes: options.chunk_bytes,
             window_bytes: options.window_bytes,
+            bytes_per_second_max: core.links.rate_limit_bytes_per_second(),
         };
         let mut sending = Self {
             transfer,

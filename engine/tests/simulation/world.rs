@@ -168,6 +168,7 @@ impl World {
                 transfer: TRANSFER,
                 chunk_bytes: scenario.chunk_bytes,
                 window_bytes: None,
+                bytes_per_second_max: None,
             }),
             receiver: Receiver::new(ReceiverConfig {
                 transfer: TRANSFER,

@@ -35,6 +35,9 @@ pub struct SenderConfig {
     pub chunk_bytes: u32,
     /// As in `Begin::window_bytes`.
     pub window_bytes: Option<u64>,
+    /// What all connections together may send, where that is limited: runs last
+    /// no longer at that rate either, from the first on.
+    pub bytes_per_second_max: Option<u64>,
 }
 
 /// What the sender's caller is to do.

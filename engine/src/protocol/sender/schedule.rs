@@ -122,17 +122,22 @@ impl Connections {
 
     /// How many bytes the next run of `id` should have, at most. `left_bytes`
     /// is what was not handed out in the whole transfer, where that is known;
-    /// `window_bytes` as in `Begin`.
+    /// `window_bytes` as in `Begin`; `bytes_per_second_max` is of all together.
     pub fn run_bytes(
         &self,
         id: ConnectionId,
         left_bytes: Option<u64>,
         window_bytes: Option<u64>,
+        bytes_per_second_max: Option<u64>,
     ) -> u64 {
         let own = self.0.get(&id);
         let wanted = own.zip(left_bytes);
         let wanted = wanted.map(|(connection, left)| self.wanted_bytes(connection, left));
-        let bytes = run_bytes(own.and_then(Connection::bytes_per_second), wanted);
+        let mut bytes = run_bytes(own.and_then(Connection::bytes_per_second), wanted);
+        if let Some(most) = bytes_per_second_max {
+            let each = most / self.active().count().max(1) as u64;
+            bytes = bytes.min((each as f64 * limits::RUN_TIME_MAX_NANOS as f64 / 1e9) as u64);
+        }
         match window_bytes {
             // All connections' runs at hand have to fit into the window.
             Some(window) => {
@@ -298,7 +303,9 @@ mod tests {
         };
         let four = filled(4);
         assert_eq!(counts(&four), [limits::RUNS_AHEAD; 4]);
-        assert_eq!(four.run_bytes(0, None, Some(MIB)), MIB / 8);
+        assert_eq!(four.run_bytes(0, None, Some(MIB), None), MIB / 8);
+        // A limited rate holds from the first run on: 100 ms of a quarter of it.
+        assert_eq!(four.run_bytes(0, None, None, Some(4_000_000)), 100_000);
         assert_eq!(counts(&filled(1)), [limits::RUNS_AHEAD_MAX]);
     }
 }

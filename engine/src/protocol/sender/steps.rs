@@ -54,9 +54,12 @@ impl Sender {
         let connection = self.connections.next(left_bytes)?;
         let window_bytes = self.config.window_bytes;
         let chunk_bytes = u64::from(self.config.chunk_bytes);
-        let run_bytes = self
-            .connections
-            .run_bytes(connection, left_bytes, window_bytes);
+        let run_bytes = self.connections.run_bytes(
+            connection,
+            left_bytes,
+            window_bytes,
+            self.config.bytes_per_second_max,
+        );
         let count_max = (run_bytes / chunk_bytes).clamp(1, u64::from(limits::RUN_CHUNKS_MAX));
         let window_chunks = window_bytes.map(|bytes| (bytes / chunk_bytes).max(1));
         let mut found = None;

@@ -62,6 +62,7 @@ fn moving(chunks: u64, connections: u32) -> (Sender, Vec<Run>) {
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
         window_bytes: None,
+        bytes_per_second_max: None,
     });
     for connection in 0..connections {
         sender.connection_joined(0, connection);
@@ -187,6 +188,7 @@ fn an_answer_has_to_be_to_what_was_offered() {
             transfer: TRANSFER,
             chunk_bytes: CHUNK,
             window_bytes: None,
+            bytes_per_second_max: None,
         });
         sender.offer(vec![entry(10)], true);
         let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
@@ -492,6 +494,7 @@ fn no_more_segments_are_open_than_the_limit() {
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
         window_bytes: None,
+        bytes_per_second_max: None,
     });
     for _ in 0..limits::SEGMENTS_OPEN_MAX + 3 {
         sender.offer(vec![entry(0)], false);
