@@ -140,6 +140,9 @@
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
 //! what changes after the look no longer matches the checks sent before it.
+//! A word that needs nothing but to be said (Offer, Answer, Closed, Finish and
+//! Finished) comes within 300 s, or the transfer is aborted; an Offer of a
+//! transfer that does not run is answered by Abort.
 //! Finish and Finished do not wait for each other: each side says its own when
 //! every file ended for it, and is done when it said its own and heard the other.
 //! ```text
