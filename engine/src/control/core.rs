@@ -67,9 +67,10 @@ impl Owed {
         self.count = self.count.saturating_sub(1);
     }
 
-    /// True when nothing more comes.
-    pub(super) fn is_over(&self, now: Nanos) -> bool {
-        self.count == 0 || now >= self.until
+    /// Takes the debt away where nothing more comes; true where it did so.
+    pub(super) fn take_paid(owed: &mut Option<Self>, now: Nanos) -> bool {
+        let is_paid = |owed: &mut Self| owed.count == 0 || now >= owed.until;
+        owed.take_if(is_paid).is_some()
     }
 }
 

@@ -409,13 +409,7 @@ impl Sending {
 
     /// The peer wants this end's report once every worker gave its own.
     fn finish_when_told(&mut self, core: &Core, tally: &Tally) {
-        let now = core.clock.now();
-        if self
-            .reports_due
-            .as_ref()
-            .is_some_and(|due| due.is_over(now))
-        {
-            self.reports_due = None;
+        if Owed::take_paid(&mut self.reports_due, core.clock.now()) {
             self.machine.finish(tally.own());
         }
     }

@@ -14,6 +14,8 @@ pub mod receiver;
 pub mod sender;
 pub mod wire;
 
+mod word;
+
 use serde::{Deserialize, Serialize};
 
 /// A point in time: nanoseconds since a start that the caller chose.

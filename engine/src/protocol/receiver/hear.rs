@@ -27,7 +27,7 @@ impl Receiver {
         {
             return Err(Violation::new("a message of this transfer", "another's"));
         }
-        self.word_due = None;
+        self.word_due.heard();
         match message {
             Message::Lost { connection } => self.hear_lost(connection),
             Message::Offer(offer) => self.hear_offer(offer),

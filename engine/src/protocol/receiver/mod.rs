@@ -14,6 +14,7 @@ use super::check::CheckSeed;
 use super::plan::{Plan, digest};
 use super::ranges::RangeSet;
 use super::wire::{Answer, ChunkRange, Message, Offer, Verdict, cut};
+use super::word::WordDue;
 use super::{ChunkId, ConnectionId, FileId, Nanos, SegmentId, TransferId};
 use crate::error::{Error, Side};
 use crate::limits;
@@ -155,8 +156,7 @@ pub struct Receiver {
     discarding: usize,
     outputs: VecDeque<ReceiverOutput>,
     counts: Bytes,
-    /// When the sender's next word is overdue, while one is awaited.
-    word_due: Option<Nanos>,
+    word_due: WordDue,
 }
 
 impl Receiver {
@@ -175,7 +175,7 @@ impl Receiver {
             discarding: 0,
             outputs: VecDeque::new(),
             counts: Bytes::default(),
-            word_due: None,
+            word_due: WordDue::default(),
         }
     }
 

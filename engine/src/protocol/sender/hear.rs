@@ -32,7 +32,7 @@ impl Sender {
         {
             return Err(Violation::new("a message of this transfer", "another's"));
         }
-        self.word_due = None;
+        self.word_due.heard();
         match message {
             Message::Freed { connection } => self.hear_freed(connection),
             Message::Answer(answer) => self.hear_answer(answer),

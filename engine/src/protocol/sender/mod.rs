@@ -16,6 +16,7 @@ use super::check::{Check, CheckSeed};
 use super::plan::Plan;
 use super::ranges::RangeSet;
 use super::wire::{ChunkRange, Entry, Message, Offer};
+use super::word::WordDue;
 use super::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId, TransferId};
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
@@ -176,8 +177,7 @@ pub struct Sender {
     freed_again: RangeSet,
     outputs: VecDeque<SenderOutput>,
     counts: Bytes,
-    /// When the receiver's next word is overdue, while one is awaited.
-    word_due: Option<Nanos>,
+    word_due: WordDue,
 }
 
 impl Sender {
@@ -199,7 +199,7 @@ impl Sender {
             freed_again: RangeSet::new(),
             outputs: VecDeque::new(),
             counts: Bytes::default(),
-            word_due: None,
+            word_due: WordDue::default(),
         }
     }
 

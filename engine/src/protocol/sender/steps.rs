@@ -327,17 +327,9 @@ impl Sender {
 
     /// Ends the transfer where the peer's next word is overdue.
     pub(super) fn see_to_deadline(&mut self, now: Nanos) {
-        if !self.awaits_word() {
-            self.word_due = None;
-            return;
-        }
-        let due = *self
-            .word_due
-            .get_or_insert(now.saturating_add(limits::WORD_WAIT_NANOS_MAX));
-        if now >= due {
-            let seconds = limits::WORD_WAIT_NANOS_MAX / 1_000_000_000;
-            let why = format!("the receiver did not say what comes next for {seconds} s");
-            self.stop(Error::peer("cannot go on with the transfer", why));
+        let awaits = self.awaits_word();
+        if let Some(error) = self.word_due.overdue(now, awaits, "receiver") {
+            self.stop(error);
         }
     }
 
