@@ -178,11 +178,22 @@ class GridFtp(Rival):
              "-anonymous-names-allowed", "*", "-home-dir", s.target_dir,
              "-log-level", "ERROR"], port)
 
+    streams = 4
+
     def run(self):
         s = self.setting
-        copy = [["globus-url-copy", "-fast", "-p", "4", "-bs", str(MIB), "-nodcau",
+        parallel = ["-p", str(self.streams)] if self.streams > 1 else []
+        copy = [["globus-url-copy", "-fast", *parallel, "-bs", str(MIB), "-nodcau",
                  f"file://{s.source}", self.url]]
         return s.landed(lambda: self.daemon.measure(lambda: processes(copy)))
+
+
+class GridFtpSingle(GridFtp):
+    """Several streams lose to one within one machine, for GridFTP as for haul."""
+
+    name = "GridFTP, 1 stream"
+    note = "the same without -p: what is fastest within one machine"
+    streams = 1
 
 
 class NginxCurl(Rival):
@@ -307,4 +318,5 @@ def rivals(setting):
     placed = not setting.durable and not setting.in_memory
     ours = [HaulPlaced, HaulServe] if placed else [Haul, HaulServe]
     return [kind(setting) for kind in
-            (Cp, *ours, Rsync, GridFtp, NginxCurl, TarSocat, Scp, Iperf, IperfFour)]
+            (Cp, *ours, Rsync, GridFtp, GridFtpSingle, NginxCurl, TarSocat, Scp, Iperf,
+             IperfFour)]
