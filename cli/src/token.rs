@@ -5,6 +5,7 @@
 //! an argument, and a file that others can read is refused, not mended.
 
 use crate::console::fault;
+use haul_engine::kernel;
 use haul_engine::options::Token;
 use haul_engine::{Error, ErrorKind};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -30,14 +31,7 @@ pub struct Found {
 /// # Errors
 /// The kernel gives none.
 pub fn random() -> Result<Token, Error> {
-    let mut bytes = [0; 32];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled +=
-            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-                .map_err(|error| fault("cannot get random bytes for a token", error))?;
-    }
-    Ok(Token(bytes))
+    Ok(Token(kernel::random::random()?))
 }
 
 /// The token that a copy proves: `file`'s where it is given, else the

@@ -85,6 +85,16 @@ pub struct Error {
 /// The result of nearly everything here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The system's reason as a clause: "no such file or directory".
+pub fn why(reason: impl Into<std::io::Error>) -> String {
+    let text = reason.into().to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
+}
+
 impl Error {
     /// A failure of `kind` told by `sentence`, at the caller's side until
     /// [`Error::at`] says otherwise.

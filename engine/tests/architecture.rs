@@ -4,9 +4,12 @@
 //! Invariant: a rule is a function from files to complaints, so that it can be
 //! tested itself.
 
+#[path = "architecture/circles.rs"]
+mod circles;
 #[path = "architecture/code.rs"]
 mod code;
 
+use circles::circles;
 use code::{beyond_supers, children, names, without_comments_and_literals};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -142,6 +145,36 @@ fn unsafe_only_in_kernel(files: &[SourceFile]) -> Vec<String> {
 
 fn tokio_only_in_control(files: &[SourceFile]) -> Vec<String> {
     only_in(files, "engine/src/control/", &["tokio", "tokio_uring"])
+}
+
+/// The crates whose files must not import each other in a circle.
+const CRATES: [&str; 3] = ["engine/src/", "cli/src/", "benches/src/"];
+/// Folders that still have a circle; each leaves this list with its circle.
+const CIRCLES_LEFT: [&str; 3] = [
+    "engine/src/control/",
+    "engine/src/data/receive/",
+    "engine/src/data/send/",
+];
+
+fn no_circles(files: &[SourceFile]) -> Vec<String> {
+    circles_but(files, &CIRCLES_LEFT)
+}
+
+/// The circles, but those inside of `left`; and what of `left` has none.
+fn circles_but(files: &[SourceFile], left: &[&str]) -> Vec<String> {
+    let circles = CRATES.iter().flat_map(|source| circles(files, source));
+    let (mut complaints, mut met) = (Vec::new(), BTreeSet::new());
+    for circle in circles {
+        let is_inside = |folder: &&&str| circle.iter().all(|path| path.starts_with(**folder));
+        match left.iter().find(is_inside) {
+            Some(folder) => drop(met.insert(*folder)),
+            None => complaints.push(format!("a circle of imports: {}", circle.join(", "))),
+        }
+    }
+    let done = left.iter().filter(|folder| !met.contains(**folder));
+    complaints
+        .extend(done.map(|folder| format!("{folder} has no circle any more and leaves the list")));
+    complaints
 }
 
 fn protocol_is_pure(files: &[SourceFile]) -> Vec<String> {
@@ -356,6 +389,88 @@ fn imports_go_down_only() {
             ("cli/src/main.rs", "use crate::arguments;"),
         ],
     );
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let sample = |files: &[(&str, &str)]| -> Vec<SourceFile> {
+        let files = files.iter();
+        files
+            .map(|(path, text)| SourceFile::new(path, text))
+            .collect()
+    };
+    let (one, other) = ("engine/src/files/one.rs", "engine/src/files/other.rs");
+    let parent = "engine/src/files/mod.rs";
+    for bad in [
+        [
+            (one, "use super::other::Other;"),
+            (other, "use super::one::One;"),
+        ],
+        [
+            (one, "fn f() { super::other::g() }"),
+            (other, "use crate::files::one;"),
+        ],
+        [
+            (one, "use super::Kind;"),
+            (parent, "mod one; fn f() { one::g() }"),
+        ],
+        [
+            (one, "use super::Kind;"),
+            (parent, "mod one; pub use one::One; fn f(_: One) {}"),
+        ],
+        [
+            ("cli/src/main.rs", "mod a; fn main() { a::run() }"),
+            ("cli/src/a.rs", "use crate::helper;"),
+        ],
+        [
+            ("benches/src/lib.rs", "pub mod a; use a::f;"),
+            ("benches/src/a.rs", "use super::g;"),
+        ],
+    ] {
+        let complaints = circles_but(&sample(&bad), &[]);
+        assert_eq!(complaints.len(), 1, "{bad:?}: {complaints:?}");
+        for (path, _) in bad {
+            assert!(complaints[0].contains(path), "{complaints:?}");
+        }
+    }
+    for good in [
+        // What is lent out, and what is there for tests, ties nothing.
+        [
+            (one, "use super::Kind;"),
+            (parent, "mod one; pub use one::One; struct Kind;"),
+        ],
+        [
+            (one, "use super::other::Other;"),
+            (
+                other,
+                "#[cfg(test)]\nmod tests { use super::super::one::One; }",
+            ),
+        ],
+        [
+            (one, "use super::other::Other;"),
+            (other, "// use super::one::One;"),
+        ],
+    ] {
+        assert_eq!(circles_but(&sample(&good), &[]), Vec::<String>::new());
+    }
+    let circle = sample(&[(one, "use super::other;"), (other, "use super::one;")]);
+    assert_eq!(
+        circles_but(&circle, &["engine/src/files/"]),
+        Vec::<String>::new()
+    );
+    for (files, left) in [
+        (circle, "engine/src/data/"),
+        (sample(&[(one, "")]), "engine/src/files/"),
+    ] {
+        let complaints = circles_but(&files, &[left]);
+        assert!(
+            complaints.iter().any(|said| said.contains(left)),
+            "{left}: {complaints:?}"
+        );
+    }
+
+    let complaints = no_circles(&source_files());
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
 #[test]

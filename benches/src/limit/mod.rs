@@ -8,12 +8,17 @@
 //! With N connections, stripe S of the file goes over connection S mod N: both
 //! ends know that beforehand, so not a byte is spent on saying what comes.
 
+mod method;
 mod receive;
 mod ring;
 mod send;
+mod share;
+
+pub use method::{Landing, Method, Sending};
 
 use rustix::fs::Advice;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
+use share::{BLOCK_BYTES, clock_seconds, died};
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -21,94 +26,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
-
-/// What neighbouring connections take in turn, as they do haul's runs.
-const STRIPE_BYTES: u64 = 4 * 1024 * 1024;
-/// What one call moves: receive and write calls of 1 MiB cost half of those of
-/// 64 KiB, and larger ones gained nothing more.
-const BLOCK_BYTES: usize = 1024 * 1024;
-
-/// How bytes leave the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sending {
-    /// sendfile(2): page-cache pages by reference.
-    Sendfile,
-    /// sendmsg(2) of a buffer that pread(2) filled.
-    Buffer,
-    /// SENDMSG on a ring, from the source's mapping.
-    Mapping,
-}
-
-/// How bytes reach the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Landing {
-    /// splice(2) from the socket into a pipe and from there into the file.
-    Splice,
-    /// RECV and WRITE_FIXED on one ring for all connections.
-    RingWrite,
-    /// recv(2) and pwrite(2).
-    Pwrite,
-    /// As [`Landing::RingWrite`], past the page cache into allocated extents:
-    /// the best where the target must be durable.
-    RingDirect,
-}
-
-/// One row of the matrix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Method {
-    /// The sending end.
-    pub sending: Sending,
-    /// The receiving end.
-    pub landing: Landing,
-    /// TCP connections.
-    pub connections: usize,
-}
-
-impl Method {
-    /// The row's name.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let sending = match self.sending {
-            Sending::Sendfile => "sendfile",
-            Sending::Buffer => "pread + sendmsg",
-            Sending::Mapping => "mapping, ring sendmsg",
-        };
-        let landing = match self.landing {
-            Landing::Splice => "splice",
-            Landing::RingWrite => "ring write",
-            Landing::Pwrite => "recv + pwrite",
-            Landing::RingDirect => "ring direct write",
-        };
-        format!("{sending} > {landing}, {}", self.connections)
-    }
-
-    /// All rows: every pair of ends on 1, 2 and 4 connections. Direct writes
-    /// are rows only where the target must be `durable`.
-    #[must_use]
-    pub fn matrix(durable: bool) -> Vec<Self> {
-        let mut rows = Vec::new();
-        for sending in [Sending::Sendfile, Sending::Buffer, Sending::Mapping] {
-            for landing in [
-                Landing::Splice,
-                Landing::RingWrite,
-                Landing::Pwrite,
-                Landing::RingDirect,
-            ] {
-                if landing == Landing::RingDirect && !durable {
-                    continue;
-                }
-                for connections in [1, 2, 4] {
-                    rows.push(Self {
-                        sending,
-                        landing,
-                        connections,
-                    });
-                }
-            }
-        }
-        rows
-    }
-}
 
 /// What all rows of one measurement share.
 #[derive(Clone, Debug)]
@@ -136,19 +53,6 @@ pub struct Outcome {
     pub cpu_seconds: f64,
     /// The sending threads' part of it, without ring workers.
     pub sender_cpu_seconds: f64,
-}
-
-/// The stripes of connection `index` of `count`, as offset and length.
-fn stripes(bytes: u64, index: usize, count: usize) -> impl Iterator<Item = (u64, u64)> {
-    let step = STRIPE_BYTES * count as u64;
-    (STRIPE_BYTES * index as u64..bytes)
-        .step_by(step as usize)
-        .map(move |offset| (offset, STRIPE_BYTES.min(bytes - offset)))
-}
-
-fn clock_seconds(clock: ClockId) -> f64 {
-    let time = clock_gettime(clock);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Both ends of `count` connections over loopback, pair by pair.
@@ -218,33 +122,6 @@ pub fn run(job: &Job, method: Method) -> io::Result<Outcome> {
     })
 }
 
-fn died(what: &str) -> io::Error {
-    io::Error::other(format!("a {what} thread panicked"))
-}
-
-fn ended_early(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, format!("{what} ended early"))
-}
-
-/// Runs `work` for every connection on a thread of its own and adds up what
-/// each returns.
-fn on_threads<T: Sync>(
-    connections: &[T],
-    work: impl Fn(usize, &T) -> io::Result<f64> + Sync,
-) -> io::Result<f64> {
-    thread::scope(|scope| {
-        let work = &work;
-        let threads: Vec<_> = connections
-            .iter()
-            .enumerate()
-            .map(|(index, connection)| scope.spawn(move || work(index, connection)))
-            .collect();
-        threads.into_iter().try_fold(0.0, |sum, thread| {
-            Ok(sum + thread.join().unwrap_or_else(|_| Err(died("moving")))?)
-        })
-    })
-}
-
 /// Checks that the landed file is the source, byte for byte.
 ///
 /// # Errors
@@ -276,25 +153,8 @@ pub fn verify(source: &Path, target: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::share::STRIPE_BYTES;
     use super::*;
-
-    #[test]
-    fn stripes_cover_every_byte_once() {
-        for bytes in [0, 1, STRIPE_BYTES - 1, STRIPE_BYTES, 9 * STRIPE_BYTES + 5] {
-            for count in [1, 2, 4] {
-                let mut all: Vec<_> = (0..count)
-                    .flat_map(|index| stripes(bytes, index, count))
-                    .collect();
-                all.sort_unstable();
-                let mut end = 0;
-                for (offset, length) in all {
-                    assert_eq!(offset, end);
-                    end += length;
-                }
-                assert_eq!(end, bytes);
-            }
-        }
-    }
 
     #[test]
     fn every_row_lands_the_file_as_it_is() {

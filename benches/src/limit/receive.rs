@@ -4,7 +4,9 @@
 //! each byte goes to its own offset in the target, or, without a target, is
 //! read and forgotten.
 
-use super::{BLOCK_BYTES, Landing, ended_early, on_threads, ring, stripes};
+use super::method::Landing;
+use super::ring;
+use super::share::{BLOCK_BYTES, ended_early, on_threads, stripes};
 use rustix::net::RecvFlags;
 use rustix::pipe::SpliceFlags;
 use std::fs::File;

@@ -4,7 +4,7 @@
 //! Leaves to others: the ring's own rules (`haul_engine::kernel::ring`).
 //! Invariant: a socket has one send, or one receive, in progress at a time.
 
-use super::{BLOCK_BYTES, STRIPE_BYTES, ended_early, stripes};
+use super::share::{BLOCK_BYTES, STRIPE_BYTES, ended_early, stripes};
 use haul_engine::kernel::memory::{Arena, Block, Window};
 use haul_engine::kernel::ring::{
     Completion, Handle, Message, Outcome, Owner, Ring, SendMode, Slice,

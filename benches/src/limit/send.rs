@@ -3,7 +3,9 @@
 //! Leaves to others: connecting, and what the other end does. Invariant: each
 //! connection carries its stripes in ascending order and nothing else.
 
-use super::{BLOCK_BYTES, Sending, clock_seconds, ended_early, on_threads, ring, stripes};
+use super::method::Sending;
+use super::ring;
+use super::share::{BLOCK_BYTES, clock_seconds, ended_early, on_threads, stripes};
 use rustix::net::SendFlags;
 use rustix::time::ClockId;
 use std::fs::File;

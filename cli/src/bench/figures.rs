@@ -4,7 +4,6 @@
 //! Leaves to others: measuring. Invariant: a summary is of complete runs only,
 //! and the intervals of a run add up to what landed in it.
 
-use super::error_json;
 use crate::outcome::{self, Outcome, ReportJson};
 use crate::size::{format_connections, format_rate, format_seconds, format_size};
 use haul_engine::report::{ConnectionProgress, ConnectionReport, ErrorReport, Report, TcpInfo};
@@ -361,6 +360,11 @@ impl Intervals {
         self.start_bytes = bytes;
         self.start_connections = connections;
     }
+}
+
+/// The error as the JSON tells it.
+fn error_json(error: Option<&Error>) -> Option<ErrorReport> {
+    error.map(ErrorReport::from)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::size::{format_connections, format_size};
 use crate::table;
 use figures::{BenchJson, Configuration, Intervals, Run};
 use haul_engine::options::{PoolOptions, Token};
-use haul_engine::report::{ErrorReport, Report};
+use haul_engine::report::Report;
 use haul_engine::{Error, ErrorKind, PeerAddress, Pool};
 use plan::{Plan, Target};
 use std::time::{Duration, Instant, SystemTime};
@@ -71,11 +71,9 @@ impl Bench<'_> {
         let plan = Plan::new(self.arguments)?;
         let mut outputs = Outputs::create(&self.arguments.output)?;
         let quit = self.interrupts.clone();
-        let mut workshop = Workshop::open(
-            &plan,
-            self.arguments.directory.as_deref(),
-            self.arguments.transfer.verify,
-        )?;
+        let arguments = self.arguments;
+        let workshop =
+            plan.open_workshop(arguments.directory.as_deref(), arguments.transfer.verify)?;
         // A signal before the first transfer ends the process, but not before
         // the files are gone.
         let made = workshop.folder();
@@ -87,8 +85,8 @@ impl Bench<'_> {
         });
         self.told.setup = Some(plan.setup(&workshop));
         self.say(&plan.sentence(&workshop));
-        let ended = workshop
-            .make_source(&plan)
+        let ended = plan
+            .make_source(&workshop)
             .and_then(|()| self.measure_all(&plan, &workshop, &mut outputs));
         self.told.summarize();
         let told = self
@@ -116,7 +114,7 @@ impl Bench<'_> {
                 let report = self
                     .one(plan, workshop, *configuration, number)
                     .unwrap_or_else(|error| Report::failed(error, asked.elapsed()));
-                let compared = workshop.compare(plan, number, &report);
+                let compared = plan.compare(workshop, number, &report);
                 workshop.remove_target(number);
                 let prefix = if plan.configurations.len() as u32 * runs > 1 {
                     format!("run-{number}.")
@@ -301,9 +299,4 @@ impl Run {
     fn is_failed(&self) -> bool {
         self.report.error.is_some() || self.compared == Some(false)
     }
-}
-
-/// The error as the JSON tells it.
-fn error_json(error: Option<&Error>) -> Option<ErrorReport> {
-    error.map(ErrorReport::from)
 }

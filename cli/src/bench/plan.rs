@@ -4,12 +4,13 @@
 //! measures nothing, or not what was asked for, is refused here.
 
 use super::figures::{Configuration, Setup};
-use super::workshop::Workshop;
+use super::workshop::{Workshop, same};
 use crate::arguments::{Auto, BenchArguments, SinkName};
 use crate::console::{fault, usage};
 use crate::endpoint::{Endpoint, ServerPath};
 use crate::size::{format_seconds, format_size};
 use haul_engine::options::{LocalSource, LocalTarget, Pattern, RemoteSource, RemoteTarget};
+use haul_engine::report::Report;
 use haul_engine::{Error, limits};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -123,6 +124,38 @@ impl Plan {
             Source::Generated(_, None) => BYTES_DEFAULT,
         };
         source.saturating_add(target)
+    }
+
+    /// The folder that this takes, in `asked` or where it suits, on a disk where
+    /// `disk` says so.
+    ///
+    /// # Errors
+    /// There is no room, or the folder cannot be made.
+    pub fn open_workshop(&self, asked: Option<&Path>, disk: bool) -> Result<Workshop, Error> {
+        let bytes = self.bytes_on_disk();
+        let is_wanted = bytes > 0 || self.to_file;
+        Workshop::open(is_wanted.then_some(bytes), asked, disk)
+    }
+
+    /// Makes the source in `workshop` where one is to be made.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn make_source(&self, workshop: &Workshop) -> Result<(), Error> {
+        match self.source {
+            Source::Made(bytes) => workshop.make_source(bytes),
+            Source::File(_) | Source::Generated(..) => Ok(()),
+        }
+    }
+
+    /// True when run `number`'s target in `workshop` is its source; `None` where
+    /// the run failed, or one of them cannot be read here.
+    #[must_use]
+    pub fn compare(&self, workshop: &Workshop, number: u32, report: &Report) -> Option<bool> {
+        if report.error.is_some() || !self.to_file || (self.to.is_some() && !self.reverse) {
+            return None;
+        }
+        same(&self.source_file(workshop)?, &workshop.target(number)).ok()
     }
 
     /// The embedded server's root.

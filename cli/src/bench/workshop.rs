@@ -3,20 +3,19 @@
 //! Leaves to others: measuring. Invariant: everything is below one new folder
 //! that only this user can enter, and dropping the workshop removes it.
 
-use super::plan::{Plan, Source};
 use crate::console::{fault, usage};
 use crate::size::format_size;
 use haul_engine::Error;
-use haul_engine::report::Report;
+use haul_engine::files::{self, FileSystem};
+use haul_engine::kernel::random::random;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes that are made, read and compared at once.
 const BLOCK_BYTES: usize = 1024 * 1024;
-/// What tmpfs answers to statfs(2).
-const TMPFS_MAGIC: i128 = 0x0102_1994;
 /// Memory and space that a bench leaves free, in percent of what it takes.
 const SPARE_PERCENT: u64 = 25;
 
@@ -31,19 +30,18 @@ impl Workshop {
     /// The source's name in the folder.
     pub const SOURCE: &'static str = "source";
 
-    /// Makes the folder that `plan` needs, in `asked` or where it suits, on a
-    /// disk where `disk` says so; none where nothing is written here.
+    /// Makes a folder with room for `bytes`, in `asked` or where it suits, on a
+    /// disk where `disk` says so; none for `None`, where nothing is written here.
     ///
     /// # Errors
     /// There is no room, or the folder cannot be made.
-    pub fn open(plan: &Plan, asked: Option<&Path>, disk: bool) -> Result<Self, Error> {
-        let bytes = plan.bytes_on_disk();
-        if bytes == 0 && !plan.to_file {
+    pub fn open(bytes: Option<u64>, asked: Option<&Path>, disk: bool) -> Result<Self, Error> {
+        let Some(bytes) = bytes else {
             return Ok(Self {
                 folder: None,
                 choice: None,
             });
-        }
+        };
         let (parent, choice) = match asked {
             Some(parent) => (parent.to_owned(), None),
             None if disk => (
@@ -111,27 +109,14 @@ impl Workshop {
         self.root().join(Self::target_name(number))
     }
 
-    /// Makes the source where the plan wants one.
+    /// Makes the source, of `bytes`.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn make_source(&mut self, plan: &Plan) -> Result<(), Error> {
-        let Source::Made(bytes) = plan.source else {
-            return Ok(());
-        };
+    pub fn make_source(&self, bytes: u64) -> Result<(), Error> {
         let path = self.source();
         write_random(&path, bytes)
             .map_err(|error| fault(format!("cannot make the source {}", path.display()), error))
-    }
-
-    /// True when run `number`'s target is its source; `None` where one of them
-    /// cannot be read here.
-    #[must_use]
-    pub fn compare(&self, plan: &Plan, number: u32, report: &Report) -> Option<bool> {
-        if report.error.is_some() || !plan.to_file || (plan.to.is_some() && !plan.reverse) {
-            return None;
-        }
-        same(&plan.source_file(self)?, &self.target(number)).ok()
     }
 
     /// Deletes run `number`'s target: the next one meets the same disk.
@@ -157,8 +142,8 @@ impl Drop for Workshop {
 fn choose(bytes: u64) -> (PathBuf, Option<&'static str>) {
     let shared = Path::new("/dev/shm");
     let wanted = bytes.saturating_add(bytes / 100 * SPARE_PERCENT);
-    let roomy = is_tmpfs(shared)
-        && free_bytes(shared).is_some_and(|free| free >= wanted)
+    let roomy = is_in_memory(shared)
+        && free_bytes(shared).is_none_or(|free| free >= wanted)
         && available_memory_bytes().is_some_and(|free| free >= wanted);
     if roomy {
         return (
@@ -172,15 +157,14 @@ fn choose(bytes: u64) -> (PathBuf, Option<&'static str>) {
     )
 }
 
-/// True when `path` is on a tmpfs.
-fn is_tmpfs(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|found| i128::from(found.f_type) == TMPFS_MAGIC)
+/// True when `path` is in memory.
+fn is_in_memory(path: &Path) -> bool {
+    File::open(path).is_ok_and(|folder| FileSystem::of(folder.as_fd()) == FileSystem::Memory)
 }
 
-/// Bytes that this user may still write below `path`.
+/// Bytes that this user may still write below `path`, where they are counted.
 fn free_bytes(path: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(path).ok()?;
-    found.f_bavail.checked_mul(found.f_frsize)
+    files::free_bytes(File::open(path).ok()?.as_fd())
 }
 
 /// Memory that can be had without swapping.
@@ -202,12 +186,8 @@ fn new_folder(parent: &Path) -> Result<PathBuf, Error> {
         )
     };
     for _ in 0..16 {
-        let token = crate::token::random()?;
-        let name: String = token.0[..4]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let folder = parent.join(format!("haul-bench-{name}"));
+        let name = u32::from_ne_bytes(random()?);
+        let folder = parent.join(format!("haul-bench-{name:08x}"));
         match DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -247,7 +227,10 @@ fn next_random(state: &mut u64) -> u64 {
 }
 
 /// True when both files hold the same bytes.
-fn same(one: &Path, other: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn same(one: &Path, other: &Path) -> io::Result<bool> {
     let (mut one, mut other) = (File::open(one)?, File::open(other)?);
     if one.metadata()?.len() != other.metadata()?.len() {
         return Ok(false);
@@ -303,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_kinds_of_file_systems_are_told_apart() {
-        assert!(!is_tmpfs(Path::new("/proc")));
+        assert!(!is_in_memory(Path::new("/proc")));
         assert!(free_bytes(Path::new("/")).is_some());
         assert!(available_memory_bytes().is_some_and(|bytes| bytes > 0));
     }

@@ -3,7 +3,7 @@
 //! Leaves to others: looking, printing. Invariant: a finding that is not ok
 //! has a cure, which is a command or a kernel to boot.
 
-use super::{Finding, Level};
+use super::finding::{Finding, Level};
 use crate::size::format_size;
 use haul_engine::kernel::probe::{Autotuning, Machine, Nic};
 

@@ -3,7 +3,7 @@
 //! Leaves to others: looking at the real one. Invariant: every level other
 //! than ok comes with a cure.
 
-use super::super::worst;
+use super::super::finding::worst;
 use super::*;
 
 /// A machine on which nothing is to be bettered.

@@ -5,40 +5,15 @@
 //! slow or stop by what haul would do here, and a cure is a command that can
 //! be pasted.
 
+mod finding;
 mod judge;
 
 use crate::arguments::DoctorArguments;
 use crate::console::Console;
+use finding::{Finding, Level, worst};
 use haul_engine::kernel::probe::Machine;
 use haul_engine::{Error, ErrorKind};
 use serde::Serialize;
-
-/// What a finding means for haul.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Level {
-    /// Nothing to better.
-    Ok,
-    /// haul works, and would be faster.
-    Slow,
-    /// haul cannot work.
-    Stop,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, Serialize)]
-struct Finding {
-    /// What was looked at.
-    topic: String,
-    /// What it means.
-    level: Level,
-    /// What is there.
-    found: String,
-    /// What haul does about it.
-    haul: String,
-    /// The command that betters it.
-    cure: Option<String>,
-}
 
 /// The JSON of `--json`.
 #[derive(Serialize)]
@@ -77,15 +52,6 @@ pub fn run(arguments: &DoctorArguments, console: &Console) -> Result<u8, Error> 
         console.result(told(&machine, &findings).trim_end())?;
     }
     Ok(exit_code)
-}
-
-/// The worst level among `findings`.
-fn worst(findings: &[Finding]) -> Level {
-    findings
-        .iter()
-        .map(|finding| finding.level)
-        .max()
-        .unwrap_or(Level::Ok)
 }
 
 /// The findings for a person.

@@ -18,6 +18,7 @@ use crate::files::generated::Generated;
 use crate::files::source::{self, FileSource, Source};
 use crate::files::stream::StreamSource;
 use crate::files::target::TargetOptions;
+use crate::kernel::random::random;
 use crate::limits;
 use crate::options::{CopyOptions, LocalSource, LocalTarget, PoolOptions};
 use crate::protocol::handshake::{self, ClientHandshake};
@@ -195,7 +196,7 @@ impl Client {
         let join = self
             .session
             .secret
-            .join(self.session.id, connection, flow, random());
+            .join(self.session.id, connection, flow, random()?);
         let mut bytes = Preamble::ours(ConnectionRole::Data).encode().to_vec();
         bytes.extend_from_slice(&join.encode());
         // A fresh socket's buffer takes these few bytes at once.
@@ -463,22 +464,6 @@ impl Session {
     }
 }
 
-/// Fresh random bytes.
-pub(super) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        // The kernel's generator does not fail once the machine is up; an
-        // interrupted call is made again.
-        if let Ok(count) =
-            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-        {
-            filled += count;
-        }
-    }
-    bytes
-}
-
 /// Opens what a push sends.
 fn open_all(
     sources: &[LocalSource],
@@ -503,7 +488,7 @@ fn open_all(
             LocalSource::Generated { pattern, bytes } => Source::Generated(Generated::new(
                 *pattern,
                 *bytes,
-                u64::from_le_bytes(random()),
+                u64::from_le_bytes(random()?),
             )),
         })
     };

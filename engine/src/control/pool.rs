@@ -5,7 +5,7 @@
 //! caller, never the control thread, and a dropped pool leaves no thread.
 
 use super::channel::{Channel, Incoming};
-use super::client::{Client, random};
+use super::client::Client;
 use super::core::{Core, Inner};
 use super::links::Links;
 use super::role::Role;
@@ -14,6 +14,7 @@ use super::transfer::{Transfer, Update};
 use super::{dial, greet};
 use crate::data::Clock;
 use crate::error::{Error, Result};
+use crate::kernel::random::random;
 use crate::kernel::socket::SocketOptions;
 use crate::limits;
 use crate::options::{
@@ -159,7 +160,7 @@ impl Pool {
     fn start(&mut self, task: StartTask, options: &CopyOptions) -> Result<Transfer> {
         check(options)?;
         let (updates, follow) = mpsc::channel();
-        let transfer = TransferId(random());
+        let transfer = TransferId(random()?);
         let asked = self.clock.now();
         let start = Start {
             transfer,
@@ -282,7 +283,7 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
     let deadline = greet::Deadline::start(stream.clone());
     let name = peer.to_string();
     let token = options.token.as_ref().map(|token| token.0);
-    let (mut handshake, hello) = ClientHandshake::new(token, random(), super::software());
+    let (mut handshake, hello) = ClientHandshake::new(token, random()?, super::software());
     greet::say_hello(&stream, &name, hello)
         .await
         .map_err(|error| deadline.explain(error, &name))?;

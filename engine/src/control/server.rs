@@ -5,7 +5,6 @@
 //! an accept is never dropped while the kernel works on it.
 
 use super::channel::{Channel, Incoming};
-use super::client::random;
 use super::core::{Core, Inner};
 use super::greet::{self, Greeting, Greetings, Wish};
 use super::links::Links;
@@ -16,6 +15,7 @@ use crate::data::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::place;
 use crate::kernel::queue::{Reader, Writer, bounded};
+use crate::kernel::random::random;
 use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
 use crate::options::{LocalTarget, ServeOptions, Token};
@@ -369,12 +369,12 @@ async fn open(
     let (channel, mut messages) = Channel::start(stream, name);
     let doing = || format!("cannot greet {name}");
     let (inner_out, inner) = unbounded_channel();
-    let id = u64::from_le_bytes(random());
+    let id = u64::from_le_bytes(random()?);
     let token = shared.token.as_ref().map(|token| token.0);
     let mut handshake = ServerHandshake::new(
         token,
         shared.allow_unauthenticated,
-        random(),
+        random()?,
         id,
         super::software(),
     );

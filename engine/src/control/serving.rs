@@ -16,6 +16,7 @@ use crate::error::{Error, Result, Side};
 use crate::files::generated::Generated;
 use crate::files::source::{self, FileSource, Source};
 use crate::files::target::TargetOptions;
+use crate::kernel::random::random;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
 use crate::protocol::TransferId;
@@ -308,7 +309,7 @@ fn open_all(
                 Source::File(file)
             }
             RemoteSource::Generated { pattern, bytes } => {
-                let seed = u64::from_le_bytes(super::client::random());
+                let seed = u64::from_le_bytes(random()?);
                 Source::Generated(Generated::new(*pattern, *bytes, seed))
             }
         })

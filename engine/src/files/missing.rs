@@ -3,7 +3,7 @@
 //! Leaves to others: which faults are a file's own. Invariant: it is offered
 //! like an empty file and fails when it is looked at, so it never is a target.
 
-use super::place::check_path;
+use super::beneath::check_path;
 use crate::error::{Error, Result};
 use crate::protocol::wire::{Entry, EntryKind};
 

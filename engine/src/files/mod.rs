@@ -4,6 +4,7 @@
 //! Invariant: nothing here opens, creates or renames outside the directory
 //! that it holds, and no final name ever shows a partial file.
 
+mod beneath;
 pub mod generated;
 pub mod missing;
 pub mod place;
@@ -16,8 +17,8 @@ mod verify;
 #[cfg(test)]
 mod scratch;
 
+use crate::error::{Error, Result, Side};
 use rustix::fs::{FsWord, Stat};
-use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 
 /// What O_DIRECT wants of offsets, lengths and memory on every disk that haul
@@ -82,14 +83,36 @@ impl FileSystem {
     }
 }
 
-/// The system's reason as a clause: "no such file or directory".
-fn why(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(letters).collect()
-    })
+/// Bytes that this user may still write to the file system of `directory`;
+/// `None` where it does not count them: a tmpfs without a limit, and some
+/// network file systems.
+#[must_use]
+pub fn free_bytes(directory: BorrowedFd<'_>) -> Option<u64> {
+    let facts = rustix::fs::fstatvfs(directory).ok()?;
+    if facts.f_blocks == 0 {
+        return None;
+    }
+    // The reserve is for root.
+    let blocks = if rustix::process::geteuid().is_root() {
+        facts.f_bfree
+    } else {
+        facts.f_bavail
+    };
+    Some(blocks.saturating_mul(facts.f_frsize))
+}
+
+/// Refuses `bytes` that the file system of `directory` has no room for.
+fn require_space(directory: BorrowedFd<'_>, display: &str, bytes: u64) -> Result<()> {
+    let Some(free) = free_bytes(directory).filter(|free| *free < bytes) else {
+        return Ok(());
+    };
+    let why = format!(
+        "{bytes} bytes are needed and {free} are free, {} too few",
+        bytes - free
+    );
+    Err(Error::local(format!("cannot write {display}"), why)
+        .cure("free some space there")
+        .at(Side::Receiver))
 }
 
 /// A name as a sentence shows it: what is not text is replaced, and control
@@ -140,8 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_a_clause_and_a_name_is_harmless() {
-        assert_eq!(why(Errno::NOENT), "no such file or directory");
+    fn a_name_is_harmless() {
         assert_eq!(shown(b"a\x1b[2Jb\n\xff"), "a\\u{1b}[2Jb\\n\u{fffd}");
     }
 

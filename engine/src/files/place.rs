@@ -10,20 +10,17 @@
 //! changes in one step or not at all. Below a served root links are neither
 //! followed nor replaced.
 
-use super::source::{BENEATH, kind_name, no_openat2, retried};
-use super::{shown, why};
-use crate::error::{Error, Result, Side};
-use crate::limits;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use super::beneath::{
+    DIRECTORY, check_name, check_path, kind_name, no_openat2, open_beneath, split, why_beneath,
+};
+use super::{require_space, shown};
+use crate::error::{Error, Result, Side, why};
+use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
 
 /// A target as it was asked for, resolved once: a directory that takes files
 /// inside it, or one file's name in a directory.
@@ -111,7 +108,7 @@ pub fn resolve_beneath(
     } else {
         shown(path)
     };
-    let open = |path: &[u8]| retried(|| open_directory_beneath(root, path));
+    let open = |path: &[u8]| open_beneath(root, path, DIRECTORY);
     if path.is_empty() {
         let directory = open(b".").map_err(|errno| refusal(&display, errno))?;
         return Ok(inside(directory, display, true));
@@ -221,7 +218,7 @@ impl Destination {
         let directory = if parent == b"." {
             self.directory.clone()
         } else {
-            let opened = retried(|| open_directory_beneath(self.directory.as_fd(), parent));
+            let opened = open_beneath(self.directory.as_fd(), parent, DIRECTORY);
             Arc::new(opened.map_err(|errno| {
                 cannot_write(&display, format!("its directory: {}", why_beneath(errno)))
             })?)
@@ -285,76 +282,6 @@ impl Place {
             )
             .cure("write to standard output, -, instead")),
         }
-    }
-}
-
-/// Refuses `bytes` that the file system of `directory` has no room for.
-pub(super) fn require_space(directory: BorrowedFd<'_>, display: &str, bytes: u64) -> Result<()> {
-    let Ok(facts) = rustix::fs::fstatvfs(directory) else {
-        return Ok(());
-    };
-    // A tmpfs without a limit, and some network file systems, count no blocks.
-    if facts.f_blocks == 0 {
-        return Ok(());
-    }
-    // The reserve is for root.
-    let blocks = if rustix::process::geteuid().is_root() {
-        facts.f_bfree
-    } else {
-        facts.f_bavail
-    };
-    let free = blocks.saturating_mul(facts.f_frsize);
-    if bytes <= free {
-        return Ok(());
-    }
-    let why = format!(
-        "{bytes} bytes are needed and {free} are free, {} too few",
-        bytes - free
-    );
-    Err(cannot_write(display, why).cure("free some space there"))
-}
-
-/// Judges a path that came from a peer: components joined by '/', each a plain
-/// name.
-pub(super) fn check_path(path: &[u8]) -> std::result::Result<(), &'static str> {
-    if path.len() >= limits::PATH_BYTES_MAX {
-        return Err("the path is too long");
-    }
-    if path.first() == Some(&b'/') {
-        return Err("the path is absolute");
-    }
-    path.split(|byte| *byte == b'/').try_for_each(check_name)
-}
-
-fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
-    match name {
-        b"" => Err("the name is empty"),
-        b"." => Err("\".\" names no file"),
-        b".." => Err("\"..\" is not followed"),
-        name if name.contains(&0) => Err("the name holds a NUL byte"),
-        name if name.contains(&b'/') => Err("the name holds a slash"),
-        name if name.len() > limits::NAME_BYTES_MAX => Err("the name is longer than 255 bytes"),
-        _ => Ok(()),
-    }
-}
-
-/// A checked path's parent ("." for a single name) and last component.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|byte| *byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (b".", path),
-    }
-}
-
-fn open_directory_beneath(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat2(root, path, DIRECTORY, Mode::empty(), BENEATH)
-}
-
-fn why_beneath(errno: Errno) -> String {
-    match errno {
-        Errno::LOOP => "a symbolic link is in the way, and links are not followed there".to_owned(),
-        Errno::XDEV => "it leads outside".to_owned(),
-        errno => why(errno),
     }
 }
 

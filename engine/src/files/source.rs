@@ -5,28 +5,23 @@
 //! by that descriptor alone, so a name that is replaced meanwhile changes
 //! nothing, and only regular files are opened for reading.
 
+use super::beneath::{check_path, kind_name, no_openat2, open_beneath};
 use super::generated::Generated;
 use super::missing::Missing;
-use super::place::check_path;
 use super::stream::StreamSource;
-use super::{DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, reopening, shown, why};
-use crate::error::{Error, ErrorKind, Result, Side};
+use super::{DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, reopening, shown};
+use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::kernel::file::cached_pages;
 use crate::protocol::ChunkId;
 use crate::protocol::check::{Check, CheckSeed};
 use crate::protocol::plan::Plan;
 use crate::protocol::wire::{Entry, EntryKind};
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-
-/// How `open_beneath` and the places below a root walk a peer's path.
-pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
 
 /// Where a file's bytes come from.
 pub enum Source {
@@ -182,10 +177,7 @@ impl FileSource {
         check_path(path).map_err(|why| {
             Error::usage(format!("cannot read {display:?} below the root: {why}")).at(Side::Sender)
         })?;
-        let open = |flags: OFlags| {
-            let flags = flags | OFlags::NOFOLLOW;
-            retried(|| rustix::fs::openat2(root, path, flags, Mode::empty(), BENEATH))
-        };
+        let open = |flags| open_beneath(root, path, flags | OFlags::NOFOLLOW);
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         Self::open_by(open, name.to_vec(), display)
     }
@@ -431,19 +423,6 @@ pub fn recheck(
     Ok(seed.check(chunk, &payload))
 }
 
-/// Calls again what a rename on the way made the kernel unsure about.
-pub(super) fn retried(
-    open: impl Fn() -> rustix::io::Result<OwnedFd>,
-) -> rustix::io::Result<OwnedFd> {
-    for _ in 0..8 {
-        match open() {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            result => return result,
-        }
-    }
-    open()
-}
-
 fn refusal(display: &str, errno: Errno) -> Error {
     let why = match errno {
         Errno::LOOP => "a symbolic link is in the way".to_owned(),
@@ -452,15 +431,6 @@ fn refusal(display: &str, errno: Errno) -> Error {
         errno => why(errno),
     };
     Error::local(format!("cannot open {display}"), why).at(Side::Sender)
-}
-
-/// The kernel, or a filter around this process, does not offer openat2(2).
-pub(super) fn no_openat2() -> Error {
-    Error::new(
-        ErrorKind::Incompatible,
-        "cannot stay below the root: openat2(2) is not offered here",
-    )
-    .cure("use Linux 5.6 or later without a filter on openat2")
 }
 
 /// Refuses what is no regular file, by what it is.
@@ -487,20 +457,6 @@ fn require_regular(stat: &Stat, display: &str) -> Result<()> {
     ))
     .cure("pipe its bytes through standard input: haul copy - TARGET")
     .at(Side::Sender))
-}
-
-/// What a special file is called.
-pub(super) fn kind_name(kind: FileType) -> &'static str {
-    match kind {
-        FileType::RegularFile => "a regular file",
-        FileType::Directory => "a directory",
-        FileType::Symlink => "a symbolic link",
-        FileType::Fifo => "a FIFO",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice => "a character device",
-        FileType::BlockDevice => "a block device",
-        _ => "of an unknown kind",
-    }
 }
 
 /// Windows of the file that are asked about, and bytes of each.

@@ -5,8 +5,8 @@
 //! Invariant: at most [`limits::STREAM_WINDOW_BYTES`] are kept, and the thread
 //! ends soon after [`StreamSource::stop`] or the drop, whatever it waits for.
 
-use super::{now, why};
-use crate::error::{Error, Result, Side};
+use super::now;
+use crate::error::{Error, Result, Side, why};
 use crate::limits;
 use crate::protocol::ChunkId;
 use crate::protocol::wire::{ChunkRange, Entry, EntryKind};

@@ -5,10 +5,13 @@
 //! Invariant (guarantee 1): the final name shows the old file or the whole new
 //! one; a target that is dropped before it was settled leaves nothing behind.
 
-use super::place::{Place, require_space};
+use super::place::Place;
 use super::verify::ReadBack;
-use super::{DIRECT_ALIGN_BYTES, DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, why};
-use crate::error::{Error, ErrorKind, Result, Side};
+use super::{
+    DIRECT_ALIGN_BYTES, DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, require_space,
+};
+use crate::error::{Error, ErrorKind, Result, Side, why};
+use crate::kernel::random::random;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
@@ -465,15 +468,7 @@ fn create_temporary(place: &Place) -> Result<(OwnedFd, String)> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut errno = Errno::EXIST;
     for _ in 0..NAMES_TRIED_MAX {
-        let mut random = [0; 8];
-        // Eight bytes come whole once the kernel's generator is seeded.
-        if let Err(failed) =
-            rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        {
-            errno = failed;
-            continue;
-        }
-        let name = format!(".haul-{:016x}", u64::from_ne_bytes(random));
+        let name = format!(".haul-{:016x}", u64::from_ne_bytes(random()?));
         match rustix::fs::openat(place.directory(), &name, flags, Mode::RUSR | Mode::WUSR) {
             Ok(fd) => return Ok((fd, name)),
             Err(Errno::EXIST) => {}

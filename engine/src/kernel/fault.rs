@@ -102,7 +102,7 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 
 /// Puts a page of zeros where the file has none.
 fn replace_page(address: usize) -> bool {
-    let page_bytes = super::memory::PAGE_BYTES;
+    let page_bytes = super::page::PAGE_BYTES;
     let page = address - address % page_bytes;
     // SAFETY: inside a watch the only memory that can raise SIGBUS is a mapped
     // window, which nothing else refers to as memory of its own; replacing a
@@ -145,7 +145,8 @@ fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::memory::{PAGE_BYTES, Window};
+    use crate::kernel::memory::Window;
+    use crate::kernel::page::PAGE_BYTES;
     use crate::kernel::ring::{Owner, Slice};
     use std::os::fd::AsFd;
     use std::sync::Arc;

@@ -13,15 +13,12 @@
 //! 0.22 s; gathering 0.036 s and writing through the mapping 0.037 s.
 
 use super::fault::Watch;
-use super::memory::PAGE_BYTES;
+use super::page::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-
-/// A huge page of x86-64 and the common arm64 kernels, in bytes.
-pub const HUGE_PAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// A part of a file, mapped shared and writable, where huge pages fit.
 #[derive(Debug)]

@@ -6,16 +6,13 @@
 //! only (`fault`), since a file that is truncated under its mapping answers with
 //! SIGBUS; the kernel, which sends from there, with a short count or EFAULT.
 
-use super::huge::HUGE_PAGE_BYTES;
+use super::page::{HUGE_PAGE_BYTES, PAGE_BYTES};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Alignment and granularity of everything here, in bytes. Direct reads and
-/// writes want the device's block size, which never exceeds it in practice.
-pub const PAGE_BYTES: usize = 4096;
 /// An anonymous mapping; gone when the last block of it is.
 #[derive(Debug)]
 pub(super) struct Region {

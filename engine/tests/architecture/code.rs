@@ -101,6 +101,35 @@ fn character(letters: &[char], at: usize) -> usize {
     }
 }
 
+/// The code without what is compiled for tests only.
+pub fn without_tests(code: &str) -> String {
+    let mut kept = String::new();
+    let mut left = code;
+    while let Some(at) = left.find("#[cfg(test)]") {
+        kept.push_str(&left[..at]);
+        left = &left[at + item_end(&left[at..])..];
+    }
+    kept.push_str(left);
+    kept
+}
+
+/// Where the item that `code` begins with ends: at its block's brace, or at
+/// the semicolon of one that has none.
+fn item_end(code: &str) -> usize {
+    let mut depth = 0_usize;
+    for (at, letter) in code.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 && matches!(letter, '}' | ';') {
+            return at + 1;
+        }
+    }
+    code.len()
+}
+
 /// The names in `code`: every run of letters, digits and underscores.
 pub fn names(code: &str) -> BTreeSet<&str> {
     code.split(|letter: char| !is_name(letter))
@@ -169,6 +198,15 @@ fn comments_and_literals_are_blanked() {
     for kept in ["a", "x", "y", "c", "d", "static", "str", "type"] {
         assert!(names.contains(kept), "{kept}: {code}");
     }
+}
+
+#[test]
+fn code_for_tests_is_left_out() {
+    let code =
+        "use a; #[cfg(test)] use b::{c, d}; #[cfg(test)]\nmod tests { fn e() { f(); } } fn g() {}";
+    let kept = without_tests(code);
+    let kept: Vec<_> = names(&kept).into_iter().collect();
+    assert_eq!(kept, ["a", "fn", "g", "use"]);
 }
 
 #[test]

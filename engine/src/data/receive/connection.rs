@@ -7,7 +7,8 @@
 
 use super::frame::{Filling, Frame};
 use crate::error::Error;
-use crate::kernel::memory::{Arena, Block, PAGE_BYTES};
+use crate::kernel::memory::{Arena, Block};
+use crate::kernel::page::PAGE_BYTES;
 use crate::kernel::ring::Handle;
 use crate::kernel::socket;
 use crate::limits;

@@ -15,12 +15,13 @@
 
 use super::connection::Receiving;
 use super::landing::{RING_ROOM_MIN, target};
-use super::why;
 use super::worker::{Worker, token};
 use crate::data::ReceiveSegment;
+use crate::error::why;
 use crate::files::target::{Sink, Target};
 use crate::kernel::fault::watched;
-use crate::kernel::huge::{HUGE_PAGE_BYTES, HugeWindow};
+use crate::kernel::huge::HugeWindow;
+use crate::kernel::page::HUGE_PAGE_BYTES;
 use crate::protocol::{ChunkId, FileId, Nanos};
 use rustix::io::Errno;
 use std::ops::Range;

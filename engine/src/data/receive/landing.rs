@@ -9,10 +9,9 @@
 
 use super::frame::{Filling, Good, Room};
 use super::tally::Method;
-use super::why;
 use super::worker::{Worker, token};
 use crate::data::{ReceiveEvent, ReceiveSegment};
-use crate::error::{Error, Side};
+use crate::error::{Error, Side, why};
 use crate::files::DIRECT_ALIGN_BYTES;
 use crate::files::target::{Sink, Target};
 use crate::kernel::memory::Block;

@@ -58,7 +58,6 @@ use super::{Clock, ReceiveCommand, ReceiveEvents};
 use crate::error::{Error, Result};
 use crate::kernel::queue::Reader;
 use crate::kernel::thread::block_write_signals;
-use rustix::io::Errno;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
@@ -106,14 +105,4 @@ pub fn spawn(
             "it ended at once",
         )),
     }
-}
-
-/// The system's reason as a clause: "connection reset by peer".
-fn why(errno: Errno) -> String {
-    let text = std::io::Error::from(errno).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(letters).collect()
-    })
 }

@@ -3,7 +3,8 @@
 //! Leaves to others: what is read into them. Invariant: a block is either here
 //! or in exactly one load, and a block that was cut comes back only whole.
 
-use crate::kernel::memory::{Arena, Block, PAGE_BYTES};
+use crate::kernel::memory::{Arena, Block};
+use crate::kernel::page::PAGE_BYTES;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 
 use super::load::{Load, cached};
 use super::worker::{Job, Worker};
-use crate::kernel::memory::PAGE_BYTES;
+use crate::kernel::page::PAGE_BYTES;
 use crate::kernel::ring::{Completion, Handle, Outcome, SendMode};
 use rustix::io::Errno;
 

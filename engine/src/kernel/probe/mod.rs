@@ -4,15 +4,18 @@
 //! changes nothing, and what cannot be read is `None`.
 
 mod nic;
+mod text;
 mod uring;
 
 pub use nic::{Nic, Offloads};
+pub use text::sysctl;
 pub use uring::{Operation, Uring};
 
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use text::{line, number};
 
 /// Everything that `haul doctor` tells, as plain data.
 #[derive(Clone, Debug, Serialize)]
@@ -164,12 +167,6 @@ impl Tcp {
     }
 }
 
-/// A sysctl's text by its dotted name, trimmed.
-#[must_use]
-pub fn sysctl(name: &str) -> Option<String> {
-    line(&format!("/proc/sys/{}", name.replace('.', "/")))
-}
-
 /// tcp_wmem's or tcp_rmem's three numbers, as they were when this process first
 /// asked: workers ask for every connection, and must not pay three calls each.
 #[must_use]
@@ -189,16 +186,6 @@ pub fn autotuning(name: &str) -> Option<Autotuning> {
         start_bytes: numbers.next()?,
         max_bytes: numbers.next()?,
     })
-}
-
-fn number(name: &str) -> Option<u64> {
-    sysctl(name)?.parse().ok()
-}
-
-/// A small file's text, trimmed.
-fn line(path: &str) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    Some(text.trim().to_owned())
 }
 
 /// The word in brackets, as in "always [madvise] never".

@@ -3,7 +3,7 @@
 //! Leaves to others: which interface a route takes. Invariant: only reads
 //! /sys/class/net and asks with ethtool's read-only commands.
 
-use super::line;
+use super::text::line;
 use rustix::net::{AddressFamily, SocketType, socket};
 use serde::Serialize;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -3,7 +3,7 @@
 //! Leaves to others: which of it haul needs. Invariant: a ring that is created
 //! to look is gone when the look ends.
 
-use super::{line, sysctl};
+use super::text::{line, sysctl};
 use io_uring::{IoUring, Probe, opcode};
 use serde::Serialize;
 

@@ -1,6 +1,7 @@
 //! The ring's rules against the real kernel.
 
-use super::super::memory::{PAGE_BYTES, Window};
+use super::super::memory::Window;
+use super::super::page::PAGE_BYTES;
 use super::*;
 use crate::kernel::fault::watched;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};

@@ -4,7 +4,7 @@
 //! Invariant: a message names transfer, segment and file where it concerns
 //! one, so that it means the same whenever it arrives.
 
-use super::bounds::bounded;
+use super::list::bounded;
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};

@@ -215,6 +215,7 @@
 mod bounds;
 mod codec;
 mod greeting;
+mod list;
 mod message;
 #[cfg(test)]
 mod tests;

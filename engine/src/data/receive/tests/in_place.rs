@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::kernel::huge::HUGE_PAGE_BYTES;
+use crate::kernel::page::HUGE_PAGE_BYTES;
 
 const MIB: u64 = 1024 * 1024;
 const IN_PLACE: &str = "in place on huge pages";

@@ -1,0 +1,106 @@
+//! Names that came from a peer: which are taken, and how they are walked.
+//!
+//! Leaves to others: what is opened and made there. Invariant: a name is judged
+//! component by component, and openat2(2) walks it without links and without
+//! leaving the directory that it starts from.
+
+use crate::error::{Error, ErrorKind, why};
+use crate::limits;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// How a held directory is opened.
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+/// How a peer's path is walked.
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+/// Opens what `path` names below `directory`.
+pub(super) fn open_beneath(
+    directory: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    retried(|| rustix::fs::openat2(directory, path, flags, Mode::empty(), BENEATH))
+}
+
+/// Calls again what a rename on the way made the kernel unsure about.
+fn retried(open: impl Fn() -> rustix::io::Result<OwnedFd>) -> rustix::io::Result<OwnedFd> {
+    for _ in 0..8 {
+        match open() {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return result,
+        }
+    }
+    open()
+}
+
+/// Why a walk below a directory failed, as a clause.
+pub(super) fn why_beneath(errno: Errno) -> String {
+    match errno {
+        Errno::LOOP => "a symbolic link is in the way, and links are not followed there".to_owned(),
+        Errno::XDEV => "it leads outside".to_owned(),
+        errno => why(errno),
+    }
+}
+
+/// The kernel, or a filter around this process, does not offer openat2(2).
+pub(super) fn no_openat2() -> Error {
+    Error::new(
+        ErrorKind::Incompatible,
+        "cannot stay below the root: openat2(2) is not offered here",
+    )
+    .cure("use Linux 5.6 or later without a filter on openat2")
+}
+
+/// Judges a path that came from a peer: components joined by '/', each a plain
+/// name.
+pub(super) fn check_path(path: &[u8]) -> std::result::Result<(), &'static str> {
+    if path.len() >= limits::PATH_BYTES_MAX {
+        return Err("the path is too long");
+    }
+    if path.first() == Some(&b'/') {
+        return Err("the path is absolute");
+    }
+    path.split(|byte| *byte == b'/').try_for_each(check_name)
+}
+
+/// Judges one component of such a path.
+pub(super) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
+    match name {
+        b"" => Err("the name is empty"),
+        b"." => Err("\".\" names no file"),
+        b".." => Err("\"..\" is not followed"),
+        name if name.contains(&0) => Err("the name holds a NUL byte"),
+        name if name.contains(&b'/') => Err("the name holds a slash"),
+        name if name.len() > limits::NAME_BYTES_MAX => Err("the name is longer than 255 bytes"),
+        _ => Ok(()),
+    }
+}
+
+/// A checked path's parent ("." for a single name) and last component.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b".", path),
+    }
+}
+
+/// What a special file is called.
+pub(super) fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        _ => "of an unknown kind",
+    }
+}
