@@ -4,7 +4,7 @@
 //! never exits, and installs one signal handler only, for SIGBUS, when the first
 //! mapped file is sent (see [`kernel::fault`]): it hands on what is not haul's.
 
-pub mod control;
+pub mod client;
 pub mod data;
 pub mod error;
 pub mod files;
@@ -13,8 +13,13 @@ pub mod limits;
 pub mod options;
 pub mod protocol;
 pub mod report;
+pub mod server;
+pub mod session;
 
-pub use control::pool::{PeerAddress, Pool};
-pub use control::server::{Server, ServerEvent, ServerStopHandle};
-pub use control::transfer::{Event, Progress, StopHandle, Transfer};
+pub use client::pool::Pool;
+pub use client::transfer::{StopHandle, Transfer};
 pub use error::{Error, ErrorKind, Result, Side};
+pub use options::PeerAddress;
+pub use server::house::ServerEvent;
+pub use server::listen::{Server, ServerStopHandle};
+pub use session::event::{Event, Progress};

@@ -20,7 +20,7 @@ const MAGIC: [u8; 4] = *b"HAUL";
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ConnectionRole {
     /// Messages.
     Control,
     /// Data frames, once it has joined a session.
@@ -35,13 +35,13 @@ pub struct Preamble {
     /// The newest.
     pub version_max: u8,
     /// What the connection is for.
-    pub role: Role,
+    pub role: ConnectionRole,
 }
 
 impl Preamble {
     /// What this code says when it dials.
     #[must_use]
-    pub fn ours(role: Role) -> Self {
+    pub fn ours(role: ConnectionRole) -> Self {
         Self {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
@@ -54,8 +54,8 @@ impl Preamble {
     pub fn encode(&self) -> [u8; PREAMBLE_BYTES] {
         let [a, b, c, d] = MAGIC;
         let role = match self.role {
-            Role::Control => 0,
-            Role::Data => 1,
+            ConnectionRole::Control => 0,
+            ConnectionRole::Data => 1,
         };
         [a, b, c, d, self.version_min, self.version_max, role, 0]
     }
@@ -75,8 +75,8 @@ impl Preamble {
             ));
         }
         let role = match role {
-            0 => Role::Control,
-            1 => Role::Data,
+            0 => ConnectionRole::Control,
+            1 => ConnectionRole::Data,
             other => return Err(Violation::new("role 0 or 1", format!("role {other}"))),
         };
         if version_min == 0 || version_min > version_max || zero != 0 {
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_preamble_is_these_bytes() {
-        let preamble = Preamble::ours(Role::Data);
+        let preamble = Preamble::ours(ConnectionRole::Data);
         assert_eq!(&preamble.encode(), b"HAUL\x01\x01\x01\x00");
         assert_eq!(Preamble::decode(&preamble.encode()), Ok(preamble));
         let reply = PreambleReply::to(&preamble);
@@ -275,7 +275,7 @@ mod tests {
         let newer = Preamble {
             version_min: 2,
             version_max: 9,
-            role: Role::Control,
+            role: ConnectionRole::Control,
         };
         let decoded = Preamble::decode(&newer.encode()).expect("haul's own bytes");
         assert_eq!(PreambleReply::to(&decoded).version, None);

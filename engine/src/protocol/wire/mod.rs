@@ -223,7 +223,7 @@ mod tests;
 pub use bounds::cut;
 pub use codec::{MessageReader, encode};
 pub use greeting::{
-    JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, Role, VERSION_MAX, VERSION_MIN,
-    choose_version,
+    ConnectionRole, JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, VERSION_MAX,
+    VERSION_MIN, choose_version,
 };
 pub use message::*;

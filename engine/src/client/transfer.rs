@@ -1,71 +1,16 @@
-//! One transfer as its caller sees it: events while it runs, a report at the end.
+//! One transfer as its caller holds it: events while it runs, a report at the end.
 //!
 //! Leaves to others: making it happen. Invariant: a transfer gives exactly one
 //! report, after which no event follows, and dropping it stops it.
 
-use super::core::Inner;
 use crate::error::Error;
 use crate::protocol::TransferId;
-use crate::report::{ConnectionProgress, FileReport, Report};
+use crate::report::Report;
+use crate::session::event::{Event, Update};
+use crate::session::inbox::{Inner, Stop};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
-
-/// What happens while a transfer runs.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// What the plan holds so far; said again when it grows.
-    Planned {
-        /// Files offered.
-        files: u64,
-        /// Their bytes; `None` while a stream has no known end.
-        bytes: Option<u64>,
-    },
-    /// About every 100 ms.
-    Progress(Progress),
-    /// A file is sealed, placed, delivered or failed.
-    FileEnded(FileReport),
-    /// A data connection is gone; its unacknowledged chunks will go elsewhere.
-    ConnectionLost {
-        /// Its number.
-        connection: u32,
-        /// What was seen.
-        why: String,
-    },
-    /// A data connection is in use.
-    ConnectionJoined {
-        /// Its number.
-        connection: u32,
-    },
-    /// Something that was left to haul, and what it decided.
-    Note(String),
-}
-
-/// How far a transfer is: acknowledged bytes, never queued ones.
-#[derive(Clone, Debug, Default)]
-pub struct Progress {
-    /// Landed at the receiver.
-    pub landed_bytes: u64,
-    /// `None` while a stream has no known end.
-    pub planned_bytes: Option<u64>,
-    /// Since the transfer was asked for.
-    pub seconds: f64,
-    /// This end's view of each data connection.
-    pub connections: Vec<ConnectionProgress>,
-}
-
-/// What the control thread sends to the caller.
-pub(super) enum Update {
-    Event(Event),
-    Report(Box<Report>),
-}
-
-/// What a [`StopHandle`] asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    Interrupt,
-    Finish,
-}
 
 /// Stops a transfer from any thread.
 #[derive(Clone)]

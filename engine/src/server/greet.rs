@@ -1,64 +1,21 @@
-//! The first bytes of a connection, and the deadline that they have.
+//! The first bytes of the connections that a server accepts, and how many may
+//! take their time with them.
 //!
-//! Leaves to others: messages. Invariant: a peer that says nothing is closed
-//! at its deadline by shutting its socket down, so that the pending read
-//! completes and is awaited; nothing is read beyond what the greeting holds.
+//! Leaves to others: their deadline, and messages. Invariant: nothing is read
+//! beyond what the greeting holds, and those that say nothing are bounded.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
 use crate::protocol::wire::{
-    self, Hello, JOIN_BYTES, Join, Message, PREAMBLE_BYTES, Preamble, PreambleReply, Role,
-    VERSION_MAX, VERSION_MIN,
+    ConnectionRole, JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, VERSION_MAX,
+    VERSION_MIN,
 };
+use crate::session::greeting::read_exact;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Shutdown};
 use std::rc::Rc;
-use std::time::Duration;
-use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::TcpStream;
-
-const GREETING_WAIT: Duration = Duration::from_nanos(limits::GREETING_WAIT_NANOS_MAX);
-
-/// Shuts a socket down unless the greeting is through in time.
-pub(super) struct Deadline {
-    passed: Rc<Cell<bool>>,
-    timer: tokio::task::JoinHandle<()>,
-}
-
-impl Deadline {
-    pub(super) fn start(stream: Rc<TcpStream>) -> Self {
-        let passed = Rc::new(Cell::new(false));
-        let mark = passed.clone();
-        let timer = tokio_uring::spawn(async move {
-            tokio::time::sleep(GREETING_WAIT).await;
-            mark.set(true);
-            let _ = stream.shutdown(Shutdown::Both);
-        });
-        Self { passed, timer }
-    }
-
-    /// The greeting is through.
-    pub(super) fn met(&self) {
-        self.timer.abort();
-    }
-
-    /// The error, or that the peer was too slow where that caused it.
-    pub(super) fn explain(&self, error: Error, peer: &str) -> Error {
-        if self.passed.get() {
-            let why = format!("it did not greet within {} s", GREETING_WAIT.as_secs());
-            return Error::peer(format!("cannot greet {peer}"), why)
-                .cure("check that `haul serve` listens on that port");
-        }
-        error
-    }
-}
-
-impl Drop for Deadline {
-    fn drop(&mut self) {
-        self.timer.abort();
-    }
-}
 
 /// Connections that have not greeted yet. When there are too many, the oldest
 /// goes of the address that has most of them, so that a crowd which says
@@ -156,37 +113,6 @@ pub(super) enum Wish {
     Data(Join),
 }
 
-/// The dialler's preamble on a control connection, its hello right behind,
-/// which saves a round trip, and the answer to the preamble.
-pub(super) async fn say_hello(stream: &TcpStream, peer: &str, hello: Hello) -> Result<()> {
-    let doing = || format!("cannot greet {peer}");
-    let mut words = Preamble::ours(Role::Control).encode().to_vec();
-    words.extend_from_slice(&wire::encode(&Message::Hello(hello)));
-    let (sent, _) = stream.write_all(words).await;
-    sent.map_err(|error| Error::peer(doing(), error))?;
-    let bytes: [u8; PREAMBLE_BYTES] = read_exact(stream).await.map_err(|error| {
-        Error::peer(doing(), error).cure("check that `haul serve` listens on that port")
-    })?;
-    let reply = PreambleReply::decode(&bytes).map_err(|_| {
-        Error::peer(doing(), "what answers there is not haul")
-            .cure("check that `haul serve` listens on that port")
-    })?;
-    if reply
-        .version
-        .is_none_or(|version| !(VERSION_MIN..=VERSION_MAX).contains(&version))
-    {
-        return Err(Error::new(
-            ErrorKind::Incompatible,
-            format!(
-                "cannot talk to {peer}: it speaks protocol versions {} to {}, this haul {VERSION_MIN} to {VERSION_MAX}",
-                reply.version_min, reply.version_max
-            ),
-        )
-        .cure("install the same version at both ends"));
-    }
-    Ok(())
-}
-
 /// The accepter's half: reads what the dialler wants, and answers a preamble
 /// on a control connection.
 pub(super) async fn hear_hello(stream: &TcpStream, peer: &str) -> Result<Wish> {
@@ -196,7 +122,7 @@ pub(super) async fn hear_hello(stream: &TcpStream, peer: &str) -> Result<Wish> {
         .map_err(|error| Error::peer(doing(), error))?;
     let preamble = Preamble::decode(&bytes).map_err(|violation| Error::peer(doing(), violation))?;
     let reply = PreambleReply::to(&preamble);
-    if preamble.role == Role::Control || reply.version.is_none() {
+    if preamble.role == ConnectionRole::Control || reply.version.is_none() {
         let (sent, _) = stream.write_all(reply.encode().to_vec()).await;
         sent.map_err(|error| Error::peer(doing(), error))?;
     }
@@ -210,8 +136,8 @@ pub(super) async fn hear_hello(stream: &TcpStream, peer: &str) -> Result<Wish> {
         ));
     }
     match preamble.role {
-        Role::Control => Ok(Wish::Control),
-        Role::Data => {
+        ConnectionRole::Control => Ok(Wish::Control),
+        ConnectionRole::Data => {
             let bytes: [u8; JOIN_BYTES] = read_exact(stream)
                 .await
                 .map_err(|error| Error::peer(doing(), error))?;
@@ -219,22 +145,4 @@ pub(super) async fn hear_hello(stream: &TcpStream, peer: &str) -> Result<Wish> {
             Ok(Wish::Data(join))
         }
     }
-}
-
-/// Reads `N` bytes and not one more: what follows on a data connection is the
-/// worker's.
-async fn read_exact<const N: usize>(stream: &TcpStream) -> std::io::Result<[u8; N]> {
-    let mut buffer = vec![0; N];
-    let mut filled = 0;
-    while filled < N {
-        let (result, slice) = stream.read(buffer.slice(filled..N)).await;
-        buffer = slice.into_inner();
-        match result? {
-            0 => return Err(std::io::Error::other("it closed the connection")),
-            count => filled += count,
-        }
-    }
-    let mut bytes = [0; N];
-    bytes.copy_from_slice(&buffer);
-    Ok(bytes)
 }

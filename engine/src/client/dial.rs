@@ -4,12 +4,12 @@
 //! Leaves to others: what is said on the connection. Invariant: a connect that
 //! ran out of time leaves no socket behind.
 
-use super::core::Inner;
-use super::hands::blocking;
-use super::pool::PeerAddress;
 use crate::error::{Error, Result};
 use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
+use crate::options::PeerAddress;
+use crate::session::hands::blocking;
+use crate::session::inbox::Inner;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::time::Duration;

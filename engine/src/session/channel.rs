@@ -20,14 +20,14 @@ const MESSAGES_AHEAD_MAX: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
 
 /// What comes in.
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     Message(Box<Message>),
     /// Nothing more comes: a clean end has no error.
     Closed(Option<Error>),
 }
 
 /// The writing half, and the handle on the connection.
-pub(super) struct Channel {
+pub(crate) struct Channel {
     stream: Rc<TcpStream>,
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
     backlog_bytes: Rc<Cell<usize>>,
@@ -37,7 +37,7 @@ pub(super) struct Channel {
 
 impl Channel {
     /// Starts both halves on this thread. `peer` is named in sentences.
-    pub(super) fn start(stream: Rc<TcpStream>, peer: &str) -> (Self, mpsc::Receiver<Incoming>) {
+    pub(crate) fn start(stream: Rc<TcpStream>, peer: &str) -> (Self, mpsc::Receiver<Incoming>) {
         let (incoming, inbox) = mpsc::channel(MESSAGES_AHEAD_MAX);
         let (outgoing, queue) = mpsc::unbounded_channel();
         let backlog_bytes = Rc::new(Cell::new(0));
@@ -59,7 +59,7 @@ impl Channel {
 
     /// The peer's proof holds: what it sent behind it is read now, and its
     /// messages may be long.
-    pub(super) fn trust(&self) {
+    pub(crate) fn trust(&self) {
         if let Some(trust) = self.trust.take() {
             // A reader that ended needs no trust.
             let _ = trust.send(());
@@ -67,7 +67,7 @@ impl Channel {
     }
 
     /// Queues a message; the reader learns of a connection that is gone.
-    pub(super) fn send(&self, message: &Message) {
+    pub(crate) fn send(&self, message: &Message) {
         let bytes = wire::encode(message);
         self.sent.set(true);
         self.backlog_bytes
@@ -81,22 +81,22 @@ impl Channel {
     }
 
     /// True when something was sent since the last call: no heartbeat is due.
-    pub(super) fn take_sent(&self) -> bool {
+    pub(crate) fn take_sent(&self) -> bool {
         self.sent.replace(false)
     }
 
     /// True when all that was queued is in the socket.
-    pub(super) fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         self.backlog_bytes.get() == 0
     }
 
     /// Ends the writing half, once it is flushed: the peer reads to the end.
-    pub(super) fn close_writing(&self) {
+    pub(crate) fn close_writing(&self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Ends both halves.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         // Already shut down is as good.
         let _ = self.stream.shutdown(Shutdown::Both);
     }

@@ -4,8 +4,10 @@
 //! Leaves to others: every decision (protocol's sender). Invariant: a run is
 //! handed to a worker only together with the sources that its plan names.
 
-use super::core::{Core, Done, Owed};
+use super::core::Core;
+use super::inbox::{Done, Opened};
 use super::links::{PEER_LOST_IT, Way};
+use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -20,16 +22,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a sending transfer is made with.
-pub(super) struct SendingOptions {
-    pub(super) chunk_bytes: u32,
-    pub(super) transmit: Transmit,
-    pub(super) drop_cache: bool,
+pub(crate) struct SendingOptions {
+    pub(crate) chunk_bytes: u32,
+    pub(crate) transmit: Transmit,
+    pub(crate) drop_cache: bool,
     /// The receiver's, where it hands bytes on in order.
-    pub(super) window_bytes: Option<u64>,
+    pub(crate) window_bytes: Option<u64>,
 }
 
 /// A transfer that sends.
-pub(super) struct Sending {
+pub(crate) struct SendingHalf {
     transfer: TransferId,
     machine: Sender,
     options: SendingOptions,
@@ -39,14 +41,14 @@ pub(super) struct Sending {
     end: Option<Result<()>>,
 }
 
-impl Sending {
+impl SendingHalf {
     /// Offers `files` in one segment over the connections that are there.
-    pub(super) fn start(
+    pub(crate) fn start(
         core: &Core,
         tally: &mut Tally,
         transfer: TransferId,
         options: SendingOptions,
-        files: Vec<(Entry, Arc<Source>)>,
+        files: Opened,
     ) -> Self {
         let config = SenderConfig {
             transfer,
@@ -73,7 +75,7 @@ impl Sending {
 
     /// Streams are alone in their segments; other files share one, up to its
     /// limit of entries.
-    fn offer(&mut self, tally: &mut Tally, files: Vec<(Entry, Arc<Source>)>) {
+    fn offer(&mut self, tally: &mut Tally, files: Opened) {
         let mut groups: Vec<(Vec<Entry>, Vec<Arc<Source>>)> = vec![Default::default()];
         let mut open = true;
         let mut names_bytes = 0;
@@ -93,8 +95,6 @@ impl Sending {
             });
             if full || !open {
                 names_bytes = entry.name.len();
-            }
-            if full || !open {
                 groups.push(Default::default());
             }
             open = !stream;
@@ -119,12 +119,12 @@ impl Sending {
     }
 
     /// What the machine counted.
-    pub(super) fn machine(&self) -> &Sender {
+    pub(crate) fn machine(&self) -> &Sender {
         &self.machine
     }
 
     /// Ends an endless generated stream where it is.
-    pub(super) fn finish_streams(&mut self) {
+    pub(crate) fn finish_streams(&mut self) {
         for (segment, sources) in &self.sources {
             if sources
                 .iter()
@@ -136,25 +136,25 @@ impl Sending {
     }
 
     /// Ends the transfer with `error`.
-    pub(super) fn stop(&mut self, error: Error) {
+    pub(crate) fn stop(&mut self, error: Error) {
         self.machine.stop(error);
     }
 
     /// The receiver's window came with `Begun`.
-    pub(super) fn begun(&mut self, window_bytes: Option<u64>) {
+    pub(crate) fn begun(&mut self, window_bytes: Option<u64>) {
         self.machine.set_window(window_bytes);
     }
 
-    pub(super) fn joined(&mut self, core: &Core, connection: ConnectionId) {
+    pub(crate) fn joined(&mut self, core: &Core, connection: ConnectionId) {
         self.machine.connection_joined(core.clock.now(), connection);
     }
 
-    pub(super) fn lost(&mut self, core: &Core, connection: ConnectionId) {
+    pub(crate) fn lost(&mut self, core: &Core, connection: ConnectionId) {
         self.machine.connection_lost(core.clock.now(), connection);
     }
 
     /// A message of this transfer.
-    pub(super) fn message(&mut self, core: &Core, message: Message) {
+    pub(crate) fn message(&mut self, core: &Core, message: Message) {
         if let Err(violation) = self.machine.handle_message(core.clock.now(), message) {
             let error = Error::peer(format!("cannot go on with {}", core.peer), violation);
             self.machine.stop(error);
@@ -162,7 +162,7 @@ impl Sending {
     }
 
     /// A worker's event, except `Detached`, which is the session's.
-    pub(super) fn event(&mut self, core: &mut Core, tally: &mut Tally, event: SendEvent) {
+    pub(crate) fn event(&mut self, core: &mut Core, tally: &mut Tally, event: SendEvent) {
         match event {
             SendEvent::Sent {
                 connection,
@@ -203,7 +203,7 @@ impl Sending {
     }
 
     /// The hands' answer.
-    pub(super) fn done(&mut self, done: Done) {
+    pub(crate) fn done(&mut self, done: Done) {
         match done {
             Done::Looked {
                 segment,
@@ -226,7 +226,7 @@ impl Sending {
     }
 
     /// A stream's reader got further.
-    pub(super) fn stream(&mut self, news: StreamNews) {
+    pub(crate) fn stream(&mut self, news: StreamNews) {
         let Some(segment) = self.stream_segment() else {
             return;
         };
@@ -247,7 +247,7 @@ impl Sending {
     }
 
     /// Carries all outputs out; the result is there once nothing is left.
-    pub(super) fn pump(&mut self, core: &mut Core, tally: &mut Tally) -> Option<Result<()>> {
+    pub(crate) fn pump(&mut self, core: &mut Core, tally: &mut Tally) -> Option<Result<()>> {
         self.finish_when_told(core, tally);
         while let Some(output) = self.machine.poll(core.clock.now()) {
             self.carry(core, tally, output);
@@ -267,7 +267,9 @@ impl Sending {
                 plan,
                 seed,
             } => {
-                let sources = self.sources.get(&segment).cloned().unwrap_or_default();
+                let Some(sources) = self.sources.get(&segment).cloned() else {
+                    return self.machine.stop(never_offered(segment));
+                };
                 let segment_data = SendSegment {
                     transfer: self.transfer,
                     segment,
@@ -420,6 +422,12 @@ impl Sending {
             self.reports_due = Some(Owed::new(asked, core.clock.now()));
         }
     }
+}
+
+/// A fault of haul: without its sources a segment's bytes cannot be read.
+fn never_offered(segment: SegmentId) -> Error {
+    let why = format!("segment {segment} was answered and never offered");
+    Error::local("cannot go on with the transfer", why)
 }
 
 /// Those of `sources` that are streams.

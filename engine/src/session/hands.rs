@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 ///
 /// # Errors
 /// No thread can be started, or the work panicked (our own invariant broke).
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     let doing = "cannot go on with a file's work";

@@ -4,13 +4,8 @@
 //! Leaves to others: what happens inside a session. Invariant: calls block the
 //! caller, never the control thread, and a dropped pool leaves no thread.
 
-use super::channel::{Channel, Incoming};
-use super::client::Client;
-use super::core::{Core, Inner};
-use super::links::Links;
-use super::role::Role;
-use super::session::Session;
-use super::transfer::{Transfer, Update};
+use super::role::Client;
+use super::transfer::Transfer;
 use super::{dial, greet};
 use crate::data::Clock;
 use crate::error::{Error, Result};
@@ -18,56 +13,25 @@ use crate::kernel::random::random;
 use crate::kernel::socket::SocketOptions;
 use crate::limits;
 use crate::options::{
-    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget,
+    CopyOptions, LocalSource, LocalTarget, PeerAddress, PoolOptions, RemoteSource, RemoteTarget,
 };
+use crate::protocol::TransferId;
 use crate::protocol::handshake::ClientHandshake;
 use crate::protocol::wire::Message;
-use crate::protocol::{Nanos, TransferId};
+use crate::session::channel::{Channel, Incoming};
+use crate::session::core::Core;
+use crate::session::greeting::Deadline;
+use crate::session::inbox::{Inner, Start, StartTask};
+use crate::session::life::Session;
+use crate::session::links::Links;
+use crate::session::running::Running;
+use crate::session::runtime::start_runtime;
+use crate::session::software;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerAddress {
-    /// A name or an address; an IPv6 address without brackets.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-}
-
-impl std::fmt::Display for PeerAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// A transfer that a caller asks for.
-pub(super) struct Start {
-    pub(super) transfer: TransferId,
-    pub(super) task: StartTask,
-    pub(super) options: CopyOptions,
-    pub(super) updates: mpsc::Sender<Update>,
-    pub(super) asked: Nanos,
-}
-
-/// Which way it goes.
-pub(super) enum StartTask {
-    Push {
-        sources: Vec<LocalSource>,
-        target: RemoteTarget,
-    },
-    Pull {
-        sources: Vec<RemoteSource>,
-        target: LocalTarget,
-    },
-}
 
 /// Connections to one peer. One transfer runs at a time; the next uses the
 /// same connections.
@@ -224,10 +188,10 @@ fn control(
     connected: &mpsc::Sender<Result<UnboundedSender<Inner>>>,
     ended: &Mutex<Option<Error>>,
 ) {
-    let started = super::start_runtime(async {
+    let started = start_runtime(async {
         match open(peer, options, clock).await {
             Ok(session) => {
-                let _ = connected.send(Ok(session.core.inner.clone()));
+                let _ = connected.send(Ok(session.inbox()));
                 session
                     .run(|error| *ended.lock().unwrap_or_else(PoisonError::into_inner) = error)
                     .await;
@@ -254,7 +218,11 @@ fn pace(options: &mut PoolOptions) -> Option<String> {
 }
 
 /// Connects, says hello, and proves: the session goes on from the welcome.
-async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Result<Session> {
+async fn open(
+    peer: &PeerAddress,
+    mut options: PoolOptions,
+    clock: Clock,
+) -> Result<Session<Client>> {
     let addresses = dial::resolve(peer).await?;
     let plain = SocketOptions::default();
     let (socket, address) = dial::connect(addresses, options.bind, plain).await?;
@@ -280,10 +248,10 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
     let mut links = Links::new(clock, options.workers, sockets);
     links.pace(options.rate_limit_bytes_per_second)?;
     let stream = Rc::new(tokio_uring::net::TcpStream::from_std(socket.into()));
-    let deadline = greet::Deadline::start(stream.clone());
+    let deadline = Deadline::start(stream.clone());
     let name = peer.to_string();
     let token = options.token.as_ref().map(|token| token.0);
-    let (mut handshake, hello) = ClientHandshake::new(token, random()?, super::software());
+    let (mut handshake, hello) = ClientHandshake::new(token, random()?, software());
     greet::say_hello(&stream, &name, hello)
         .await
         .map_err(|error| deadline.explain(error, &name))?;
@@ -317,10 +285,5 @@ async fn open(peer: &PeerAddress, mut options: PoolOptions, clock: Clock) -> Res
     };
     let mut client = Client::new(handshake, session, address, options, paced);
     client.expect_dials(count);
-    Ok(Session::new(
-        core,
-        Role::Client(Box::new(client)),
-        messages,
-        inner,
-    ))
+    Ok(Session::new(Running::new(core), client, messages, inner))
 }

@@ -4,47 +4,36 @@
 //! the table from its attachment until its worker's `Detached`, and its number
 //! is never used again.
 
+use super::crew::{Crew, Joiner, workers_by_cores};
+use super::first_window;
 use crate::data::{self, Clock, Parting, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
 use crate::error::{Error, Result};
-use crate::kernel::queue::{self, Reader, Writer};
 use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
-use crate::protocol::frame::{FRAME_BYTES_MIN, FrameHeader};
 use crate::protocol::wire::Flow;
 use crate::protocol::{ConnectionId, Nanos, Run};
 use crate::report::ConnectionProgress;
-use rustix::io::Errno;
-use rustix::net::SendFlags;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
-
-/// Commands that wait for one worker, at most: runs ahead of every connection,
-/// and a few that attach, detach and ask.
-const COMMANDS_MAX: usize = limits::CONNECTIONS_MAX as usize * (limits::RUNS_AHEAD_MAX + 2) + 64;
-/// Events that wait for the control plane; a full queue slows the workers down.
-const EVENTS_MAX: usize = 4096;
 
 /// Why a dialled connection is given up whose peer never said Joined.
 const NOT_TAKEN_IN: &str = "the peer did not take it in (has it reached its limit of open files?)";
 
 /// Why one goes that the peer gave up.
-pub(super) const PEER_LOST_IT: &str = "the peer has lost it";
+pub(crate) const PEER_LOST_IT: &str = "the peer has lost it";
 
 /// Which way a connection carries frames, seen from this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     Out,
     In,
 }
 
 impl Way {
     /// Seen from the dialler or from the accepter.
-    pub(super) fn of(flow: Flow, dialled: bool) -> Self {
+    pub(crate) fn of(flow: Flow, dialled: bool) -> Self {
         if (flow == Flow::FromDialler) == dialled {
             Self::Out
         } else {
@@ -73,87 +62,11 @@ enum Answer {
     Missed,
 }
 
-/// Fills the first window of a fresh connection with padding: its congestion
-/// window opens while the Answer is on its way, a round trip earlier. With the
-/// data connections dialled a round trip earlier, too, so that there is time
-/// for it, 587 MiB over 1 Gbit/s and 50 ms took 5.58 s against 5.67 s (medians
-/// of 6, interleaved; the ideal is 5.20 s).
-fn fill_first_window(socket: BorrowedFd<'_>) -> Result<()> {
-    let room = socket::first_window_bytes(socket).min(limits::PADDING_BYTES_MAX);
-    let Some(payload_bytes) = room.checked_sub(FRAME_BYTES_MIN) else {
-        return Ok(());
-    };
-    let mut frame = FrameHeader::padding(payload_bytes as u64).encode().to_vec();
-    frame.resize(room, 0);
-    let now = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    let doing = "cannot use a data connection";
-    match rustix::net::send(socket, &frame, now) {
-        Ok(sent) if sent == room => Ok(()),
-        // Half a frame cannot be taken back: it is dialled again.
-        Ok(_) => Err(Error::peer(doing, "its buffer was full")),
-        // Nothing was sent, and nothing has to be.
-        Err(Errno::AGAIN) => Ok(()),
-        Err(errno) => Err(Error::peer(doing, errno)),
-    }
-}
-
-/// True where a round trip takes so long that slow start is felt.
-fn is_long(socket: BorrowedFd<'_>) -> bool {
-    socket::tcp_info(socket).is_some_and(|info| info.rtt_us >= limits::LONG_PATH_US)
-}
-
-/// Threads with their command queues.
-type Workers<C> = Vec<(Writer<C>, JoinHandle<()>)>;
-
-/// The workers of one way.
-struct Crew<C, E> {
-    workers: Workers<C>,
-    events: AsyncFd<Reader<E>>,
-}
-
-/// What starts a worker: its name, its commands, its events, the clock.
-type Spawn<C, E> = fn(&str, Reader<C>, Writer<E>, Clock) -> Result<JoinHandle<()>>;
-
-impl<C, E> Crew<C, E> {
-    fn start(name: &str, count: usize, clock: Clock, spawn: Spawn<C, E>) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::local("cannot start worker threads", error);
-        let (writer, reader) = queue::bounded(EVENTS_MAX).map_err(failed)?;
-        let mut workers = Vec::new();
-        for number in 0..count {
-            let (commands, inbox) = queue::bounded(COMMANDS_MAX).map_err(failed)?;
-            let thread = spawn(&format!("{name}-{number}"), inbox, writer.clone(), clock)?;
-            workers.push((commands, thread));
-        }
-        Ok(Self {
-            workers,
-            events: watch(reader)?,
-        })
-    }
-
-    fn of(&self, connection: ConnectionId) -> &Writer<C> {
-        &self.workers[connection as usize % self.workers.len()].0
-    }
-
-    fn tell_all(&self, command: impl Fn() -> C) -> usize {
-        self.workers
-            .iter()
-            .filter(|(commands, _)| commands.send(command()).is_ok())
-            .count()
-    }
-}
-
-/// The reader, so that its descriptor can be awaited.
-#[allow(
-    deprecated,
-    reason = "its successor is unsafe, and unsafe code stays in kernel/; what it asks for holds, as a \
-              reader owns one eventfd for its whole life"
-)]
-fn watch<E>(reader: Reader<E>) -> Result<AsyncFd<Reader<E>>> {
-    AsyncFd::new(reader).map_err(|error| Error::local("cannot wait for worker threads", error))
-}
+type SendingCrew = Crew<SendCommand, SendEvent>;
+type ReceivingCrew = Crew<ReceiveCommand, ReceiveEvent>;
 
 /// The table.
-pub(super) struct Links {
+pub(crate) struct Links {
     clock: Clock,
     worker_count: usize,
     sockets: SocketOptions,
@@ -161,13 +74,13 @@ pub(super) struct Links {
     rate_limit_bytes_per_second: Option<u64>,
     links: BTreeMap<ConnectionId, Link>,
     used: BTreeSet<ConnectionId>,
-    out: Option<Crew<SendCommand, SendEvent>>,
-    inn: Option<Crew<ReceiveCommand, ReceiveEvent>>,
+    outgoing: Option<SendingCrew>,
+    incoming: Option<ReceivingCrew>,
 }
 
 impl Links {
     /// No connection and no thread yet. `worker_count` is for each way.
-    pub(super) fn new(clock: Clock, workers: Option<usize>, sockets: SocketOptions) -> Self {
+    pub(crate) fn new(clock: Clock, workers: Option<usize>, sockets: SocketOptions) -> Self {
         let worker_count = workers.unwrap_or_else(workers_by_cores).max(1);
         Self {
             clock,
@@ -176,18 +89,18 @@ impl Links {
             rate_limit_bytes_per_second: None,
             links: BTreeMap::new(),
             used: BTreeSet::new(),
-            out: None,
-            inn: None,
+            outgoing: None,
+            incoming: None,
         }
     }
 
     /// The options of data sockets.
-    pub(super) fn sockets(&self) -> &SocketOptions {
+    pub(crate) fn sockets(&self) -> &SocketOptions {
         &self.sockets
     }
 
     /// Limits what all connections together send, those that come later, too.
-    pub(super) fn pace(&mut self, bytes_per_second: Option<u64>) -> Result<()> {
+    pub(crate) fn pace(&mut self, bytes_per_second: Option<u64>) -> Result<()> {
         let was = std::mem::replace(&mut self.rate_limit_bytes_per_second, bytes_per_second);
         if was.is_none() && bytes_per_second.is_none() {
             return Ok(());
@@ -196,7 +109,7 @@ impl Links {
     }
 
     /// What all connections together may send, where that is limited.
-    pub(super) fn rate_limit_bytes_per_second(&self) -> Option<u64> {
+    pub(crate) fn rate_limit_bytes_per_second(&self) -> Option<u64> {
         self.rate_limit_bytes_per_second
     }
 
@@ -212,7 +125,7 @@ impl Links {
 
     /// Takes a connection in; returns what was left to haul about its socket.
     /// `waits` says that no Answer allows it to carry anything yet.
-    pub(super) fn attach(
+    pub(crate) fn attach(
         &mut self,
         connection: ConnectionId,
         way: Way,
@@ -229,8 +142,8 @@ impl Links {
             ));
         }
         let notes = socket::prepare_data(socket.as_fd(), &self.sockets)?;
-        if waits && way == Way::Out && is_long(socket.as_fd()) {
-            fill_first_window(socket.as_fd())?;
+        if waits && way == Way::Out && first_window::is_long(socket.as_fd()) {
+            first_window::fill(socket.as_fd())?;
         }
         let second = rustix::io::fcntl_dupfd_cloexec(&socket, 3)
             .map_err(|error| Error::local("cannot duplicate a descriptor", error))?;
@@ -256,48 +169,56 @@ impl Links {
     }
 
     fn hand_over(&mut self, connection: ConnectionId, way: Way, socket: OwnedFd) -> Result<()> {
-        let gone = || Error::local("cannot use a worker thread", "it ended");
-        match way {
+        let taken = match way {
             Way::Out => {
-                if self.out.is_none() {
-                    let crew = Crew::start(
-                        "haul-send",
-                        self.worker_count,
-                        self.clock,
-                        data::send::spawn,
-                    )?;
-                    self.out = Some(crew);
-                }
-                let crew = self.out.as_ref().ok_or_else(gone)?;
                 let attach = SendCommand::Attach { connection, socket };
-                crew.of(connection).send(attach).map_err(|_| gone())
+                self.sending_crew()?.tell(connection, attach)
             }
             Way::In => {
-                self.start_receiving()?;
-                let crew = self.inn.as_ref().ok_or_else(gone)?;
                 let attach = ReceiveCommand::Attach { connection, socket };
-                crew.of(connection).send(attach).map_err(|_| gone())
+                self.receiving_crew()?.tell(connection, attach)
             }
+        };
+        match taken {
+            true => Ok(()),
+            false => Err(Error::local("cannot use a worker thread", "it ended")),
         }
     }
 
-    /// Starts the receiving workers, so that segments can be opened in them
-    /// before the first connection joins.
-    pub(super) fn start_receiving(&mut self) -> Result<()> {
-        if self.inn.is_none() {
-            let crew = Crew::start(
+    fn sending_crew(&mut self) -> Result<&SendingCrew> {
+        let crew = match self.outgoing.take() {
+            Some(crew) => crew,
+            None => Crew::start(
+                "haul-send",
+                self.worker_count,
+                self.clock,
+                data::send::spawn,
+            )?,
+        };
+        Ok(self.outgoing.insert(crew))
+    }
+
+    fn receiving_crew(&mut self) -> Result<&ReceivingCrew> {
+        let crew = match self.incoming.take() {
+            Some(crew) => crew,
+            None => Crew::start(
                 "haul-recv",
                 self.worker_count,
                 self.clock,
                 data::receive::spawn,
-            )?;
-            self.inn = Some(crew);
-        }
-        Ok(())
+            )?,
+        };
+        Ok(self.incoming.insert(crew))
+    }
+
+    /// Starts the receiving workers, so that segments can be opened in them
+    /// before the first connection joins.
+    pub(crate) fn start_receiving(&mut self) -> Result<()> {
+        self.receiving_crew().map(|_| ())
     }
 
     /// The connections of one way, ascending.
-    pub(super) fn of_way(&self, way: Way) -> Vec<ConnectionId> {
+    pub(crate) fn of_way(&self, way: Way) -> Vec<ConnectionId> {
         self.links
             .iter()
             .filter(|(_, link)| link.way == way)
@@ -306,45 +227,43 @@ impl Links {
     }
 
     /// How many of one way the peer is known to have, too.
-    pub(super) fn answered_count(&self, way: Way) -> usize {
+    pub(crate) fn answered_count(&self, way: Way) -> usize {
         let answered = |link: &&Link| link.way == way && link.answer == Answer::Given;
         self.links.values().filter(answered).count()
     }
 
     /// True while the connection's worker has it.
-    pub(super) fn has(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn has(&self, connection: ConnectionId) -> bool {
         self.links.contains_key(&connection)
     }
 
     /// Asks the connection's worker to end it at once, `why`; `Detached` follows.
-    pub(super) fn detach(&self, connection: ConnectionId, why: &str) {
+    pub(crate) fn detach(&self, connection: ConnectionId, why: &str) {
         let doing = format!("gave data connection {connection} up");
         let parting = Parting::AtOnce(Error::peer(doing, why));
-        // A worker that ended has told `Detached` for all it had.
-        match (
-            self.links.get(&connection).map(|link| link.way),
-            &self.out,
-            &self.inn,
-        ) {
-            (Some(Way::Out), Some(crew), _) => {
-                let _ = crew.of(connection).send(SendCommand::Detach {
+        let way = self.links.get(&connection).map(|link| link.way);
+        match (way, &self.outgoing, &self.incoming) {
+            (Some(Way::Out), Some(crew), _) => crew.tell(
+                connection,
+                SendCommand::Detach {
                     connection,
                     parting,
-                });
-            }
-            (Some(Way::In), _, Some(crew)) => {
-                let _ = crew.of(connection).send(ReceiveCommand::Detach {
+                },
+            ),
+            (Some(Way::In), _, Some(crew)) => crew.tell(
+                connection,
+                ReceiveCommand::Detach {
                     connection,
                     parting,
-                });
-            }
-            _ => {}
-        }
+                },
+            ),
+            _ => false,
+        };
     }
 
     /// Ends every sending connection whose peer's kernel said nothing for
     /// longer than `wait`: a slow reader answers probes, a dead one does not.
-    pub(super) fn detach_silent(&self, wait: Duration) {
+    pub(crate) fn detach_silent(&self, wait: Duration) {
         for (connection, link) in self.links.iter().filter(|(_, link)| link.way == Way::Out) {
             if socket::silence(link.socket.as_fd()).is_some_and(|silence| silence > wait) {
                 self.detach(*connection, "the peer's machine does not answer");
@@ -354,7 +273,7 @@ impl Links {
 
     /// From now on the peer has to say Joined to it in time: a kernel takes
     /// connections in for a process that has no descriptor left for them.
-    pub(super) fn await_answer(&mut self, connection: ConnectionId) {
+    pub(crate) fn await_answer(&mut self, connection: ConnectionId) {
         let now = self.clock.now();
         if let Some(link) = self.links.get_mut(&connection) {
             link.answer = Answer::Awaited(now);
@@ -362,7 +281,7 @@ impl Links {
     }
 
     /// The peer took it in.
-    pub(super) fn answered(&mut self, connection: ConnectionId) {
+    pub(crate) fn answered(&mut self, connection: ConnectionId) {
         if let Some(link) = self.links.get_mut(&connection)
             && let Answer::Awaited(_) = link.answer
         {
@@ -371,7 +290,7 @@ impl Links {
     }
 
     /// Ends every connection that the peer did not take in in time.
-    pub(super) fn detach_unanswered(&mut self) {
+    pub(crate) fn detach_unanswered(&mut self) {
         let now = self.clock.now();
         let mut missed = Vec::new();
         for (connection, link) in &mut self.links {
@@ -388,7 +307,7 @@ impl Links {
     }
 
     /// Gives those that are awaited their time again.
-    pub(super) fn excuse_unanswered(&mut self) {
+    pub(crate) fn excuse_unanswered(&mut self) {
         let now = self.clock.now();
         for link in self.links.values_mut() {
             if let Answer::Awaited(since) = &mut link.answer {
@@ -399,7 +318,7 @@ impl Links {
 
     /// Sees to it that the connection cannot join any more: its peer has lost it,
     /// and what it carries is sent again by another.
-    pub(super) fn bar(&mut self, connection: ConnectionId) {
+    pub(crate) fn bar(&mut self, connection: ConnectionId) {
         // More than may join are refused without being known.
         if self.used.len() < limits::JOINS_MAX as usize {
             self.used.insert(connection);
@@ -407,7 +326,7 @@ impl Links {
     }
 
     /// The worker said `Detached`; true where the peer never took it in.
-    pub(super) fn detached(&mut self, connection: ConnectionId) -> bool {
+    pub(crate) fn detached(&mut self, connection: ConnectionId) -> bool {
         let left = self.links.remove(&connection);
         let missed = left
             .as_ref()
@@ -422,70 +341,70 @@ impl Links {
     }
 
     /// Hands a run to its connection's worker.
-    pub(super) fn send_run(
+    pub(crate) fn send_run(
         &self,
         connection: ConnectionId,
         segment: Arc<data::SendSegment>,
         run: Run,
         bytes: Option<u64>,
     ) {
-        if let Some(crew) = &self.out {
-            // A worker that ended has told `Detached` for all it had.
-            let _ = crew.of(connection).send(SendCommand::Run {
+        if let Some(crew) = &self.outgoing {
+            let run = SendCommand::Run {
                 connection,
                 segment,
                 run,
                 bytes,
-            });
+            };
+            crew.tell(connection, run);
         }
     }
 
     /// Tells every receiving worker; returns how many there are.
-    pub(super) fn tell_receivers(&self, command: impl Fn() -> ReceiveCommand) -> usize {
-        self.inn.as_ref().map_or(0, |crew| crew.tell_all(command))
+    pub(crate) fn tell_receivers(&self, command: impl Fn() -> ReceiveCommand) -> usize {
+        self.incoming
+            .as_ref()
+            .map_or(0, |crew| crew.tell_all(command))
     }
 
     /// Tells every sending worker; returns how many there are.
-    pub(super) fn tell_senders(&self, command: impl Fn() -> SendCommand) -> usize {
-        self.out.as_ref().map_or(0, |crew| crew.tell_all(command))
+    pub(crate) fn tell_senders(&self, command: impl Fn() -> SendCommand) -> usize {
+        self.outgoing
+            .as_ref()
+            .map_or(0, |crew| crew.tell_all(command))
     }
 
     /// The next event of a sending worker.
-    pub(super) fn next_sent(&self) -> Option<SendEvent> {
-        self.out
-            .as_ref()
-            .and_then(|crew| crew.events.get_ref().try_recv())
+    pub(crate) fn next_sent(&self) -> Option<SendEvent> {
+        self.outgoing.as_ref().and_then(Crew::next)
     }
 
     /// The next event of a receiving worker.
-    pub(super) fn next_received(&self) -> Option<ReceiveEvent> {
-        self.inn
-            .as_ref()
-            .and_then(|crew| crew.events.get_ref().try_recv())
+    pub(crate) fn next_received(&self) -> Option<ReceiveEvent> {
+        self.incoming.as_ref().and_then(Crew::next)
     }
 
     /// Waits until a worker has an event. May be dropped at any time.
-    pub(super) async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         tokio::select! {
-            () = wait(self.out.as_ref().map(|crew| &crew.events)) => {}
-            () = wait(self.inn.as_ref().map(|crew| &crew.events)) => {}
+            () = ready(&self.outgoing) => {}
+            () = ready(&self.incoming) => {}
         }
     }
 
     /// Counts payload bytes for progress.
-    pub(super) fn count(&mut self, connection: ConnectionId, bytes: u64) {
+    pub(crate) fn count(&mut self, connection: ConnectionId, bytes: u64) {
         if let Some(link) = self.links.get_mut(&connection) {
             link.bytes += bytes;
         }
     }
 
     /// Forgets what was counted, at the start of a transfer.
-    pub(super) fn reset_counts(&mut self) {
+    pub(crate) fn reset_counts(&mut self) {
         self.links.values_mut().for_each(|link| link.bytes = 0);
     }
 
     /// Every connection of one way, as it is now.
-    pub(super) fn progress(&self, way: Way) -> Vec<ConnectionProgress> {
+    pub(crate) fn progress(&self, way: Way) -> Vec<ConnectionProgress> {
         let of_way = self.links.iter().filter(|(_, link)| link.way == way);
         of_way
             .map(|(connection, link)| ConnectionProgress {
@@ -498,80 +417,30 @@ impl Links {
 
     /// Stops all workers. Awaiting them is the returned closure's work, which
     /// blocks: a write to a slow disk has to end first.
-    pub(super) fn stop(&mut self) -> impl FnOnce() + Send + 'static {
+    pub(crate) fn stop(&mut self) -> impl FnOnce() + Send + 'static {
         self.tell_senders(|| SendCommand::Stop);
         self.tell_receivers(|| ReceiveCommand::Stop);
         self.links.clear();
-        // The readers go first: a worker must not wait on a full queue.
-        let out = self.out.take().map(|crew| crew.workers);
-        let inn = self.inn.take().map(|crew| crew.workers);
+        let outgoing = self.outgoing.take().map(Crew::into_joiner);
+        let incoming = self.incoming.take().map(Crew::into_joiner);
         move || {
-            out.into_iter().for_each(join);
-            inn.into_iter().for_each(join);
+            outgoing.into_iter().for_each(Joiner::join);
+            incoming.into_iter().for_each(Joiner::join);
         }
     }
 }
 
-fn join<C>(workers: Workers<C>) {
-    for (commands, thread) in workers {
-        // A worker without a writer has nobody to serve and ends, too.
-        drop(commands);
-        if thread.join().is_err() {
-            tracing::error!("a worker thread panicked");
-        }
+async fn ready<C, E>(crew: &Option<Crew<C, E>>) {
+    match crew {
+        Some(crew) => crew.ready().await,
+        None => std::future::pending().await,
     }
-}
-
-async fn wait<E>(events: Option<&AsyncFd<Reader<E>>>) {
-    let Some(events) = events else {
-        return std::future::pending().await;
-    };
-    if !events.get_ref().sleep() {
-        if events.get_ref().is_closed() {
-            // All its workers have ended, and told so: nothing more comes.
-            return std::future::pending().await;
-        }
-        return;
-    }
-    // Only a runtime that shuts down makes this fail; then nothing is awaited.
-    if let Ok(mut ready) = events.readable().await {
-        ready.clear_ready();
-    }
-    events.get_ref().awake();
-}
-
-/// More than two connections, and so more than one worker, never helped on two
-/// cores; a worker saturates one core and a peer's work needs others.
-fn workers_by_cores() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    (cores / 4).clamp(1, 4)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::frame::HEADER_BYTES;
-    use std::io::Read;
-    use std::net::{Shutdown, TcpListener, TcpStream};
-
-    #[test]
-    fn a_first_window_is_one_whole_frame_of_padding() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let dialled =
-            TcpStream::connect(listener.local_addr().expect("address")).expect("connects");
-        let (mut accepted, _) = listener.accept().expect("accepts");
-        assert!(!is_long(dialled.as_fd()), "a loopback");
-        fill_first_window(dialled.as_fd()).expect("sent");
-        dialled.shutdown(Shutdown::Write).expect("shut down");
-        let mut bytes = Vec::new();
-        accepted.read_to_end(&mut bytes).expect("read");
-        let header = bytes.first_chunk::<HEADER_BYTES>().expect("a header");
-        let header = FrameHeader::decode(header).expect("it decodes");
-        assert!(header.is_padding());
-        let length = HEADER_BYTES + header.table_bytes() + header.payload_bytes as usize;
-        assert_eq!(bytes.len(), length);
-        assert!(length <= limits::PADDING_BYTES_MAX);
-    }
+    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn a_connection_that_its_peer_has_lost_does_not_join() {

@@ -3,7 +3,7 @@
 //! Leaves to others: the data plane's own counts, which come as `SideReport`s.
 //! Invariant: bytes count when they are acknowledged, never when queued.
 
-use super::transfer::{Event, Update};
+use super::event::{Event, Update};
 use crate::data::Clock;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::Nanos;
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 
 /// Counts of one transfer at one end.
-pub(super) struct Tally {
+pub(crate) struct Tally {
     clock: Clock,
     started: Nanos,
     first_sent: Option<Nanos>,
@@ -26,8 +26,8 @@ pub(super) struct Tally {
     files: BTreeMap<u32, Vec<FileReport>>,
     segments: u32,
     past: Past,
-    pub(super) latencies: Latencies,
-    pub(super) notes: Vec<String>,
+    pub(crate) latencies: Latencies,
+    pub(crate) notes: Vec<String>,
     /// This end's data plane, once it was asked.
     own: SideReport,
     peer: Option<SideReport>,
@@ -36,7 +36,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn new(clock: Clock, started: Nanos, updates: Option<mpsc::Sender<Update>>) -> Self {
+    pub(crate) fn new(clock: Clock, started: Nanos, updates: Option<mpsc::Sender<Update>>) -> Self {
         Self {
             clock,
             started,
@@ -55,14 +55,14 @@ impl Tally {
     }
 
     /// Tells the caller; one that is gone does not matter.
-    pub(super) fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, event: Event) {
         if let Some(updates) = &self.updates {
             let _ = updates.send(Update::Event(event));
         }
     }
 
     /// Something that was left to haul: told now, and in the report.
-    pub(super) fn note(&mut self, note: String) {
+    pub(crate) fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {
             self.tell(Event::Note(note.clone()));
             self.notes.push(note);
@@ -70,12 +70,12 @@ impl Tally {
     }
 
     /// Files planned so far.
-    pub(super) fn file_count(&self) -> u64 {
+    pub(crate) fn file_count(&self) -> u64 {
         (self.past.files + self.files.values().map(Vec::len).sum::<usize>()) as u64
     }
 
     /// True while a stream has no known end.
-    pub(super) fn has_open_stream(&self) -> bool {
+    pub(crate) fn has_open_stream(&self) -> bool {
         let open = |file: &FileReport| {
             file.bytes.is_none() && file.level.is_none() && file.error.is_none()
         };
@@ -83,22 +83,22 @@ impl Tally {
     }
 
     /// True when somebody follows the transfer.
-    pub(super) fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         self.updates.is_some()
     }
 
     /// The caller, to be told the report.
-    pub(super) fn caller(&self) -> Option<mpsc::Sender<Update>> {
+    pub(crate) fn caller(&self) -> Option<mpsc::Sender<Update>> {
         self.updates.clone()
     }
 
     /// Seconds since the transfer was asked for.
-    pub(super) fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         seconds(self.started, self.clock.now())
     }
 
     /// A segment's files, in order.
-    pub(super) fn planned(&mut self, entries: &[Entry]) {
+    pub(crate) fn planned(&mut self, entries: &[Entry]) {
         let file = |entry: &Entry| FileReport {
             name: String::from_utf8_lossy(&entry.name).into_owned(),
             bytes: (entry.kind == EntryKind::File).then_some(entry.size),
@@ -113,7 +113,7 @@ impl Tally {
     }
 
     /// The file's end; `size` corrects what was not known before.
-    pub(super) fn ended(
+    pub(crate) fn ended(
         &mut self,
         segment: u32,
         file: u32,
@@ -143,7 +143,7 @@ impl Tally {
     }
 
     /// The end of a file that could not be opened: its size is not known.
-    pub(super) fn missing(&mut self, segment: u32, file: u32, error: Error) {
+    pub(crate) fn missing(&mut self, segment: u32, file: u32, error: Error) {
         let files = self.files.get_mut(&segment);
         if let Some(slot) = files.and_then(|files| files.get_mut(file as usize)) {
             slot.bytes = None;
@@ -152,29 +152,29 @@ impl Tally {
     }
 
     /// A run left for a socket, submitted then.
-    pub(super) fn sent(&mut self, submitted: Nanos) {
+    pub(crate) fn sent(&mut self, submitted: Nanos) {
         self.first_sent.get_or_insert(submitted);
     }
 
     /// Bytes landed just now.
-    pub(super) fn landed(&mut self) {
+    pub(crate) fn landed(&mut self) {
         let now = self.clock.now();
         self.first_landed.get_or_insert(now);
         self.last_landed = Some(now);
     }
 
     /// One worker's counts.
-    pub(super) fn add_own(&mut self, report: SideReport) {
+    pub(crate) fn add_own(&mut self, report: SideReport) {
         merge(&mut self.own, report);
     }
 
     /// The other end's counts.
-    pub(super) fn set_peer(&mut self, report: SideReport) {
+    pub(crate) fn set_peer(&mut self, report: SideReport) {
         self.peer = Some(report);
     }
 
     /// This end's counts, to be told to the other.
-    pub(super) fn own(&self) -> SideReport {
+    pub(crate) fn own(&self) -> SideReport {
         let mut own = self.own.clone();
         own.latencies.merge(&self.latencies);
         own.notes.extend(self.notes.iter().cloned());
@@ -182,7 +182,7 @@ impl Tally {
     }
 
     /// The report of a transfer that ended now.
-    pub(super) fn report(
+    pub(crate) fn report(
         self,
         end: Result<(), Error>,
         bytes: Bytes,

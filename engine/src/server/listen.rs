@@ -4,13 +4,9 @@
 //! nothing holds one descriptor and a little memory, until its deadline, and
 //! an accept is never dropped while the kernel works on it.
 
-use super::channel::{Channel, Incoming};
-use super::core::{Core, Inner};
 use super::greet::{self, Greeting, Greetings, Wish};
-use super::links::Links;
-use super::role::Role;
+use super::house::{House, ServerEvent};
 use super::serving::Serving;
-use super::session::Session;
 use crate::data::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::place;
@@ -18,9 +14,18 @@ use crate::kernel::queue::{Reader, Writer, bounded};
 use crate::kernel::random::random;
 use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
-use crate::options::{LocalTarget, ServeOptions, Token};
+use crate::options::{ServeOptions, Token};
 use crate::protocol::handshake::{ServerHandshake, SessionSecret};
 use crate::protocol::wire::{Join, Message};
+use crate::session::channel::{Channel, Incoming};
+use crate::session::core::Core;
+use crate::session::greeting::Deadline;
+use crate::session::inbox::Inner;
+use crate::session::life::Session;
+use crate::session::links::Links;
+use crate::session::running::Running;
+use crate::session::runtime::start_runtime;
+use crate::session::software;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -38,41 +43,6 @@ use tokio_uring::net::TcpStream;
 const EVENTS_MAX: usize = 1024;
 /// The wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
-
-/// What a server tells of.
-#[derive(Clone, Debug)]
-pub enum ServerEvent {
-    /// A peer's session is open.
-    SessionOpened {
-        /// Its address.
-        peer: SocketAddr,
-        /// It proved the token.
-        authenticated: bool,
-    },
-    /// A session ended; with an error unless the peer closed it between transfers.
-    SessionClosed {
-        /// Its address.
-        peer: SocketAddr,
-        /// Why.
-        error: Option<Error>,
-    },
-    /// A transfer ended.
-    TransferEnded {
-        /// The session's peer.
-        peer: SocketAddr,
-        /// Bytes that landed.
-        bytes: u64,
-        /// Why it failed.
-        error: Option<Error>,
-    },
-    /// A connection was turned away.
-    Refused {
-        /// Its address.
-        peer: SocketAddr,
-        /// Why.
-        error: Error,
-    },
-}
 
 /// A running server. Dropping it stops it.
 pub struct Server {
@@ -127,7 +97,7 @@ impl Server {
             .spawn(move || {
                 let told = ready.clone();
                 let serve = serve(options, root, sockets, listeners, tell, stopped, ready);
-                if let Err(error) = super::start_runtime(serve) {
+                if let Err(error) = start_runtime(serve) {
                     let _ = told.send(Err(error));
                 }
             })
@@ -187,16 +157,13 @@ impl Drop for Server {
     }
 }
 
-/// What all sessions of a server share, on its one thread.
-pub(super) struct Shared {
-    pub(super) root: Arc<OwnedFd>,
-    pub(super) local_target: Option<LocalTarget>,
-    pub(super) allow_null: bool,
+/// What a server's one thread keeps.
+struct Shared {
+    house: Rc<House>,
     token: Option<Token>,
     allow_unauthenticated: bool,
     workers: Option<usize>,
     sockets: SocketOptions,
-    events: Writer<ServerEvent>,
     sessions: RefCell<BTreeMap<u64, Known>>,
     greetings: Greetings,
     stopped: watch::Receiver<bool>,
@@ -210,13 +177,6 @@ struct Known {
     proved: bool,
 }
 
-impl Shared {
-    /// Tells the caller, unless the caller does not look.
-    pub(super) fn tell(&self, event: ServerEvent) {
-        let _ = self.events.try_send(event);
-    }
-}
-
 async fn serve(
     options: ServeOptions,
     root: Arc<OwnedFd>,
@@ -227,14 +187,16 @@ async fn serve(
     ready: std::sync::mpsc::Sender<Result<()>>,
 ) {
     let shared = Rc::new(Shared {
-        root,
-        local_target: options.local_target,
-        allow_null: options.allow_null,
+        house: Rc::new(House {
+            root,
+            local_target: options.local_target,
+            allow_null: options.allow_null,
+            events,
+        }),
         token: options.token,
         allow_unauthenticated: options.allow_unauthenticated,
         workers: options.workers,
         sockets,
-        events,
         sessions: RefCell::default(),
         greetings: Greetings::default(),
         stopped: stopped.clone(),
@@ -287,7 +249,7 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
                     None => {
                         let why = "too many connections have not greeted yet";
                         let error = Error::peer("cannot greet", why);
-                        shared.tell(ServerEvent::Refused { peer, error });
+                        shared.house.tell(ServerEvent::Refused { peer, error });
                     }
                 }
             }
@@ -304,7 +266,7 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
 
 /// Greets one connection and gives it to its session, or makes it one.
 async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, shared: Rc<Shared>) {
-    let deadline = greet::Deadline::start(stream.clone());
+    let deadline = Deadline::start(stream.clone());
     let mut stopped = shared.stopped.clone();
     let closer = {
         // A server that stops does not wait for who says nothing.
@@ -330,11 +292,15 @@ async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, sh
     match result {
         Ok(Some((_registration, session))) => {
             session
-                .run(|error| shared.tell(ServerEvent::SessionClosed { peer, error }))
+                .run(|error| {
+                    shared
+                        .house
+                        .tell(ServerEvent::SessionClosed { peer, error })
+                })
                 .await;
         }
         Ok(None) => {}
-        Err(error) => shared.tell(ServerEvent::Refused { peer, error }),
+        Err(error) => shared.house.tell(ServerEvent::Refused { peer, error }),
     }
 }
 
@@ -362,7 +328,7 @@ async fn open(
     peer: SocketAddr,
     name: &str,
     shared: &Rc<Shared>,
-) -> Result<(Registration, Session)> {
+) -> Result<(Registration, Session<Serving>)> {
     let socket = socket::duplicate(&*stream)?;
     socket::prepare_control(socket.as_fd())?;
     drop(socket);
@@ -376,7 +342,7 @@ async fn open(
         shared.allow_unauthenticated,
         random()?,
         id,
-        super::software(),
+        software(),
     );
     let welcome = match next(&mut messages, &doing).await? {
         Message::Hello(hello) => match handshake.hello(hello) {
@@ -404,22 +370,16 @@ async fn open(
     }
     channel.send(&Message::Ready(answer));
     channel.trust();
-    shared.tell(ServerEvent::SessionOpened {
+    shared.house.tell(ServerEvent::SessionOpened {
         peer,
         authenticated: session.authenticated,
     });
     let clock = Clock::start();
     let links = Links::new(clock, shared.workers, shared.sockets.clone());
     let core = Core::new(clock, name.to_owned(), channel, links, inner_out);
-    let serving = Serving {
-        shared: shared.clone(),
-        peer,
-        session,
-        starting: None,
-        next: None,
-    };
-    let role = Role::Server(Box::new(serving));
-    Ok((registration, Session::new(core, role, messages, inner)))
+    let serving = Serving::new(shared.house.clone(), peer, session);
+    let session = Session::new(Running::new(core), serving, messages, inner);
+    Ok((registration, session))
 }
 
 /// A session's entry, taken out again when this is dropped.

@@ -5,8 +5,10 @@
 //! segment is open in every worker before its answer is sent, and a transfer
 //! ends only when no worker writes to its targets any more.
 
-use super::core::{Core, Done, Owed};
+use super::core::Core;
+use super::inbox::Done;
 use super::links::PEER_LOST_IT;
+use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, Side};
@@ -25,7 +27,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 /// Where a transfer's files go.
-pub(super) enum Destination {
+pub(crate) enum Asked {
     /// Below a server's root.
     Beneath {
         root: Arc<OwnedFd>,
@@ -41,7 +43,7 @@ pub(super) enum Destination {
     Null,
 }
 
-impl From<LocalTarget> for Destination {
+impl From<LocalTarget> for Asked {
     fn from(target: LocalTarget) -> Self {
         match target {
             LocalTarget::Path { path, directory } => Self::Local { path, directory },
@@ -51,7 +53,7 @@ impl From<LocalTarget> for Destination {
     }
 }
 
-impl Destination {
+impl Asked {
     /// Creates the targets of one segment, in order; blocks.
     fn create_all(&self, entries: &[Entry], options: TargetOptions) -> Vec<Result<Target>> {
         let place = match self {
@@ -83,11 +85,17 @@ impl Destination {
     }
 }
 
+/// A fault of haul: without its targets a segment's bytes would be drained.
+fn never_prepared(segment: SegmentId) -> Error {
+    let why = format!("segment {segment} was opened before its targets were there");
+    Error::local("cannot go on with the transfer", why)
+}
+
 /// A transfer that receives.
-pub(super) struct Receiving {
+pub(crate) struct ReceivingHalf {
     transfer: TransferId,
     machine: Receiver,
-    destination: Arc<Destination>,
+    asked: Arc<Asked>,
     options: TargetOptions,
     targets: BTreeMap<SegmentId, Vec<Option<Arc<Target>>>>,
     segments: BTreeMap<SegmentId, Arc<ReceiveSegment>>,
@@ -97,12 +105,12 @@ pub(super) struct Receiving {
     end: Option<Result<()>>,
 }
 
-impl Receiving {
-    pub(super) fn start(
+impl ReceivingHalf {
+    pub(crate) fn start(
         core: &mut Core,
         transfer: TransferId,
         chunk_bytes: u32,
-        destination: Destination,
+        asked: Asked,
         options: TargetOptions,
     ) -> Result<Self> {
         core.links.start_receiving()?;
@@ -112,7 +120,7 @@ impl Receiving {
                 transfer,
                 chunk_bytes,
             }),
-            destination: Arc::new(destination),
+            asked: Arc::new(asked),
             options,
             targets: BTreeMap::new(),
             segments: BTreeMap::new(),
@@ -123,22 +131,22 @@ impl Receiving {
     }
 
     /// What the machine counted.
-    pub(super) fn machine(&self) -> &Receiver {
+    pub(crate) fn machine(&self) -> &Receiver {
         &self.machine
     }
 
     /// Ends the transfer with `error`.
-    pub(super) fn stop(&mut self, error: Error) {
+    pub(crate) fn stop(&mut self, error: Error) {
         self.machine.stop(error);
     }
 
     /// The worker has let go of the connection, and its grants are back.
-    pub(super) fn reaped(&mut self, connection: ConnectionId) {
+    pub(crate) fn reaped(&mut self, connection: ConnectionId) {
         self.machine.connection_reaped(connection);
     }
 
     /// A message of this transfer.
-    pub(super) fn message(&mut self, core: &Core, tally: &mut Tally, message: Message) {
+    pub(crate) fn message(&mut self, core: &Core, tally: &mut Tally, message: Message) {
         if let Message::Offer(offer) = &message {
             tally.planned(&offer.entries);
         }
@@ -149,7 +157,7 @@ impl Receiving {
     }
 
     /// A worker's event, except `Detached`, which is the session's.
-    pub(super) fn event(&mut self, core: &mut Core, tally: &mut Tally, event: ReceiveEvent) {
+    pub(crate) fn event(&mut self, core: &mut Core, tally: &mut Tally, event: ReceiveEvent) {
         match event {
             ReceiveEvent::Landed {
                 transfer,
@@ -211,7 +219,7 @@ impl Receiving {
     }
 
     /// The hands' answer.
-    pub(super) fn done(&mut self, tally: &mut Tally, done: Done) {
+    pub(crate) fn done(&mut self, tally: &mut Tally, done: Done) {
         match done {
             Done::Prepared {
                 segment,
@@ -240,7 +248,7 @@ impl Receiving {
     }
 
     /// Carries all outputs out; the result is there once nothing is left.
-    pub(super) fn pump(&mut self, core: &mut Core, tally: &mut Tally) -> Option<Result<()>> {
+    pub(crate) fn pump(&mut self, core: &mut Core, tally: &mut Tally) -> Option<Result<()>> {
         self.finish_when_told(core, tally);
         while let Some(output) = self.machine.poll(core.clock.now()) {
             self.carry(core, tally, output);
@@ -258,7 +266,9 @@ impl Receiving {
                 plan,
                 seed,
             } => {
-                let targets = self.targets.get(&segment).cloned().unwrap_or_default();
+                let Some(targets) = self.targets.get(&segment).cloned() else {
+                    return self.machine.stop(never_prepared(segment));
+                };
                 let data = Arc::new(ReceiveSegment {
                     transfer: self.transfer,
                     segment,
@@ -364,11 +374,11 @@ impl Receiving {
 
     /// Creates the segment's targets, one after another, on a blocking thread.
     fn prepare(&mut self, core: &mut Core, offer: Offer) {
-        let (destination, options) = (self.destination.clone(), self.options);
+        let (asked, options) = (self.asked.clone(), self.options);
         let (segment, count) = (offer.segment, offer.entries.len());
         let prepare = move || {
             let (mut verdicts, mut targets) = (Vec::new(), Vec::new());
-            for created in destination.create_all(&offer.entries, options) {
+            for created in asked.create_all(&offer.entries, options) {
                 let (verdict, target) = match created {
                     Ok(target) => (Verdict::Whole, Some(Arc::new(target))),
                     Err(error) => (Verdict::Refused(error.at(Side::Receiver)), None),

@@ -1,0 +1,81 @@
+//! What the sending and the receiving half of a transfer have in common: the
+//! channel, the connections, and work handed to blocking threads.
+//!
+//! Leaves to others: the transfer itself. Invariant: everything handed to the
+//! hands comes back as one [`Done`], so a transfer knows when none is left.
+
+use super::channel::Channel;
+use super::hands::blocking;
+use super::inbox::{Done, Inner};
+use super::links::Links;
+use crate::data::Clock;
+use crate::error::Error;
+use crate::protocol::TransferId;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+
+/// Blocking calls of one session under way at once.
+const HANDS_MAX: usize = 4;
+
+/// The parts of a session that every transfer uses.
+pub(crate) struct Core {
+    pub(crate) clock: Clock,
+    /// The peer, as sentences name it.
+    pub(crate) peer: String,
+    pub(crate) channel: Channel,
+    pub(crate) links: Links,
+    pub(crate) inner: mpsc::UnboundedSender<Inner>,
+    hands: Arc<Semaphore>,
+    hands_pending: usize,
+}
+
+impl Core {
+    pub(crate) fn new(
+        clock: Clock,
+        peer: String,
+        channel: Channel,
+        links: Links,
+        inner: mpsc::UnboundedSender<Inner>,
+    ) -> Self {
+        let hands = Arc::new(Semaphore::new(HANDS_MAX));
+        Self {
+            clock,
+            peer,
+            channel,
+            links,
+            inner,
+            hands,
+            hands_pending: 0,
+        }
+    }
+
+    /// Runs `work` on a blocking thread; its result comes back as `Inner::Hands`,
+    /// or what `failed` makes of the reason why there is none.
+    pub(crate) fn hand(
+        &mut self,
+        transfer: TransferId,
+        work: impl FnOnce() -> Done + Send + 'static,
+        failed: impl FnOnce(Error) -> Done + 'static,
+    ) {
+        self.hands_pending += 1;
+        let (hands, inner) = (self.hands.clone(), self.inner.clone());
+        tokio_uring::spawn(async move {
+            // The semaphore is never closed.
+            let permit = hands.acquire_owned().await;
+            let done = blocking(work).await.unwrap_or_else(failed);
+            drop(permit);
+            // A session that ended needs no answer.
+            let _ = inner.send(Inner::Hands(transfer, done));
+        });
+    }
+
+    /// One piece of work came back.
+    pub(crate) fn hand_returned(&mut self) {
+        self.hands_pending = self.hands_pending.saturating_sub(1);
+    }
+
+    /// True when nothing is with the hands.
+    pub(crate) fn hands_empty(&self) -> bool {
+        self.hands_pending == 0
+    }
+}

@@ -1,0 +1,55 @@
+//! What a caller hears of a transfer: events while it runs, a report at the end.
+//!
+//! Leaves to others: the report's content. Invariant: no event follows the
+//! report.
+
+use crate::report::{ConnectionProgress, FileReport, Report};
+
+/// What happens while a transfer runs.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// What the plan holds so far; said again when it grows.
+    Planned {
+        /// Files offered.
+        files: u64,
+        /// Their bytes; `None` while a stream has no known end.
+        bytes: Option<u64>,
+    },
+    /// About every 100 ms.
+    Progress(Progress),
+    /// A file is sealed, placed, delivered or failed.
+    FileEnded(FileReport),
+    /// A data connection is gone; its unacknowledged chunks will go elsewhere.
+    ConnectionLost {
+        /// Its number.
+        connection: u32,
+        /// What was seen.
+        why: String,
+    },
+    /// A data connection is in use.
+    ConnectionJoined {
+        /// Its number.
+        connection: u32,
+    },
+    /// Something that was left to haul, and what it decided.
+    Note(String),
+}
+
+/// How far a transfer is: acknowledged bytes, never queued ones.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Landed at the receiver.
+    pub landed_bytes: u64,
+    /// `None` while a stream has no known end.
+    pub planned_bytes: Option<u64>,
+    /// Since the transfer was asked for.
+    pub seconds: f64,
+    /// This end's view of each data connection.
+    pub connections: Vec<ConnectionProgress>,
+}
+
+/// What the control thread sends to the caller.
+pub(crate) enum Update {
+    Event(Event),
+    Report(Box<Report>),
+}

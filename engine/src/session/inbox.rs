@@ -1,0 +1,98 @@
+//! What comes to a session from this process, as plain values.
+//!
+//! Leaves to others: acting on it. Invariant: nothing here knows who sent it.
+
+use super::event::Update;
+use crate::error::Result;
+use crate::files::source::Source;
+use crate::files::stream::StreamNews;
+use crate::files::target::Target;
+use crate::options::{CopyOptions, LocalSource, LocalTarget, RemoteSource, RemoteTarget};
+use crate::protocol::check::Check;
+use crate::protocol::wire::{Entry, Join, Verdict};
+use crate::protocol::{ChunkId, FileId, Nanos, SegmentId, TransferId};
+use crate::report::{Latency, Level};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+
+/// What comes to a session from this process.
+pub(crate) enum Inner {
+    /// A caller asks for a transfer.
+    Start(Box<Start>),
+    /// A caller stops one.
+    Stop(TransferId, Stop),
+    /// The pool or the server closes.
+    Close,
+    /// A data connection was dialled, or could not be.
+    Dialled(Result<OwnedFd>),
+    /// The wait before a round of dials is over.
+    Redial,
+    /// A data connection joins; its proof holds.
+    Joining(Join, OwnedFd),
+    /// The hands are done.
+    Hands(TransferId, Done),
+    /// A stream's reader: complete chunks, and the end once it is known.
+    Stream(TransferId, StreamNews),
+}
+
+/// A transfer that a caller asks for.
+pub(crate) struct Start {
+    pub(crate) transfer: TransferId,
+    pub(crate) task: StartTask,
+    pub(crate) options: CopyOptions,
+    pub(crate) updates: mpsc::Sender<Update>,
+    pub(crate) asked: Nanos,
+}
+
+/// Which way it goes.
+pub(crate) enum StartTask {
+    Push {
+        sources: Vec<LocalSource>,
+        target: RemoteTarget,
+    },
+    Pull {
+        sources: Vec<RemoteSource>,
+        target: LocalTarget,
+    },
+}
+
+/// How a transfer is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Interrupt,
+    Finish,
+}
+
+/// Open sources, each with what is offered of it.
+pub(crate) type Opened = Vec<(Entry, Arc<Source>)>;
+
+/// What the hands did.
+pub(crate) enum Done {
+    Opened(Result<Opened>),
+    Prepared {
+        segment: SegmentId,
+        verdicts: Vec<Verdict>,
+        targets: Vec<Option<Arc<Target>>>,
+    },
+    Settled {
+        segment: SegmentId,
+        file: FileId,
+        result: Result<Level>,
+        sync: Latency,
+    },
+    /// One temporary file is gone, which the machine asked for.
+    Discarded,
+    /// Whatever was left of a transfer's files is gone, or of a segment's in the
+    /// page cache.
+    Emptied,
+    Looked {
+        segment: SegmentId,
+        file: FileId,
+        result: Result<u64>,
+    },
+    Rechecked {
+        segment: SegmentId,
+        chunk: ChunkId,
+        result: Result<Check>,
+    },
+}
