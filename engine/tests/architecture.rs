@@ -174,28 +174,11 @@ fn tokio_only_in_the_control_plane(files: &[SourceFile]) -> Vec<String> {
 
 /// The crates whose files must not import each other in a circle.
 const CRATES: [&str; 3] = ["engine/src/", "cli/src/", "benches/src/"];
-/// Folders that still have a circle; each leaves this list with its circle.
-const CIRCLES_LEFT: [&str; 2] = ["engine/src/data/receive/", "engine/src/data/send/"];
-
 fn no_circles(files: &[SourceFile]) -> Vec<String> {
-    circles_but(files, &CIRCLES_LEFT)
-}
-
-/// The circles, but those inside of `left`; and what of `left` has none.
-fn circles_but(files: &[SourceFile], left: &[&str]) -> Vec<String> {
     let circles = CRATES.iter().flat_map(|source| circles(files, source));
-    let (mut complaints, mut met) = (Vec::new(), BTreeSet::new());
-    for circle in circles {
-        let is_inside = |folder: &&&str| circle.iter().all(|path| path.starts_with(**folder));
-        match left.iter().find(is_inside) {
-            Some(folder) => drop(met.insert(*folder)),
-            None => complaints.push(format!("a circle of imports: {}", circle.join(", "))),
-        }
-    }
-    let done = left.iter().filter(|folder| !met.contains(**folder));
-    complaints
-        .extend(done.map(|folder| format!("{folder} has no circle any more and leaves the list")));
-    complaints
+    circles
+        .map(|circle| format!("a circle of imports: {}", circle.join(", ")))
+        .collect()
 }
 
 fn protocol_is_pure(files: &[SourceFile]) -> Vec<String> {
@@ -450,7 +433,7 @@ fn no_files_import_each_other_in_a_circle() {
             ("benches/src/a.rs", "use super::g;"),
         ],
     ] {
-        let complaints = circles_but(&sample(&bad), &[]);
+        let complaints = no_circles(&sample(&bad));
         assert_eq!(complaints.len(), 1, "{bad:?}: {complaints:?}");
         for (path, _) in bad {
             assert!(complaints[0].contains(path), "{complaints:?}");
@@ -474,22 +457,7 @@ fn no_files_import_each_other_in_a_circle() {
             (other, "// use super::one::One;"),
         ],
     ] {
-        assert_eq!(circles_but(&sample(&good), &[]), Vec::<String>::new());
-    }
-    let circle = sample(&[(one, "use super::other;"), (other, "use super::one;")]);
-    assert_eq!(
-        circles_but(&circle, &["engine/src/files/"]),
-        Vec::<String>::new()
-    );
-    for (files, left) in [
-        (circle, "engine/src/data/"),
-        (sample(&[(one, "")]), "engine/src/files/"),
-    ] {
-        let complaints = circles_but(&files, &[left]);
-        assert!(
-            complaints.iter().any(|said| said.contains(left)),
-            "{left}: {complaints:?}"
-        );
+        assert_eq!(no_circles(&sample(&good)), Vec::<String>::new());
     }
 
     let complaints = no_circles(&source_files());

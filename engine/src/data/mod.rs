@@ -7,6 +7,7 @@
 
 pub mod receive;
 pub mod send;
+mod thread;
 mod window;
 
 use crate::error::Error;

@@ -27,7 +27,7 @@ const HEAD_BYTES_MAX: usize = HEADER_BYTES + CHECK_BYTES * limits::RUN_CHUNKS_MA
 
 /// What a receive in flight fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receiving {
+pub enum InFlight {
     /// Nothing is in flight.
     Nothing,
     /// The head.
@@ -45,7 +45,7 @@ pub struct Connection {
     /// Its socket.
     pub socket: Handle,
     /// What is in flight.
-    pub receiving: Receiving,
+    pub in_flight: InFlight,
     /// The frame that is coming in; `None` between frames.
     pub frame: Option<Frame>,
     /// What its payload comes into.
@@ -77,7 +77,7 @@ impl Connection {
         Ok(Self {
             number,
             socket,
-            receiving: Receiving::Nothing,
+            in_flight: InFlight::Nothing,
             frame: None,
             filling: None,
             waiting: false,
@@ -92,7 +92,7 @@ impl Connection {
 
     /// True when nothing of it is in flight.
     pub fn is_idle(&self) -> bool {
-        self.receiving == Receiving::Nothing && self.landings == 0
+        self.in_flight == InFlight::Nothing && self.landings == 0
     }
 
     /// True when the last byte that came ended a frame, or none came.

@@ -5,14 +5,14 @@
 //! holds whole chunks, in order and back to back, and a chunk is checked when
 //! its last byte is there and never again.
 
-use super::in_place::Spot;
 use crate::data::ReceiveSegment;
 use crate::kernel::fault::watched;
+use crate::kernel::huge::HugeWindow;
 use crate::kernel::memory::Block;
 use crate::limits;
 use crate::protocol::check::Check;
 use crate::protocol::frame::FrameHeader;
-use crate::protocol::{ChunkId, SegmentId, TransferId, Violation};
+use crate::protocol::{ChunkId, FileId, SegmentId, TransferId, Violation};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -42,6 +42,17 @@ pub struct Frame {
     next: ChunkId,
     /// Payload bytes that are not in a block yet.
     left: u64,
+}
+
+/// Where in a window a filling lies.
+#[derive(Clone)]
+pub struct Spot {
+    /// The window.
+    pub window: Arc<HugeWindow>,
+    /// Where in the window its first byte goes.
+    pub start: usize,
+    /// The file, which is the only one in it.
+    pub file: FileId,
 }
 
 /// Where a filling's payload comes.

@@ -13,16 +13,19 @@
 //!                                                        └ slow: its bytes are written
 //! ```
 
-use super::connection::Receiving;
-use super::landing::{RING_ROOM_MIN, target};
-use super::worker::{Worker, token};
+use super::connection::InFlight;
+use super::frame::Spot;
+use super::segment::target;
+use super::state::{RING_ROOM_MIN, Worker};
+use super::token;
+use super::windows::{Gathering, MadeWindow, WindowState, Windows};
 use crate::data::ReceiveSegment;
 use crate::error::why;
 use crate::files::target::{Sink, Target};
 use crate::kernel::fault::watched;
 use crate::kernel::huge::HugeWindow;
 use crate::kernel::page::HUGE_PAGE_BYTES;
-use crate::protocol::{ChunkId, FileId, Nanos};
+use crate::protocol::{ChunkId, FileId};
 use rustix::io::Errno;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -33,35 +36,12 @@ const WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// Windows that are made ahead of the one that payload comes into, each by a
 /// kernel worker of its own: gathering then keeps up where memory is slow to get.
 const WINDOWS_AHEAD: u64 = 2;
-/// A window's first huge page is slow to get from here on, and the window is
-/// written instead. A page takes 0.1 ms and up to 2 ms of waiting for
-/// processors, but 3 ms and more where the host of a virtual machine took back
-/// what was free, or memory in pieces has to be compacted first. 587 MiB into
-/// memory that the host had taken took 0.33 to 0.44 s like this and 0.52 to
-/// 0.62 s on huge pages throughout (medians of 9, runs 3 s apart).
-const FIRST_NANOS_MAX: u64 = 4_000_000;
-/// So many windows are written without trying when two in a row were slow;
-/// twice as many each time that the next is slow again, …
-const WRITTEN_WINDOWS_MIN: u32 = 8;
-/// … up to this.
-const WRITTEN_WINDOWS_MAX: u32 = 64;
 /// Windows that are kept beside those that connections need.
 const WINDOWS_MIN: usize = 4;
 /// Gathering is asked for again this often where a page was busy.
 const GATHERED_AGAIN_MAX: u8 = 3;
 
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(HUGE_PAGE_BYTES as u64));
-
-/// Where in a window a filling lies.
-#[derive(Clone)]
-pub struct Spot {
-    /// The window.
-    pub window: Arc<HugeWindow>,
-    /// Where in the window its first byte goes.
-    pub start: usize,
-    /// The file, which is the only one in it.
-    pub file: FileId,
-}
 
 /// Whether the next of a frame can be received in place.
 pub enum Found {
@@ -71,108 +51,6 @@ pub enum Found {
     Soon,
     /// These chunks and bytes, there.
     At(Spot, Range<ChunkId>, usize),
-}
-
-/// Whether a window may be received into.
-enum State {
-    /// Gathering is in flight.
-    Gathering(Gathering),
-    /// It may.
-    Ready(Arc<HugeWindow>),
-    /// It has no window: what lies there is written.
-    Written,
-}
-
-/// What is being gathered of a window: its first huge page, which tells how
-/// slow it is, then the rest.
-#[derive(Clone, Copy)]
-struct Gathering {
-    /// False once the rest is.
-    first: bool,
-    /// How often it was asked for.
-    times: u8,
-    since: Nanos,
-}
-
-impl Gathering {
-    /// How long it took; no time in the tests of this crate, which cannot know
-    /// how slow memory is where they run.
-    fn took(&self, now: Nanos) -> Nanos {
-        if cfg!(test) {
-            0
-        } else {
-            now.saturating_sub(self.since)
-        }
-    }
-
-    fn range(&self, window: &HugeWindow) -> Range<usize> {
-        let end = window.huge_bytes();
-        if self.first {
-            0..HUGE_PAGE_BYTES.min(end)
-        } else {
-            HUGE_PAGE_BYTES.min(end)..end
-        }
-    }
-}
-
-/// A window's part of a target.
-struct Entry {
-    number: usize,
-    target: Arc<Target>,
-    offset: u64,
-    state: State,
-}
-
-/// A worker's windows; the one used last is the last.
-#[derive(Default)]
-pub struct Windows {
-    entries: Vec<Entry>,
-    numbers: usize,
-    pace: Pace,
-}
-
-impl Windows {
-    fn place_of(&self, target: &Arc<Target>, offset: u64) -> Option<usize> {
-        self.entries
-            .iter()
-            .position(|entry| Arc::ptr_eq(&entry.target, target) && entry.offset == offset)
-    }
-}
-
-/// Whether huge pages are worth asking for at present.
-#[derive(Default)]
-struct Pace {
-    /// Windows that are still to be written without asking.
-    writing: u32,
-    /// How many it was last; 0 where the last window was not slow.
-    before: u32,
-    /// The last window was slow, for the first time.
-    doubts: bool,
-}
-
-impl Pace {
-    /// Whether the next window is to be gathered.
-    fn gathers(&mut self) -> bool {
-        let gathers = self.writing == 0;
-        self.writing = self.writing.saturating_sub(1);
-        gathers
-    }
-
-    /// The first huge page of a window took `nanos`: whether it is worth the rest.
-    fn first(&mut self, nanos: Nanos) -> bool {
-        let slow = nanos > FIRST_NANOS_MAX;
-        if !slow {
-            (self.before, self.doubts) = (0, false);
-        } else if !self.doubts {
-            // A worker that had to wait for a processor looks the same.
-            self.doubts = true;
-        } else if self.writing == 0 {
-            // Windows that were asked for together count once.
-            self.before = (self.before * 2).clamp(WRITTEN_WINDOWS_MIN, WRITTEN_WINDOWS_MAX);
-            self.writing = self.before;
-        }
-        !slow
-    }
 }
 
 impl Worker {
@@ -221,7 +99,7 @@ impl Worker {
             }
         }
         match state {
-            Some(State::Ready(window)) => {
+            Some(WindowState::Ready(window)) => {
                 let spot = Spot {
                     window,
                     start: (start - offset) as usize,
@@ -229,13 +107,13 @@ impl Worker {
                 };
                 Found::At(spot, chunks, bytes)
             }
-            Some(State::Gathering(..)) => Found::Soon,
-            Some(State::Written) | None => Found::Not,
+            Some(WindowState::Gathering(..)) => Found::Soon,
+            Some(WindowState::Written) | None => Found::Not,
         }
     }
 
     /// The window there; `None` where there can be none now.
-    fn window(&mut self, target: &Arc<Target>, offset: u64, most: u64) -> Option<State> {
+    fn window(&mut self, target: &Arc<Target>, offset: u64, most: u64) -> Option<WindowState> {
         let place = match self.windows.place_of(target, offset) {
             Some(place) => place,
             None => {
@@ -245,9 +123,9 @@ impl Worker {
         };
         let entry = self.windows.entries.remove(place);
         let state = match &entry.state {
-            State::Ready(window) => State::Ready(window.clone()),
-            State::Gathering(gathering) => State::Gathering(*gathering),
-            State::Written => State::Written,
+            WindowState::Ready(window) => WindowState::Ready(window.clone()),
+            WindowState::Gathering(gathering) => WindowState::Gathering(*gathering),
+            WindowState::Written => WindowState::Written,
         };
         self.windows.entries.push(entry);
         Some(state)
@@ -262,12 +140,12 @@ impl Worker {
             return;
         }
         if !self.windows.pace.gathers() {
-            return self.keep_window(target, offset, |_, _| State::Written);
+            return self.keep_window(target, offset, |_, _| WindowState::Written);
         }
         // At most WINDOW_BYTES.
         let bytes = (most - offset).min(WINDOW_BYTES) as usize;
         let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(fd);
-        self.tally.system_calls += 2;
+        self.counts.system_calls += 2;
         // Gathering passes over huge pages that hold nothing at all.
         let made = HugeWindow::map(fd, offset, bytes).and_then(|window| {
             match watched(|watch| window.touch(watch)) {
@@ -281,7 +159,7 @@ impl Worker {
         };
         self.keep_window(target, offset, |worker, number| {
             if window.huge_bytes() == 0 {
-                return State::Ready(window);
+                return WindowState::Ready(window);
             }
             let since = worker.clock.now();
             worker.gather(
@@ -297,10 +175,15 @@ impl Worker {
     }
 
     /// Starts gathering a part of a window.
-    fn gather(&mut self, number: usize, window: Arc<HugeWindow>, gathering: Gathering) -> State {
+    fn gather(
+        &mut self,
+        number: usize,
+        window: Arc<HugeWindow>,
+        gathering: Gathering,
+    ) -> WindowState {
         let range = gathering.range(&window);
         self.ring.gather(window, &range, token::gather(number));
-        State::Gathering(gathering)
+        WindowState::Gathering(gathering)
     }
 
     /// Keeps what `begin` makes of a window's number; the one that was not used
@@ -309,17 +192,17 @@ impl Worker {
         &mut self,
         target: &Arc<Target>,
         offset: u64,
-        begin: impl FnOnce(&mut Self, usize) -> State,
+        begin: impl FnOnce(&mut Self, usize) -> WindowState,
     ) {
         let connections = self.connections.iter().count();
         if self.windows.entries.len() >= WINDOWS_MIN + (1 + WINDOWS_AHEAD as usize) * connections {
             self.windows.entries.remove(0);
-            self.tally.system_calls += 1;
+            self.counts.system_calls += 1;
         }
         let number = self.windows.numbers;
         self.windows.numbers += 1;
         let state = begin(self, number);
-        self.windows.entries.push(Entry {
+        self.windows.entries.push(MadeWindow {
             number,
             target: target.clone(),
             offset,
@@ -340,12 +223,14 @@ impl Worker {
             // Let go meanwhile.
             return;
         };
-        let State::Gathering(gathering) = entries[place].state else {
+        let WindowState::Gathering(gathering) = entries[place].state else {
             return;
         };
         let room = self.ring.room() > RING_ROOM_MIN;
         let state = match result {
-            Ok(_) if gathering.first && !pace.first(gathering.took(now)) => State::Written,
+            Ok(_) if gathering.first && !pace.first(now.saturating_sub(gathering.since)) => {
+                WindowState::Written
+            }
             Ok(_) if gathering.first && window.huge_bytes() > HUGE_PAGE_BYTES && room => {
                 let rest = Gathering {
                     first: false,
@@ -355,7 +240,7 @@ impl Worker {
                 self.gather(number, window, rest)
             }
             // Without room for the rest it is received into what is there.
-            Ok(_) => State::Ready(window),
+            Ok(_) => WindowState::Ready(window),
             Err(Errno::AGAIN | Errno::BUSY | Errno::INTR)
                 if gathering.times < GATHERED_AGAIN_MAX && room =>
             {
@@ -367,7 +252,7 @@ impl Worker {
             }
             Err(errno) => {
                 let entry = self.windows.entries.remove(place);
-                self.tally.system_calls += 1;
+                self.counts.system_calls += 1;
                 return self.refuse_in_place(&entry.target, errno);
             }
         };
@@ -378,7 +263,7 @@ impl Worker {
     fn refuse_in_place(&mut self, target: &Target, errno: Errno) {
         target.refuse_in_place();
         let why = why(errno);
-        self.tally.note(format!(
+        self.counts.note(format!(
             "no huge pages could be had for a target in memory ({why}), so its bytes were received in buffers and written"
         ));
     }
@@ -391,10 +276,10 @@ impl Worker {
         };
         let before = self.windows.entries.len();
         self.windows.entries.retain(|entry| !of_it(&entry.target));
-        self.tally.system_calls += (before - self.windows.entries.len()) as u64;
+        self.counts.system_calls += (before - self.windows.entries.len()) as u64;
         let key = (segment.transfer, segment.segment);
         for (slot, connection) in self.connections.iter() {
-            if connection.receiving == Receiving::InPlace(key) {
+            if connection.in_flight == InFlight::InPlace(key) {
                 // It completes with what came until now.
                 self.ring.cancel(token::receive(slot));
             }
@@ -407,37 +292,5 @@ impl Worker {
         } else {
             None
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slow_memory_is_tried_ever_less_often_and_fast_makes_good() {
-        let mut pace = Pace::default();
-        let until_gathers = |pace: &mut Pace| (0..).take_while(|_| !pace.gathers()).count();
-        let slow = FIRST_NANOS_MAX + 1;
-        assert_eq!(until_gathers(&mut pace), 0);
-        assert!(pace.first(FIRST_NANOS_MAX));
-        assert!(!pace.first(slow));
-        assert_eq!(until_gathers(&mut pace), 0, "once is chance");
-        assert!(!pace.first(slow));
-        // Asked for together with the last: it counts once.
-        assert!(!pace.first(slow));
-        assert_eq!(until_gathers(&mut pace), 8);
-        assert!(!pace.first(slow));
-        assert_eq!(until_gathers(&mut pace), 16);
-        for _ in 0..9 {
-            pace.first(slow);
-            until_gathers(&mut pace);
-        }
-        pace.first(slow);
-        assert_eq!(until_gathers(&mut pace), 64);
-        assert!(pace.first(1000));
-        pace.first(slow);
-        pace.first(slow);
-        assert_eq!(until_gathers(&mut pace), 8);
     }
 }

@@ -6,11 +6,12 @@
 //! connection that breaks the protocol or ends inside a frame leaves with the
 //! reason; grants return only when nothing of it is in flight.
 
-use super::connection::Receiving;
+use super::connection::InFlight;
 use super::frame::{Filling, Frame, Purpose, Room, check_header};
 use super::in_place::Found;
-use super::landing::{chunk_range, ledger};
-use super::worker::{Worker, cannot_receive, token};
+use super::segment::{chunk_range, ledger};
+use super::state::{Worker, cannot_receive};
+use super::token;
 use crate::data::ReceiveEvent;
 use crate::error::{Error, why};
 use crate::kernel::memory::Block;
@@ -33,7 +34,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(slot) else {
             return false;
         };
-        let lent = connection.receiving != Receiving::Nothing;
+        let lent = connection.in_flight != InFlight::Nothing;
         if connection.leaving.is_some() || lent || connection.waiting {
             return false;
         }
@@ -81,11 +82,11 @@ impl Worker {
         match std::mem::replace(&mut filling.room, Room::Lent) {
             Room::Lent => {}
             Room::Block(block) => {
-                connection.receiving = Receiving::Payload;
+                connection.in_flight = InFlight::Payload;
                 self.ring.receive(socket, block, range, wait_for_all, token);
             }
             Room::InPlace(spot) => {
-                connection.receiving = Receiving::InPlace((frame.transfer, frame.segment));
+                connection.in_flight = InFlight::InPlace((frame.transfer, frame.segment));
                 let range = spot.start + range.start..spot.start + range.end;
                 let window = spot.window.clone();
                 filling.room = Room::InPlace(spot);
@@ -103,7 +104,7 @@ impl Worker {
             Ok(Some((header, checks))) => self.begin_frame(slot, &header, checks),
             Ok(None) => {
                 if let Some((head, range)) = connection.lend_head() {
-                    connection.receiving = Receiving::Head;
+                    connection.in_flight = InFlight::Head;
                     let token = token::receive(slot);
                     self.ring
                         .receive(&connection.socket, head, range, false, token);
@@ -255,8 +256,8 @@ impl Worker {
             return;
         };
         let bytes = result.unwrap_or(0) as usize;
-        match std::mem::replace(&mut connection.receiving, Receiving::Nothing) {
-            Receiving::Payload => match (&mut connection.filling, &connection.frame) {
+        match std::mem::replace(&mut connection.in_flight, InFlight::Nothing) {
+            InFlight::Payload => match (&mut connection.filling, &connection.frame) {
                 (Some(filling), Some(frame)) => {
                     filling.room = Room::Block(block);
                     filling.advance(frame, bytes);
@@ -274,8 +275,8 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(slot) else {
             return;
         };
-        let receiving = std::mem::replace(&mut connection.receiving, Receiving::Nothing);
-        let Receiving::InPlace(key) = receiving else {
+        let receiving = std::mem::replace(&mut connection.in_flight, InFlight::Nothing);
+        let InFlight::InPlace(key) = receiving else {
             return;
         };
         let over = !self.segments.contains_key(&key);
@@ -335,7 +336,7 @@ impl Worker {
         }
         connection.leaving = Some(cause);
         connection.waiting = false;
-        self.tally.system_calls += 1;
+        self.counts.system_calls += 1;
         socket::shutdown(&connection.socket);
         // A block that is lent comes back with its receive.
         if let Some(Filling {
@@ -365,7 +366,7 @@ impl Worker {
         let Some(mut connection) = self.connections.remove(slot) else {
             return;
         };
-        self.tally.gone(&mut connection);
+        self.counts.gone(connection.report());
         for open in self.segments.values() {
             ledger(&open.segment).release(connection.number);
         }

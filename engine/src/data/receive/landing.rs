@@ -7,77 +7,33 @@
 //! it that belongs to files that still count was written; a grant is given back
 //! without landing only when nothing of the block is in flight.
 
+use super::block::{Landing, Write};
+use super::counts::Method;
 use super::frame::{Filling, Good, Room};
-use super::tally::Method;
-use super::worker::{Worker, token};
+use super::segment::{
+    chunk_range, descriptor, direct_descriptor, ledger, note_pieces, payload_bytes, target,
+    write_failed,
+};
+use super::state::{RING_ROOM_MIN, Worker};
+use super::token;
 use crate::data::{ReceiveEvent, ReceiveSegment};
-use crate::error::{Error, Side, why};
+use crate::error::Error;
 use crate::files::DIRECT_ALIGN_BYTES;
 use crate::files::target::{Sink, Target};
 use crate::kernel::memory::Block;
 use crate::kernel::ring::{Handle, Owner, Slice};
-use crate::limits::{self, DIRECT_BYTES_AHEAD_MAX};
-use crate::protocol::ledger::Ledger;
-use crate::protocol::wire::ChunkRange;
-use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos};
+use crate::limits::DIRECT_BYTES_AHEAD_MAX;
+use crate::protocol::{ChunkId, ConnectionId, FileId};
 use rustix::io::Errno;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// A piece below this is written in this thread: handing it to a kernel
 /// worker would cost more than the copy into the page cache.
 const RING_WRITE_BYTES_MIN: usize = 64 * 1024;
-/// Room that writes leave in the ring for receives and cancellations.
-pub const RING_ROOM_MIN: usize = 2 * limits::CONNECTIONS_MAX as usize + 32;
-
 /// Chunks that came in: on which connection, for what, and in which block,
 /// where they were not received into their file.
 type Came<'a> = (ConnectionId, &'a Arc<ReceiveSegment>, Option<&'a Block>);
-
-/// A block whose writes are being made.
-pub struct Landing {
-    /// The connection that it came in on.
-    pub slot: usize,
-    /// The same, by number.
-    number: ConnectionId,
-    /// Where it belongs.
-    pub segment: Arc<ReceiveSegment>,
-    block: Arc<Block>,
-    good: Vec<Good>,
-    /// Writes that were not reaped, and one while they are being queued.
-    outstanding: u32,
-    /// One of them went, or goes, past the page cache.
-    direct: bool,
-}
-
-/// One piece of a block on its way to its file.
-pub struct Write {
-    landing: usize,
-    file: FileId,
-    offset: u64,
-    /// Where in the block.
-    range: Range<usize>,
-    submitted: Nanos,
-    direct: bool,
-}
-
-/// The ledger; a thread that panicked while it held the lock left it whole,
-/// because each of its methods changes it in one step.
-pub fn ledger(segment: &ReceiveSegment) -> MutexGuard<'_, Ledger> {
-    segment
-        .ledger
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-}
-
-/// As messages say it.
-pub fn chunk_range(chunks: &Range<ChunkId>) -> ChunkRange {
-    ChunkRange {
-        first: chunks.start,
-        count: chunks.end - chunks.start,
-    }
-}
 
 impl Worker {
     /// All that belongs into the connection's filling is there: reject what is
@@ -140,7 +96,7 @@ impl Worker {
         segment: &Arc<ReceiveSegment>,
         filling: &Filling,
     ) {
-        self.tally.used(Method::InPlace);
+        self.counts.used(Method::InPlace);
         self.reject_damaged(number, segment, filling);
         let over = self.is_over(segment);
         for good in &filling.good(segment) {
@@ -199,14 +155,6 @@ impl Worker {
             .any(|file| self.is_wanted(segment, file))
     }
 
-    pub(super) fn is_wanted(&self, segment: &ReceiveSegment, file: FileId) -> bool {
-        target(segment, file).is_some()
-            && (self.failed.is_empty()
-                || !self
-                    .failed
-                    .contains(&(segment.transfer, segment.segment, file)))
-    }
-
     fn write_pieces(&mut self, landing: usize, segment: &Arc<ReceiveSegment>, good: &Good) {
         // A block holds at most RUN_CHUNKS_MAX chunks.
         let count = (good.chunks.end - good.chunks.start) as u32;
@@ -235,7 +183,7 @@ impl Worker {
             return;
         };
         let Sink::File { direct, .. } = target.sink() else {
-            return self.tally.used(Method::Null);
+            return self.counts.used(Method::Null);
         };
         let mut offset = offset;
         if direct.is_some()
@@ -314,11 +262,11 @@ impl Worker {
         let (mut offset, mut bytes) = (offset, &block.as_slice()[range]);
         while !bytes.is_empty() {
             let started = self.clock.now();
-            self.tally.system_calls += 1;
+            self.counts.system_calls += 1;
             match rustix::io::pwrite(fd, bytes, offset) {
                 Ok(0) => return self.fail(&segment, file, write_failed(target, None)),
                 Ok(count) => {
-                    self.tally
+                    self.counts
                         .wrote(Method::Here, self.clock.now().saturating_sub(started));
                     bytes = &bytes[count..];
                     offset += count as u64;
@@ -346,13 +294,13 @@ impl Worker {
                 } else {
                     Method::Ring
                 };
-                self.tally.wrote(method, nanos);
+                self.counts.wrote(method, nanos);
                 write.range.start + count as usize..write.range.end
             }
             Err(Errno::INTR | Errno::AGAIN) => write.range.clone(),
             Err(Errno::INVAL | Errno::OPNOTSUPP) if write.direct => {
                 self.direct_refused = true;
-                self.tally.note(
+                self.counts.note(
                     "direct writes were refused by the file system, so the page cache was used"
                         .to_owned(),
                 );
@@ -448,51 +396,12 @@ impl Worker {
             });
         }
     }
-
-    /// The file cannot be completed: said once, later pieces are skipped.
-    pub(super) fn fail(&mut self, segment: &ReceiveSegment, file: FileId, error: Error) {
-        let key = (segment.transfer, segment.segment, file);
-        if self.failed.insert(key) && !self.is_over(segment) {
-            self.tell(ReceiveEvent::Failed {
-                transfer: segment.transfer,
-                segment: segment.segment,
-                file,
-                error: error.at(Side::Receiver),
-            });
-        }
-    }
 }
 
 /// Counts the connection's blocks that are being written.
 fn connection_landings(worker: &mut Worker, slot: usize, change: i32) {
     if let Some(connection) = worker.connections.get_mut(slot) {
         connection.landings = connection.landings.saturating_add_signed(change);
-    }
-}
-
-/// The target of a wanted file.
-pub fn target(segment: &ReceiveSegment, file: FileId) -> Option<&Arc<Target>> {
-    segment.targets.get(file as usize)?.as_ref()
-}
-
-/// The descriptor that buffered writes go to.
-///
-/// # Panics
-/// If the sink has none: callers looked.
-pub fn descriptor(target: &Target) -> BorrowedFd<'_> {
-    match target.sink() {
-        Sink::File { fd, .. } | Sink::Stdout(fd) => fd.as_fd(),
-        Sink::Null => unreachable!("nothing is written to a null sink"),
-    }
-}
-
-/// The descriptor that direct writes go to.
-fn direct_descriptor(target: &Target) -> BorrowedFd<'_> {
-    match target.sink() {
-        Sink::File {
-            direct: Some(fd), ..
-        } => fd.as_fd(),
-        _ => descriptor(target),
     }
 }
 
@@ -504,50 +413,4 @@ pub fn goes_direct(must_reach_disk: bool, direct_bytes: usize) -> bool {
 
 fn is_aligned(offset: u64, start: usize) -> bool {
     offset.is_multiple_of(DIRECT_ALIGN_BYTES as u64) && start.is_multiple_of(DIRECT_ALIGN_BYTES)
-}
-
-/// Payload bytes of `chunks`, a part of `good`.
-pub fn payload_bytes(segment: &ReceiveSegment, good: &Good, chunks: Range<ChunkId>) -> usize {
-    if chunks == good.chunks {
-        return good.bytes.len();
-    }
-    // At most RUN_CHUNKS_MAX chunks, RUN_BYTES_MAX bytes.
-    let count = (chunks.end - chunks.start) as u32;
-    let planned = segment.plan.run_bytes(chunks.start, count) as usize;
-    planned.min(good.bytes.len())
-}
-
-/// Adds each chunk's pieces to their files' sums, as reading back will.
-fn note_pieces(segment: &ReceiveSegment, chunks: Range<ChunkId>, bytes: &[u8]) {
-    let mut start = 0;
-    for chunk in chunks {
-        let chunk_start = start;
-        for piece in segment.plan.pieces(chunk, 1) {
-            let from = chunk_start + piece.run_offset as usize;
-            let to = (from as u64 + piece.bytes).min(bytes.len() as u64) as usize;
-            if let Some(target) = target(segment, piece.file) {
-                target.note_piece(piece.file_offset, &bytes[from..to]);
-            }
-            start = to;
-        }
-    }
-}
-
-/// The sentence for a write that failed; `None`: the system wrote nothing and
-/// gave no reason.
-pub fn write_failed(target: &Target, errno: Option<Errno>) -> Error {
-    let doing = format!("cannot write {}", target.display());
-    let Some(errno) = errno else {
-        return Error::local(doing, "the system wrote nothing");
-    };
-    let error = Error::local(doing, why(errno));
-    match errno {
-        Errno::NOSPC => error.cure("free space there and run the same command again"),
-        Errno::DQUOT => error.cure("raise the quota and run the same command again"),
-        Errno::FBIG => {
-            error.cure("use a file system or a limit (`ulimit -f`) that allows its size")
-        }
-        Errno::IO => error.cure("check the disk (`dmesg`)"),
-        _ => error,
-    }
 }

@@ -8,20 +8,19 @@
 //! Verified chunks are copied out of their block: a hole would otherwise hold
 //! all blocks that came after it, and its own chunks would find none.
 
+use super::counts::Method;
 use super::frame::Good;
-use super::landing::{chunk_range, descriptor, ledger, target, write_failed};
-use super::tally::Method;
-use super::worker::{Worker, cannot_receive, token};
-use crate::data::{ReceiveEvent, ReceiveSegment};
+use super::segment::{chunk_range, ledger, target, write_failed};
+use super::state::{Worker, cannot_receive};
+use super::stream::Held;
+use super::token;
+use crate::data::ReceiveEvent;
 use crate::error::Error;
-use crate::files::target::Sink;
 use crate::kernel::memory::Block;
-use crate::kernel::ring::{Handle, Owner, Slice};
+use crate::kernel::ring::{Owner, Slice};
 use crate::limits;
-use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, TransferId};
+use crate::protocol::{FileId, TransferId};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,77 +29,6 @@ const CURRENT_POSITION: u64 = u64::MAX;
 /// What may be held: the window that the sender was given, and what a run adds
 /// to it.
 const HELD_BYTES_MAX: u64 = limits::STREAM_WINDOW_BYTES + limits::RUN_BYTES_MAX;
-
-/// One segment's way into such a sink.
-pub struct Ordered {
-    /// The segment.
-    pub segment: Arc<ReceiveSegment>,
-    sink: Handle,
-    /// Verified and not written, by first chunk.
-    held: BTreeMap<ChunkId, Held>,
-    held_bytes: u64,
-    /// What is being written.
-    writing: Option<Held>,
-    /// True once nothing more is wanted of it; it goes when nothing is written.
-    pub closed: bool,
-}
-
-struct Held {
-    slot: usize,
-    number: ConnectionId,
-    chunks: Range<ChunkId>,
-    bytes: Arc<Vec<u8>>,
-    written: usize,
-    submitted: Nanos,
-}
-
-impl Ordered {
-    /// For a segment with a sink of that kind; `None` for others.
-    pub fn of(segment: &Arc<ReceiveSegment>) -> Option<Self> {
-        let sink = segment.targets.iter().flatten().find_map(|target| {
-            let ordered = matches!(target.sink(), Sink::Stdout(_));
-            ordered.then(|| Handle::of(target, descriptor))
-        })?;
-        Some(Self {
-            segment: segment.clone(),
-            sink,
-            held: BTreeMap::new(),
-            held_bytes: 0,
-            writing: None,
-            closed: false,
-        })
-    }
-
-    /// True when it must be looked at again soon: the chunk before the first
-    /// that is held may be written by another worker.
-    pub fn is_held_back(&self) -> bool {
-        self.writing.is_none() && !self.held.is_empty()
-    }
-
-    /// True while a write is in flight.
-    pub fn is_writing(&self) -> bool {
-        self.writing.is_some()
-    }
-
-    /// Lets go what came in on a connection that is leaving; its grants return
-    /// with all others of that connection. What is being written stays.
-    pub fn drop_held(&mut self, number: ConnectionId) {
-        let held_bytes = &mut self.held_bytes;
-        self.held.retain(|_, held| {
-            let stays = held.number != number;
-            if !stays {
-                *held_bytes -= held.bytes.len() as u64;
-            }
-            stays
-        });
-    }
-
-    /// Lets everything go that is not being written.
-    pub fn clear(&mut self) {
-        self.held.clear();
-        self.held_bytes = 0;
-    }
-}
 
 impl Worker {
     /// Takes verified chunks out of their block, to be written in their turn.
@@ -200,7 +128,7 @@ impl Worker {
         let nanos = self.clock.now().saturating_sub(held.submitted);
         match result {
             Ok(count) if count > 0 => {
-                self.tally.wrote(Method::Ordered, nanos);
+                self.counts.wrote(Method::Ordered, nanos);
                 held.written += count as usize;
                 if held.written < held.bytes.len() && !ordered.closed {
                     return self.queue_ordered(stream);

@@ -6,28 +6,21 @@
 //! small piece); `Detached` is a connection's last event, after its
 //! last operation was reaped and its grants were released.
 
-use super::connection::{Connection, Receiving};
-use super::in_place::Windows;
-use super::landing::{Landing, RING_ROOM_MIN, Write, ledger};
-use super::ordered::Ordered;
-use super::pool::Pool;
-use super::slab::Slab;
-use super::tally::Tally;
-use crate::data::{Clock, Parting, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
+use super::connection::{Connection, InFlight};
+use super::segment::ledger;
+use super::state::{Open, Worker, cannot_receive};
+use super::stream::Ordered;
+use super::token;
+use crate::data::{Parting, ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, why};
-use crate::kernel::queue::Reader;
-use crate::kernel::ring::{Completion, Handle, Loan, Outcome, Ring};
+use crate::kernel::ring::{Completion, Handle, Loan, Outcome};
 use crate::limits;
-use crate::protocol::{ConnectionId, FileId, Nanos, SegmentId, TransferId};
+use crate::protocol::{ConnectionId, Nanos, SegmentId, TransferId};
 use rustix::io::Errno;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Operations in flight, at most: a receive and a cancellation for each
-/// connection, and the writes of all blocks.
-const IN_FLIGHT_MAX: u32 = 1024;
 /// Connections of one worker, those that are leaving included, at most: each
 /// may have a receive in the ring.
 const CONNECTIONS_MAX: usize = 2 * limits::CONNECTIONS_MAX as usize;
@@ -44,148 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// chunk, and 0.80 to 1.00 where what did not complete at once was told at once.
 const TELL_WAIT_NANOS_MAX: Nanos = 4_000_000;
 
-/// Names of operations: the kind above, the place's number below.
-pub mod token {
-    const KIND: u32 = 56;
-    /// The command queue became readable.
-    pub const COMMANDS: u64 = 0;
-
-    /// What an operation was.
-    pub enum Of {
-        /// [`COMMANDS`].
-        Commands,
-        /// A receive of the connection in that place.
-        Receive(usize),
-        /// That write of a block.
-        Write(usize),
-        /// A write of that stream.
-        Ordered(usize),
-        /// The gathering of that window.
-        Gather(usize),
-    }
-
-    /// A receive.
-    pub fn receive(slot: usize) -> u64 {
-        1 << KIND | slot as u64
-    }
-    /// A write of a block.
-    pub fn write(number: usize) -> u64 {
-        2 << KIND | number as u64
-    }
-    /// A write of a stream.
-    pub fn ordered(number: usize) -> u64 {
-        3 << KIND | number as u64
-    }
-    /// The gathering of a window.
-    pub fn gather(number: usize) -> u64 {
-        4 << KIND | number as u64
-    }
-    /// What it names.
-    pub fn of(token: u64) -> Of {
-        let number = (token & ((1 << KIND) - 1)) as usize;
-        match token >> KIND {
-            1 => Of::Receive(number),
-            2 => Of::Write(number),
-            3 => Of::Ordered(number),
-            4 => Of::Gather(number),
-            _ => Of::Commands,
-        }
-    }
-}
-
-/// A segment that frames may come for.
-pub struct Open {
-    /// The segment.
-    pub segment: Arc<ReceiveSegment>,
-    /// Its place in `streams`, where its sink takes bytes only in order.
-    stream: Option<usize>,
-}
-
-/// One receiving worker.
-pub struct Worker {
-    pub(super) ring: Ring,
-    commands: Arc<Reader<ReceiveCommand>>,
-    commands_handle: Handle,
-    /// True while a poll of the command queue is in flight.
-    polling: bool,
-    events: ReceiveEvents,
-    pub(super) clock: Clock,
-    pub(super) connections: Slab<Connection>,
-    pub(super) segments: HashMap<(TransferId, SegmentId), Open>,
-    /// The highest segment that was opened, by transfer.
-    pub(super) opened: HashMap<TransferId, SegmentId>,
-    forgotten: VecDeque<TransferId>,
-    /// Forgotten, and not yet answered.
-    forgetting: Vec<TransferId>,
-    pub(super) pool: Pool,
-    pub(super) windows: Windows,
-    /// Connections that wait for a block or a window, first come first served.
-    pub(super) queue: VecDeque<usize>,
-    pub(super) landings: Slab<Landing>,
-    pub(super) writes: Slab<Write>,
-    pub(super) streams: Slab<Ordered>,
-    /// Streams whose sink said "not now".
-    pub(super) retries: Vec<usize>,
-    /// Files whose write failed.
-    pub(super) failed: HashSet<(TransferId, SegmentId, FileId)>,
-    /// A file system refused a direct write that should have been possible.
-    pub(super) direct_refused: bool,
-    /// Of the blocks that wait for direct writes.
-    pub(super) direct_bytes: usize,
-    pub(super) tally: Tally,
-    /// What landed and was not told yet, and since when.
-    untold: Vec<ReceiveEvent>,
-    untold_since: Nanos,
-    pub(super) stopping: bool,
-}
-
-const _: () = assert!(IN_FLIGHT_MAX as usize > 2 * RING_ROOM_MIN);
-
-/// How each sentence about a connection begins.
-pub fn cannot_receive(connection: ConnectionId) -> String {
-    format!("cannot receive on data connection {connection}")
-}
-
 impl Worker {
-    /// A worker for the calling thread.
-    ///
-    /// # Errors
-    /// No ring on this machine.
-    pub fn new(
-        commands: Reader<ReceiveCommand>,
-        events: ReceiveEvents,
-        clock: Clock,
-    ) -> Result<Self> {
-        let commands = Arc::new(commands);
-        Ok(Self {
-            ring: Ring::new(IN_FLIGHT_MAX)?,
-            commands_handle: Handle::of(&commands, |commands| commands.as_fd()),
-            commands,
-            polling: false,
-            events,
-            clock,
-            connections: Slab::default(),
-            segments: HashMap::new(),
-            opened: HashMap::new(),
-            forgotten: VecDeque::new(),
-            forgetting: Vec::new(),
-            pool: Pool::default(),
-            windows: Windows::default(),
-            queue: VecDeque::new(),
-            landings: Slab::default(),
-            writes: Slab::default(),
-            streams: Slab::default(),
-            retries: Vec::new(),
-            failed: HashSet::new(),
-            direct_refused: false,
-            direct_bytes: 0,
-            tally: Tally::default(),
-            untold: Vec::new(),
-            untold_since: 0,
-            stopping: false,
-        })
-    }
-
     /// Works until it is stopped and everything was reaped.
     ///
     /// # Errors
@@ -267,7 +119,7 @@ impl Worker {
         match token::of(token) {
             token::Of::Commands => {
                 self.polling = false;
-                self.tally.system_calls += 1;
+                self.counts.system_calls += 1;
                 self.commands.woken();
             }
             token::Of::Receive(slot) => match loan {
@@ -322,7 +174,10 @@ impl Worker {
             }
             ReceiveCommand::Report => {
                 let calls = self.ring.take_system_calls() + self.events.take_signals();
-                let report = self.tally.take(calls, &mut self.connections);
+                let report = {
+                    let connections = self.connections.values_mut().map(Connection::report);
+                    self.counts.take(calls, connections)
+                };
                 self.tell(ReceiveEvent::Report(report));
             }
             ReceiveCommand::Stop => self.stop(),
@@ -335,7 +190,7 @@ impl Worker {
             return self.refuse(number, Error::peer(cannot_receive(number), why));
         }
         // O_NONBLOCK would turn the ring's waits into EAGAIN.
-        self.tally.system_calls += 1;
+        self.counts.system_calls += 1;
         let blocking = rustix::io::ioctl_fionbio(&socket, false);
         match blocking.and_then(|()| Connection::new(number, Handle::from(socket))) {
             Ok(connection) => {
@@ -404,7 +259,7 @@ impl Worker {
                 .iter()
                 .any(|(_, stream)| of_it(&stream.segment))
             || self.connections.iter().any(|(_, connection)| {
-                matches!(connection.receiving, Receiving::InPlace((of, _)) if of == transfer)
+                matches!(connection.in_flight, InFlight::InPlace((of, _)) if of == transfer)
             });
         if busy {
             return;
@@ -447,80 +302,4 @@ impl Worker {
             });
         }
     }
-
-    /// Tells what happened; what landed is told a little later, together with
-    /// what lands meanwhile, but before anything else.
-    pub(super) fn tell(&mut self, event: ReceiveEvent) {
-        if matches!(event, ReceiveEvent::Landed { .. }) {
-            if self.untold.is_empty() {
-                self.untold_since = self.clock.now();
-            }
-            if let Some(event) = joined(self.untold.last_mut(), event) {
-                self.untold.push(event);
-            }
-            return;
-        }
-        self.flush();
-        self.send(event);
-    }
-
-    /// Tells what landed.
-    fn flush(&mut self) {
-        let mut untold = std::mem::take(&mut self.untold);
-        untold.drain(..).for_each(|event| self.send(event));
-        self.untold = untold;
-    }
-
-    fn send(&mut self, event: ReceiveEvent) {
-        // Nobody listens any more: the command queue is closed as well, or
-        // will be, and that stops the worker.
-        let _ = self.events.send(event);
-    }
-
-    /// True when nobody wants to hear of the segment any more.
-    pub(super) fn is_over(&self, segment: &ReceiveSegment) -> bool {
-        let key = (segment.transfer, segment.segment);
-        !self.segments.contains_key(&key)
-    }
-
-    pub(super) fn is_forgotten(&self, transfer: TransferId) -> bool {
-        self.forgotten.contains(&transfer)
-    }
-
-    pub(super) fn ordered_of(&self, segment: &ReceiveSegment) -> Option<usize> {
-        let key = (segment.transfer, segment.segment);
-        self.segments.get(&key)?.stream
-    }
-}
-
-/// Joins what landed to what landed just before it on the same connection;
-/// gives it back where they are no neighbours.
-fn joined(last: Option<&mut ReceiveEvent>, event: ReceiveEvent) -> Option<ReceiveEvent> {
-    let (
-        Some(ReceiveEvent::Landed {
-            transfer,
-            segment,
-            connection,
-            chunks,
-            bytes,
-        }),
-        ReceiveEvent::Landed {
-            transfer: next_transfer,
-            segment: next_segment,
-            connection: next_connection,
-            chunks: next,
-            bytes: more,
-        },
-    ) = (last, &event)
-    else {
-        return Some(event);
-    };
-    let same =
-        (*transfer, *segment, *connection) == (*next_transfer, *next_segment, *next_connection);
-    if !same || chunks.first + chunks.count != next.first {
-        return Some(event);
-    }
-    chunks.count += next.count;
-    *bytes += more;
-    None
 }

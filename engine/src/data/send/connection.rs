@@ -5,6 +5,7 @@
 //! `operations` is 0.
 
 use super::load::Path;
+use super::pipe::Pipe;
 use crate::error::Error;
 use crate::kernel::ring::Handle;
 use crate::kernel::socket::{self, SocketFacts};
@@ -54,7 +55,7 @@ pub struct Connection {
     /// The last path used.
     pub path: Path,
     /// Its pipe for splices, made when first needed.
-    pub pipe: Option<super::splice::Pipe>,
+    pub pipe: Option<Pipe>,
     /// Payload bytes sent since the last report.
     pub bytes: u64,
     /// Bytes sent by zero-copy operations, and those that were copied all the

@@ -29,8 +29,10 @@
 //! blocks; what is missing by then goes as zeros and is told as `Void`.
 
 mod connection;
+mod job;
 mod layout;
 mod load;
+mod pipe;
 mod pool;
 mod reading;
 mod sending;
@@ -39,14 +41,13 @@ mod splice;
 mod tests;
 mod worker;
 
-use super::{Clock, SendCommand, SendEvent, SendEvents};
+use super::{Clock, SendCommand, SendEvent, SendEvents, thread};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::source::Source;
 use crate::kernel::queue::Reader;
 use crate::options::Transmit;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
 use std::thread::JoinHandle;
+use worker::Worker;
 
 /// Starts a sending worker. It ends on [`SendCommand::Stop`], or when all
 /// writers of `commands` are gone, after every connection's `Detached`.
@@ -60,41 +61,28 @@ pub fn spawn(
     events: SendEvents,
     clock: Clock,
 ) -> Result<JoinHandle<()>> {
-    let (ready, started) = mpsc::channel();
-    let thread = std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            // The ring belongs to the thread that creates it.
-            let mut worker = match worker::Worker::new(commands, events.clone(), clock) {
-                Ok(worker) => worker,
-                Err(error) => {
-                    // Nobody listens only when the caller is gone.
-                    let _ = ready.send(Err(error));
-                    return;
-                }
-            };
-            let _ = ready.send(Ok(()));
-            let ended = catch_unwind(AssertUnwindSafe(|| worker.run())).unwrap_or_else(|_| {
-                let why = "the sending worker failed, which is a fault of haul";
-                Err(Error::local("cannot send on a data connection", why))
-            });
-            if let Err(error) = ended {
-                let connections = worker.connections();
-                // Reaps what is in flight, before anyone is told.
-                drop(worker);
-                for connection in connections {
-                    let cause = Some(error.clone());
-                    let _ = events.send(SendEvent::Detached { connection, cause });
-                }
+    let told = events.clone();
+    thread::spawn(
+        name,
+        &WORDS,
+        move || Worker::new(commands, events, clock),
+        Worker::run,
+        move |worker: Worker, error| {
+            let connections = worker.connections();
+            // Reaps what is in flight, before anyone is told.
+            drop(worker);
+            for connection in connections {
+                let cause = Some(error.clone());
+                let _ = told.send(SendEvent::Detached { connection, cause });
             }
-        })
-        .map_err(|error| Error::local("cannot start a sending thread", error))?;
-    match started.recv() {
-        Ok(Ok(())) => Ok(thread),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::local("cannot start a sending thread", "it ended")),
-    }
+        },
+    )
 }
+
+const WORDS: thread::Words = thread::Words {
+    cannot: "send",
+    doing: "sending",
+};
 
 /// Why `source` cannot be sent by `transmit`; to be asked before it is
 /// offered. `auto` and `copy` can send everything.

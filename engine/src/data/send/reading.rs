@@ -4,10 +4,11 @@
 //! `waiting`, `unread` and `arrived`, or its reads are in flight, until it is
 //! ready; it never holds a part of the blocks that it needs.
 
+use super::job::{Job, ROOM_KEPT};
 use super::layout::Part;
 use super::load::{Load, Path, Stage, cached};
 use super::pool::RUN_BLOCKS_MAX;
-use super::worker::{Job, ROOM_KEPT, Worker};
+use super::worker::Worker;
 use crate::data::SendEvent;
 use crate::error::Error;
 use crate::files::source::Source;

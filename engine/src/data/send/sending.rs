@@ -4,9 +4,10 @@
 //! the load at the front of a connection's queue is exactly what its socket
 //! took of that frame.
 
+use super::job::Job;
 use super::load::{Path, Stage};
-use super::splice::STEPS_MAX;
-use super::worker::{Job, Worker};
+use super::pipe::STEPS_MAX;
+use super::worker::Worker;
 use crate::data::SendEvent;
 use crate::kernel::ring::{Completion, Message, Outcome, SendMode};
 use crate::options::Transmit;

@@ -5,84 +5,12 @@
 //! of operations; when its last completion is in, the bytes that went out are
 //! exactly known, and a pipe with bytes left in it is never used again.
 
+use super::job::Job;
 use super::load::{Load, cached};
-use super::worker::{Job, Worker};
-use crate::kernel::page::PAGE_BYTES;
+use super::pipe::{Chain, Pipe, STEPS_MAX, Step};
+use super::worker::Worker;
 use crate::kernel::ring::{Completion, Handle, Outcome, SendMode};
 use rustix::io::Errno;
-
-/// Bytes that a pipe is asked to hold: 1 MiB a splice moved 4.2 GiB/s at
-/// 0.34–0.38 CPU seconds per GiB (one connection, loopback, both ends).
-const PIPE_BYTES: usize = 1024 * 1024;
-
-/// Steps of one chain, at most: a run of 8 MiB through pipes of 64 KiB, the
-/// system's default. Users who hold many pipes get smaller ones, and what their
-/// chains do not reach goes by copy.
-pub const STEPS_MAX: usize = 144;
-
-/// One operation of a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Header and table.
-    Head,
-    /// From the file into the pipe.
-    In,
-    /// From the pipe into the socket.
-    Out,
-}
-
-/// A connection's pipe and the chain in it.
-pub struct Pipe {
-    reading: Handle,
-    writing: Handle,
-    bytes: usize,
-    chain: Chain,
-}
-
-/// What a chain did so far.
-#[derive(Default)]
-struct Chain {
-    load: usize,
-    /// Operations whose completion is due.
-    due: usize,
-    head: u64,
-    taken: u64,
-    given: u64,
-    /// What ended the connection.
-    error: Option<Errno>,
-}
-
-impl Pipe {
-    fn new() -> Result<Self, Errno> {
-        let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        // Unprivileged users may be held to less: then more steps do it.
-        let bytes = rustix::pipe::fcntl_setpipe_size(&writing, PIPE_BYTES)
-            .or_else(|_| rustix::pipe::fcntl_getpipe_size(&writing))?;
-        Ok(Self {
-            reading: reading.into(),
-            writing: writing.into(),
-            bytes,
-            chain: Chain::default(),
-        })
-    }
-
-    /// Completions that the chain in it still waits for.
-    pub fn due(&self) -> usize {
-        self.chain.due
-    }
-
-    /// Bytes of one step from `offset`: a pipe holds whole pages, and one that
-    /// begins inside a page takes a page more.
-    fn step_bytes(&self, offset: u64, left: u64) -> usize {
-        let inside = offset % PAGE_BYTES as u64;
-        let room = if inside == 0 {
-            self.bytes
-        } else {
-            self.bytes - PAGE_BYTES
-        };
-        left.min(room as u64) as usize
-    }
-}
 
 /// What one step moves: from where in which file, and how much.
 type Stride = (Handle, u64, usize);

@@ -5,8 +5,10 @@
 //! token that it bears.
 
 use super::connection::{Connection, Ending};
+use super::job::{Job, ROOM_KEPT};
 use super::load::Load;
 use super::pool::Pool;
+use crate::data::thread;
 use crate::data::window::Windows;
 use crate::data::{Clock, Parting, SendCommand, SendEvent, SendEvents};
 use crate::error::{Error, Result};
@@ -16,7 +18,6 @@ use crate::kernel::ring::{Completion, Handle, Message, Outcome, Owner, Ring};
 use crate::kernel::socket;
 use crate::protocol::{ConnectionId, Nanos};
 use crate::report::{ConnectionReport, SideReport};
-use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -24,8 +25,6 @@ use std::time::Duration;
 
 /// Operations in flight in one worker, at most. What does not fit waits.
 const IN_FLIGHT_MAX: u32 = 2048;
-/// Room that reads leave to sends, splices and watches.
-pub(super) const ROOM_KEPT: usize = 768;
 /// While sends take less than this on average, their completions wake the
 /// worker soon enough for new commands, and it spares itself the eventfd: four
 /// connections over loopback took 19 ms a run, and a wake-up for each new run
@@ -36,36 +35,6 @@ const BRISK_WAIT: Duration = Duration::from_millis(10);
 
 /// A worker that has had nothing to send for this long lets its windows go.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
-
-/// What an operation is for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Job {
-    /// The command queue's eventfd became readable.
-    Wake,
-    /// The peer ended the connection at this place.
-    Watch { place: usize },
-    /// A part of a load is read.
-    Read { load: usize, part: usize },
-    /// A stretch of a load's mapping gets its page tables.
-    Populate { load: usize },
-    /// A frame, or its rest, is sent.
-    Send {
-        place: usize,
-        load: usize,
-        bytes: u64,
-        submitted: Nanos,
-        zero_copy: bool,
-        /// No other zero-copy send held pages when it was submitted.
-        alone: bool,
-    },
-    /// A step of a chain of splices.
-    Splice {
-        place: usize,
-        step: super::splice::Step,
-    },
-    /// Nobody waits for the result.
-    Aside,
-}
 
 /// A worker thread's state.
 pub(super) struct Worker {
@@ -145,7 +114,7 @@ impl Worker {
             events,
             clock,
             ended: Vec::new(),
-            cpu_before: cpu_nanos(),
+            cpu_before: thread::cpu_nanos(),
             stopping: false,
         })
     }
@@ -573,7 +542,7 @@ impl Worker {
         if self.loads.iter().all(Option::is_none) {
             self.windows.clear();
         }
-        let cpu = cpu_nanos();
+        let cpu = thread::cpu_nanos();
         let mut report = std::mem::take(&mut self.report);
         report.cpu_nanos = cpu.saturating_sub(std::mem::replace(&mut self.cpu_before, cpu));
         report.connections = std::mem::take(&mut self.ended);
@@ -588,11 +557,4 @@ impl Worker {
         report.method = methods.join(", ");
         self.tell(SendEvent::Report(Box::new(report)));
     }
-}
-
-/// This thread's CPU time.
-fn cpu_nanos() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    // A thread's CPU time is not negative.
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

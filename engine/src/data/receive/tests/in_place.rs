@@ -64,6 +64,31 @@ fn sizes_around_huge_pages_and_windows_land_byte_exact() {
 }
 
 #[test]
+fn where_memory_is_slow_to_get_its_windows_are_written() {
+    // Every first huge page takes longer than no time at all.
+    let rig = Rig::with(Pace::with(0));
+    let size = 40 * MIB + 5;
+    let (segment, file) = memory_segment(size);
+    let mut socket = rig.connect(1);
+    rig.open(&segment);
+    let all = payload(size);
+    let count = segment.plan.chunk_count().expect("a file");
+    let mut start = 0;
+    while start < count {
+        let end = (start + 64).min(count);
+        send(&mut socket, &segment, start..end, &all);
+        start = end;
+    }
+    assert_eq!(rig.landed(0..count), size);
+    assert!(contents(&file) == all);
+    if has_huge_pages() {
+        let method = rig.report().method;
+        assert!(method.contains("write"), "{method}");
+        assert!(!method.contains(IN_PLACE), "{method}");
+    }
+}
+
+#[test]
 fn the_largest_chunks_land_in_place_too() {
     let file = tempfile::tempfile_in("/dev/shm").expect("a file in memory");
     let fd = OwnedFd::from(file.try_clone().expect("cloned"));

@@ -7,7 +7,8 @@ mod in_place;
 mod landing;
 mod ordered;
 
-use super::spawn;
+use super::spawn_with;
+use super::windows::Pace;
 use crate::data::{Clock, ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::Error;
 use crate::files::target::{Sink, Target};
@@ -17,7 +18,7 @@ use crate::protocol::frame::FrameHeader;
 use crate::protocol::ledger::{Admission, Ledger};
 use crate::protocol::plan::Plan;
 use crate::protocol::wire::{Answer, ChunkRange, Entry, EntryKind, Offer, Verdict};
-use crate::protocol::{ChunkId, ConnectionId, TransferId};
+use crate::protocol::{ChunkId, ConnectionId, Nanos, TransferId};
 use crate::report::SideReport;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -41,10 +42,16 @@ struct Rig {
 }
 
 impl Rig {
+    /// A worker to which memory is never slow: how slow it is where the tests
+    /// run is nobody's to know.
     fn new() -> Self {
+        Self::with(Pace::with(Nanos::MAX))
+    }
+
+    fn with(pace: Pace) -> Self {
         let (commands, reader) = bounded(64).expect("queue");
         let (writer, events) = bounded(1024).expect("queue");
-        let thread = spawn("receive", reader, writer, Clock::start()).expect("a ring");
+        let thread = spawn_with("receive", reader, writer, Clock::start(), pace).expect("a ring");
         Self {
             commands: Some(commands),
             events,

@@ -1,6 +1,7 @@
 //! Every kind of source on every path.
 
 use super::*;
+use std::sync::mpsc;
 
 #[test]
 fn frames_carry_exactly_the_files_bytes_on_every_path() {

@@ -3,11 +3,9 @@
 //! Leaves to others: asking. Invariant: each report holds what happened since
 //! the one before, so their sum is the whole.
 
-use super::connection::Connection;
-use super::slab::Slab;
+use crate::data::thread;
 use crate::protocol::Nanos;
 use crate::report::{ConnectionReport, Latencies, SideReport};
-use rustix::time::{ClockId, clock_gettime};
 
 /// System calls of one connection's report: three socket options and TCP_INFO,
 /// and the two sysctls, each opened, read to its end and closed.
@@ -41,7 +39,7 @@ const METHODS: [(Method, &str); 6] = [
 
 /// Counts since the last report.
 #[derive(Default)]
-pub struct Tally {
+pub struct Counts {
     /// System calls beside the ring's own.
     pub system_calls: u64,
     latencies: Latencies,
@@ -53,7 +51,7 @@ pub struct Tally {
     cpu_nanos: u64,
 }
 
-impl Tally {
+impl Counts {
     /// One file write took `nanos`.
     pub fn wrote(&mut self, method: Method, nanos: Nanos) {
         self.used(method);
@@ -73,19 +71,20 @@ impl Tally {
     }
 
     /// A connection goes.
-    pub fn gone(&mut self, connection: &mut Connection) {
+    pub fn gone(&mut self, connection: ConnectionReport) {
         self.system_calls += CALLS_OF_A_REPORT;
-        self.gone.push(connection.report());
+        self.gone.push(connection);
     }
 
     /// The report; counts start again.
-    pub fn take(&mut self, ring_calls: u64, connections: &mut Slab<Connection>) -> Box<SideReport> {
-        let cpu_nanos = thread_cpu_nanos();
-        let mut reports = std::mem::take(&mut self.gone);
-        for connection in connections.values_mut() {
-            self.system_calls += CALLS_OF_A_REPORT;
-            reports.push(connection.report());
-        }
+    pub fn take(
+        &mut self,
+        ring_calls: u64,
+        connections: impl Iterator<Item = ConnectionReport>,
+    ) -> Box<SideReport> {
+        let cpu_nanos = thread::cpu_nanos();
+        connections.for_each(|connection| self.gone(connection));
+        let reports = std::mem::take(&mut self.gone);
         let used = std::mem::take(&mut self.used);
         let names: Vec<_> = METHODS
             .iter()
@@ -104,11 +103,4 @@ impl Tally {
         self.cpu_nanos = cpu_nanos;
         Box::new(report)
     }
-}
-
-/// CPU time of this thread, nanoseconds.
-fn thread_cpu_nanos() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    // 584 years fit, and it is never negative.
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -1,0 +1,37 @@
+//! What the operations of a sending worker are for.
+//!
+//! Leaves to others: queueing them, and what follows from their results.
+//! Invariant: a job names all that its completion needs to be understood.
+
+use super::pipe::Step;
+use crate::protocol::Nanos;
+
+/// Room that reads leave to sends, splices and watches.
+pub(super) const ROOM_KEPT: usize = 768;
+
+/// What an operation is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Job {
+    /// The command queue's eventfd became readable.
+    Wake,
+    /// The peer ended the connection at this place.
+    Watch { place: usize },
+    /// A part of a load is read.
+    Read { load: usize, part: usize },
+    /// A stretch of a load's mapping gets its page tables.
+    Populate { load: usize },
+    /// A frame, or its rest, is sent.
+    Send {
+        place: usize,
+        load: usize,
+        bytes: u64,
+        submitted: Nanos,
+        zero_copy: bool,
+        /// No other zero-copy send held pages when it was submitted.
+        alone: bool,
+    },
+    /// A step of a chain of splices.
+    Splice { place: usize, step: Step },
+    /// Nobody waits for the result.
+    Aside,
+}
