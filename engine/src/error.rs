@@ -80,6 +80,9 @@ pub struct Error {
     pub sentence: String,
     /// What the user can do about it, where there is something.
     pub cure: Option<String>,
+    /// It may pass by itself, so that it is worth another try; what the user has
+    /// to change does not.
+    pub passes: bool,
 }
 
 /// The result of nearly everything here.
@@ -104,6 +107,8 @@ impl Error {
             side: Side::Caller,
             sentence: sentence.into(),
             cure: None,
+            // A peer may come back; our own faults and mistakes stay.
+            passes: matches!(kind, ErrorKind::Peer),
         }
     }
 
@@ -133,6 +138,20 @@ impl Error {
     #[must_use]
     pub fn cure(mut self, cure: impl Into<String>) -> Self {
         self.cure = Some(cure.into());
+        self
+    }
+
+    /// The same failure, which no wait can cure.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.passes = false;
+        self
+    }
+
+    /// The same failure, which may pass by itself or not.
+    #[must_use]
+    pub fn passing_when(mut self, passes: bool) -> Self {
+        self.passes = passes;
         self
     }
 
@@ -167,6 +186,16 @@ mod tests {
             "cannot open /a: permission denied; run chmod"
         );
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn only_a_peer_or_a_network_is_tried_again() {
+        assert!(Error::peer("cannot connect", "refused").passes);
+        assert!(!Error::peer("cannot connect", "forbidden").lasting().passes);
+        assert!(!Error::local("cannot connect", "too many files").passes);
+        assert!(!Error::usage("it makes no sense").passes);
+        let proof = Error::new(ErrorKind::Unauthorised, "its proof does not hold");
+        assert!(!proof.passes);
     }
 
     #[test]

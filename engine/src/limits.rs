@@ -109,9 +109,10 @@ pub const GREETINGS_MAX: usize = 256;
 pub const GREETING_WAIT_NANOS_MAX: u64 = 10_000_000_000;
 /// A data connection is taken in within this time, or dialled anew.
 pub const JOINED_WAIT_NANOS_MAX: u64 = 5_000_000_000;
-/// A word that the peer says as soon as it can, such as an Answer, comes within
-/// this time: making 4096 targets on a slow network file system takes a while.
-pub const WORD_WAIT_NANOS_MAX: u64 = 300_000_000_000;
+/// Whoever owes a word, such as an Answer, says it or gets further with it within
+/// this time: making 4096 targets on a slow network file system takes a while, but
+/// each heartbeat tells how far it is.
+pub const WORD_WAIT_NANOS_MAX: u64 = 30_000_000_000;
 /// A control connection that is idle sends a heartbeat this often.
 pub const HEARTBEAT_NANOS: u64 = 2_000_000_000;
 /// A control connection that was silent this long is lost.
@@ -144,6 +145,8 @@ const _: () = {
     // Blocks are left to receive into, and to write through the page cache.
     assert!(DIRECT_BYTES_AHEAD_MAX < BLOCKS_BYTES_MAX);
     assert!(HEARTBEAT_NANOS * 3 < SILENCE_NANOS_MAX);
+    // Who works is heard several times before it is given up.
+    assert!(HEARTBEAT_NANOS * 3 < WORD_WAIT_NANOS_MAX);
     assert!(CONNECTIONS_MAX <= JOINS_MAX);
     assert!(GREETING_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);
     // Names, and for each entry less than 64 bytes of everything else.

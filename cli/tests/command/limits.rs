@@ -101,6 +101,20 @@ fn a_copy_that_gets_few_descriptors_ends_with_a_sentence() {
 }
 
 #[test]
+fn what_the_kernel_refuses_is_not_tried_again() {
+    let folder = Folder::new();
+    folder.write("a", &bytes(100_000));
+    // More than any kernel gives, whoever asks.
+    let ran = folder.haul("copy --socket-buffer 1GiB a b");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let error = ran.error();
+    assert!(error.contains("cannot set a"), "{error}");
+    assert!(error.contains("sysctl"), "{error}");
+    assert!(!error.contains("in a row"), "{error}");
+    assert_eq!(folder.names("."), ["a"], "nothing is left");
+}
+
+#[test]
 fn more_files_than_the_soft_limit_are_copied() {
     if !can_limit() {
         return;

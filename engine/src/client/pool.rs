@@ -8,7 +8,7 @@ use super::role::Client;
 use super::transfer::Transfer;
 use super::{dial, greet};
 use crate::data::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::random::random;
 use crate::kernel::socket::SocketOptions;
 use crate::limits;
@@ -17,6 +17,7 @@ use crate::options::{
 };
 use crate::protocol::TransferId;
 use crate::protocol::handshake::ClientHandshake;
+use crate::protocol::session::{SessionEnd, SessionMachine};
 use crate::protocol::wire::Message;
 use crate::session::channel::{Channel, Incoming};
 use crate::session::core::Core;
@@ -248,7 +249,7 @@ async fn open(
     let mut links = Links::new(clock, options.workers, sockets);
     links.pace(options.rate_limit_bytes_per_second)?;
     let stream = Rc::new(tokio_uring::net::TcpStream::from_std(socket.into()));
-    let deadline = Deadline::start(stream.clone());
+    let deadline = Deadline::start(stream.clone(), clock);
     let name = peer.to_string();
     let token = options.token.as_ref().map(|token| token.0);
     let (mut handshake, hello) = ClientHandshake::new(token, random()?, software());
@@ -256,7 +257,14 @@ async fn open(
         .await
         .map_err(|error| deadline.explain(error, &name))?;
     let (channel, mut messages) = Channel::start(stream, &name);
-    let core = Core::new(clock, name.clone(), channel, links, inner_out);
+    let end = SessionEnd::Client {
+        connections: count,
+        dialling: count,
+        unproved: match options.token {
+            Some(_) => ErrorKind::Unauthorised,
+            None => ErrorKind::Peer,
+        },
+    };
     let welcome = match messages.recv().await {
         Some(Incoming::Message(message)) => match *message {
             Message::Welcome(welcome) => welcome,
@@ -276,14 +284,15 @@ async fn open(
     };
     deadline.met();
     let proof = handshake.welcomed(welcome)?;
-    core.channel.send(&Message::Proof(proof));
+    channel.send(&Message::Proof(proof));
     let Some(session) = handshake.session().cloned() else {
         return Err(Error::peer(
             format!("cannot greet {name}"),
             "it gave no session",
         ));
     };
-    let mut client = Client::new(handshake, session, address, options, paced);
-    client.expect_dials(count);
+    let machine = SessionMachine::new(clock.now(), end, name.clone());
+    let core = Core::new(clock, name, channel, links, machine, inner_out);
+    let client = Client::new(handshake, session, address, options, paced);
     Ok(Session::new(Running::new(core), client, messages, inner))
 }

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod ranges;
 pub mod receiver;
 pub mod sender;
+pub mod session;
 pub mod wire;
 
 mod word;

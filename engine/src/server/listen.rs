@@ -16,6 +16,7 @@ use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
 use crate::options::{ServeOptions, Token};
 use crate::protocol::handshake::{ServerHandshake, SessionSecret};
+use crate::protocol::session::{SessionEnd, SessionMachine};
 use crate::protocol::wire::{Join, Message};
 use crate::session::channel::{Channel, Incoming};
 use crate::session::core::Core;
@@ -266,7 +267,8 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
 
 /// Greets one connection and gives it to its session, or makes it one.
 async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, shared: Rc<Shared>) {
-    let deadline = Deadline::start(stream.clone());
+    let clock = Clock::start();
+    let deadline = Deadline::start(stream.clone(), clock);
     let mut stopped = shared.stopped.clone();
     let closer = {
         // A server that stops does not wait for who says nothing.
@@ -279,7 +281,9 @@ async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, sh
     let name = peer.to_string();
     let result = match greet::hear_hello(&stream, &name).await {
         Ok(Wish::Data(join)) => take_in(&join, &stream, &name, &shared).map(|()| None),
-        Ok(Wish::Control) => open(stream.clone(), peer, &name, &shared).await.map(Some),
+        Ok(Wish::Control) => open(stream.clone(), peer, &name, clock, &shared)
+            .await
+            .map(Some),
         Err(error) => Err(error),
     };
     let result = result
@@ -327,6 +331,7 @@ async fn open(
     stream: Rc<TcpStream>,
     peer: SocketAddr,
     name: &str,
+    clock: Clock,
     shared: &Rc<Shared>,
 ) -> Result<(Registration, Session<Serving>)> {
     let socket = socket::duplicate(&*stream)?;
@@ -374,9 +379,9 @@ async fn open(
         peer,
         authenticated: session.authenticated,
     });
-    let clock = Clock::start();
     let links = Links::new(clock, shared.workers, shared.sockets.clone());
-    let core = Core::new(clock, name.to_owned(), channel, links, inner_out);
+    let machine = SessionMachine::new(clock.now(), SessionEnd::Server, name.to_owned());
+    let core = Core::new(clock, name.to_owned(), channel, links, machine, inner_out);
     let serving = Serving::new(shared.house.clone(), peer, session);
     let session = Session::new(Running::new(core), serving, messages, inner);
     Ok((registration, session))

@@ -10,13 +10,12 @@ use crate::files::generated::Generated;
 use crate::files::source::{self, FileSource, Source};
 use crate::files::target::TargetOptions;
 use crate::kernel::random::random;
-use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
 use crate::protocol::handshake;
+use crate::protocol::session::{SessionOutput, Way};
 use crate::protocol::wire::{Begin, Join, Message, Task};
 use crate::protocol::{ConnectionId, TransferId};
 use crate::session::inbox::{Done, Inner, Opened};
-use crate::session::links::Way;
 use crate::session::receiving_half::Asked;
 use crate::session::role::Role;
 use crate::session::running::{Active, Running};
@@ -32,13 +31,7 @@ pub(super) struct Serving {
     session: handshake::Session,
     /// What the pull whose sources are being opened asked for.
     starting: Option<Begin>,
-    /// The next transfer, begun by a peer that heard the end of the last one
-    /// before this end had let go of it, and what was said of it since.
-    next: Option<(Begin, Vec<Message>)>,
 }
-
-/// Messages that are kept for the next transfer: its offers, and an end.
-const NEXT_MESSAGES_MAX: usize = limits::SEGMENTS_OPEN_MAX + 2;
 
 impl Serving {
     /// The role for one peer that proved itself, or need not.
@@ -48,25 +41,12 @@ impl Serving {
             peer,
             session,
             starting: None,
-            next: None,
         }
     }
 
     fn begin(&mut self, running: &mut Running, begin: Begin) {
-        let transfer = begin.transfer;
-        if running.is_busy() {
-            if self.next.is_none() {
-                self.next = Some((begin, Vec::new()));
-                return;
-            }
-            let why = "the session's last one still runs";
-            let error = Error::peer("cannot begin a transfer", why);
-            let abort = Message::Abort { transfer, error };
-            running.core.channel.send(&abort);
-            return;
-        }
         let (core, now) = (&running.core, running.core.clock.now());
-        let active = Active::new(core, transfer, begin.chunk_bytes, now, None);
+        let active = Active::new(core, begin.transfer, begin.chunk_bytes, now, None);
         running.begin(active);
         let (side, result) = match begin.task.clone() {
             Task::Push { target } => (Side::Receiver, self.push(running, &begin, target)),
@@ -122,48 +102,44 @@ impl Serving {
     fn joining(&mut self, running: &mut Running, join: Join, socket: OwnedFd) {
         let (connection, way) = (join.connection, Way::of(join.flow, false));
         let waits = running.waits_for_answer();
-        match running.core.links.attach(connection, way, socket, waits) {
+        let core = &mut running.core;
+        let now = core.clock.now();
+        let attached = match core.machine.take_in(connection, join.flow) {
+            Ok(()) => core.links.attach(connection, way, socket, waits),
+            Err(error) => return self.refused(error),
+        };
+        match attached {
             Ok(notes) => {
-                let joined = Message::Joined { connection };
-                running.core.channel.send(&joined);
+                core.machine.joined(now, connection);
                 running.joined(connection, way, notes);
             }
             Err(error) => {
-                tracing::warn!(%error, "a data connection was refused");
-                self.house.tell(ServerEvent::Refused {
-                    peer: self.peer,
-                    error,
-                });
+                core.machine.join_failed(now, connection, error.clone());
+                self.refused(error);
             }
         }
+    }
+
+    fn refused(&self, error: Error) {
+        tracing::warn!(%error, "a data connection was refused");
+        self.house.tell(ServerEvent::Refused {
+            peer: self.peer,
+            error,
+        });
     }
 }
 
 impl Role for Serving {
-    /// A server's sessions begin with the proof.
-    fn unproved(&self, _peer: &str, _why: &str) -> Option<Error> {
-        None
+    /// A server's peer has proved itself before.
+    fn proof(&mut self, _running: &mut Running, _proof: [u8; 32]) -> Result<()> {
+        Ok(())
     }
 
-    fn message(&mut self, running: &mut Running, message: Message) -> Result<()> {
-        match message {
-            Message::Begin(begin) => self.begin(running, begin),
-            Message::EndStreams { transfer } => match running.of(transfer) {
-                // Where this end receives, the streams are the peer's own.
-                Some(active) => drop(active.finish_streams()),
-                // It is over, or waits for the last one's end.
-                None => self.late(running, transfer, message),
-            },
-            // Said to who dials, which this end does not.
-            Message::Joined { .. } => {}
-            message => {
-                tracing::debug!(?message, "an unexpected message");
-                let doing = format!("cannot go on with {}", running.core.peer);
-                let why = "it sent a message that belongs to no transfer";
-                return Err(Error::peer(doing, why));
-            }
+    fn carry(&mut self, running: &mut Running, output: SessionOutput) {
+        // A server does not dial.
+        if let SessionOutput::Begin(begin) = output {
+            self.begin(running, begin);
         }
-        Ok(())
     }
 
     fn asked(&mut self, running: &mut Running, inner: Inner) {
@@ -197,35 +173,10 @@ impl Role for Serving {
         running.send(options, files);
     }
 
-    fn worked(&mut self) {}
-
     fn connection_broke(&self, connection: ConnectionId, why: &str) {
         tracing::info!(connection, why, "lost a data connection");
     }
 
-    /// Its client dials again.
-    fn connection_lost(&mut self, _running: &Running, _why: &str, _missed: bool) -> Result<()> {
-        Ok(())
-    }
-
-    /// Keeps what is said of a transfer that waits for the last one's end.
-    fn late(&mut self, running: &mut Running, transfer: TransferId, message: Message) {
-        // Nothing else can be meant: no segment of it was answered yet.
-        let kept = matches!(
-            message,
-            Message::Offer(_) | Message::Abort { .. } | Message::EndStreams { .. }
-        );
-        match &mut self.next {
-            Some((begin, messages))
-                if kept && begin.transfer == transfer && messages.len() < NEXT_MESSAGES_MAX =>
-            {
-                messages.push(message);
-            }
-            _ => running.disown(transfer, &message),
-        }
-    }
-
-    /// The next transfer goes on from where it was kept.
     fn ended(&mut self, running: &mut Running, active: Active, end: Result<()>) {
         self.starting = None;
         let (report, _) = active.report(end, self.session.authenticated);
@@ -239,26 +190,6 @@ impl Role for Serving {
             bytes: report.bytes.landed,
             error: report.error,
         });
-        let Some((begin, messages)) = self.next.take() else {
-            return;
-        };
-        let transfer = begin.transfer;
-        self.begin(running, begin);
-        for message in messages {
-            if matches!(message, Message::EndStreams { .. }) {
-                // It is expected at this end, so it breaks nothing.
-                let _ = self.message(running, message);
-            } else if let Some(message) = running.message(transfer, message) {
-                self.late(running, transfer, message);
-            }
-        }
-    }
-
-    fn closing(&self) -> Option<Error> {
-        Some(Error::peer(
-            "cannot finish the transfer",
-            "the server was stopped",
-        ))
     }
 }
 

@@ -11,6 +11,7 @@ use super::links::Links;
 use crate::data::Clock;
 use crate::error::Error;
 use crate::protocol::TransferId;
+use crate::protocol::session::SessionMachine;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -24,9 +25,13 @@ pub(crate) struct Core {
     pub(crate) peer: String,
     pub(crate) channel: Channel,
     pub(crate) links: Links,
+    /// Decides what the session does.
+    pub(crate) machine: SessionMachine,
     pub(crate) inner: mpsc::UnboundedSender<Inner>,
     hands: Arc<Semaphore>,
     hands_pending: usize,
+    /// How far the hands are with what the peer waits for.
+    worked: u64,
 }
 
 impl Core {
@@ -35,6 +40,7 @@ impl Core {
         peer: String,
         channel: Channel,
         links: Links,
+        machine: SessionMachine,
         inner: mpsc::UnboundedSender<Inner>,
     ) -> Self {
         let hands = Arc::new(Semaphore::new(HANDS_MAX));
@@ -43,9 +49,11 @@ impl Core {
             peer,
             channel,
             links,
+            machine,
             inner,
             hands,
             hands_pending: 0,
+            worked: 0,
         }
     }
 
@@ -72,6 +80,18 @@ impl Core {
     /// One piece of work came back.
     pub(crate) fn hand_returned(&mut self) {
         self.hands_pending = self.hands_pending.saturating_sub(1);
+        self.worked += 1;
+    }
+
+    /// How far this end is with what its peer waits for. It goes on while a hand
+    /// is inside a call, too, whether that lists 4096 targets, syncs or reads back:
+    /// the kernel tells nobody how far such a call is, and whether it is slow or
+    /// stuck, but a word that nobody works on moves nothing.
+    pub(crate) fn count_work(&mut self, is_busy: bool) -> u64 {
+        if is_busy || !self.hands_empty() {
+            self.worked += 1;
+        }
+        self.worked
     }
 
     /// True when nothing is with the hands.

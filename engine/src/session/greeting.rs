@@ -4,8 +4,9 @@
 //! closed at its deadline by shutting its socket down, so that the pending read
 //! completes and is awaited; nothing is read beyond what was asked for.
 
+use crate::data::Clock;
 use crate::error::Error;
-use crate::limits;
+use crate::protocol::session::Greeting;
 use std::cell::Cell;
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -13,24 +14,29 @@ use std::time::Duration;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::TcpStream;
 
-const GREETING_WAIT: Duration = Duration::from_nanos(limits::GREETING_WAIT_NANOS_MAX);
-
 /// Shuts a socket down unless the greeting is through in time.
 pub(crate) struct Deadline {
+    greeting: Greeting,
     passed: Rc<Cell<bool>>,
     timer: tokio::task::JoinHandle<()>,
 }
 
 impl Deadline {
-    pub(crate) fn start(stream: Rc<TcpStream>) -> Self {
+    pub(crate) fn start(stream: Rc<TcpStream>, clock: Clock) -> Self {
+        let greeting = Greeting::new(clock.now());
+        let wait = Duration::from_nanos(greeting.due().saturating_sub(clock.now()));
         let passed = Rc::new(Cell::new(false));
         let mark = passed.clone();
         let timer = tokio_uring::spawn(async move {
-            tokio::time::sleep(GREETING_WAIT).await;
+            tokio::time::sleep(wait).await;
             mark.set(true);
             let _ = stream.shutdown(Shutdown::Both);
         });
-        Self { passed, timer }
+        Self {
+            greeting,
+            passed,
+            timer,
+        }
     }
 
     /// The greeting is through.
@@ -40,12 +46,8 @@ impl Deadline {
 
     /// The error, or that the peer was too slow where that caused it.
     pub(crate) fn explain(&self, error: Error, peer: &str) -> Error {
-        if self.passed.get() {
-            let why = format!("it did not greet within {} s", GREETING_WAIT.as_secs());
-            return Error::peer(format!("cannot greet {peer}"), why)
-                .cure("check that `haul serve` listens on that port");
-        }
-        error
+        let late = self.greeting.overdue(self.greeting.due(), peer);
+        late.filter(|_| self.passed.get()).unwrap_or(error)
     }
 }
 

@@ -25,8 +25,6 @@ pub(crate) enum Inner {
     Close,
     /// A data connection was dialled, or could not be.
     Dialled(Result<OwnedFd>),
-    /// The wait before a round of dials is over.
-    Redial,
     /// A data connection joins; its proof holds.
     Joining(Join, OwnedFd),
     /// The hands are done.

@@ -1,20 +1,22 @@
 //! One session: its control channel, its data connections, and the transfer
 //! that runs on them, one after another.
 //!
-//! Leaves to others: greeting (before), the transfer's halves, and what a client
-//! and a server do differently. Invariant: every wait ends: by a message, an
-//! event, the tick, or the peer's silence.
+//! Leaves to others: greeting (before), every decision (protocol's session), the
+//! transfer's halves, and what a client and a server do differently. Invariant:
+//! whatever happens is told to the machine that decides, and what it puts out is
+//! carried out before anything else is heard.
 
 use super::channel::Incoming;
 use super::hands::blocking;
 use super::inbox::Inner;
 use super::role::Role;
-use super::running::Running;
-use crate::data::{ReceiveEvent, SendEvent};
-use crate::error::{Error, Result, Side};
+use super::running::{Active, Running};
+use crate::data::{Clock, ReceiveEvent, SendEvent};
+use crate::error::Error;
 use crate::limits;
+use crate::protocol::session::SessionOutput;
 use crate::protocol::wire::Message;
-use crate::protocol::{ConnectionId, Nanos, TransferId};
+use crate::protocol::{ConnectionId, Nanos};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -29,13 +31,6 @@ pub(crate) struct Session<R> {
     role: R,
     messages: mpsc::Receiver<Incoming>,
     inner: mpsc::UnboundedReceiver<Inner>,
-    began: Nanos,
-    /// When deadlines were last looked at.
-    ticked: Nanos,
-    /// When the peer was last heard.
-    heard: Nanos,
-    /// When this end last spoke.
-    spoke: Nanos,
     /// The control channel is gone; the session ends with its transfer.
     closing: Option<Option<Error>>,
 }
@@ -48,16 +43,11 @@ impl<R: Role> Session<R> {
         messages: mpsc::Receiver<Incoming>,
         inner: mpsc::UnboundedReceiver<Inner>,
     ) -> Self {
-        let now = running.core.clock.now();
         Self {
             running,
             role,
             messages,
             inner,
-            began: now,
-            ticked: now,
-            heard: now,
-            spoke: now,
             closing: None,
         }
     }
@@ -84,6 +74,7 @@ impl<R: Role> Session<R> {
                     if let Some(inner) = inner { self.inner(inner) }
                 }
                 () = self.running.core.links.ready() => {}
+                () = due(self.running.core.clock, self.running.core.machine.deadline()) => {}
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -115,24 +106,9 @@ impl<R: Role> Session<R> {
         let _ = blocking(join).await;
     }
 
-    /// Ends the session, and the transfer with it.
-    fn close(&mut self, error: Option<Error>) {
-        if self.closing.is_some() {
-            return;
-        }
-        let peer = &self.running.core.peer;
-        let gone = || Error::peer(format!("lost the connection to {peer}"), "it was closed");
-        let why = error.clone().unwrap_or_else(gone);
-        if let Some(active) = self.running.active() {
-            active.stop(why);
-        }
-        self.closing = Some(error);
-    }
-
-    /// Handles worker events, carries the machine's outputs out, and tells what
-    /// ended.
+    /// Handles worker events, and carries out what the machines decide, until
+    /// nothing is left to do now.
     fn drain(&mut self) {
-        self.tell_ended();
         while let Some(event) = self.running.core.links.next_sent() {
             match event {
                 SendEvent::Detached { connection, cause } => self.detached(connection, cause),
@@ -144,131 +120,94 @@ impl<R: Role> Session<R> {
                 ReceiveEvent::Detached { connection, cause } => self.detached(connection, cause),
                 event => {
                     if matches!(event, ReceiveEvent::Landed { .. }) {
-                        self.role.worked();
+                        self.running.core.machine.landed();
                     }
                     self.running.received(event);
                 }
             }
         }
-        self.running.pump();
-        self.tell_ended();
+        loop {
+            self.running.pump();
+            while let Some((active, end)) = self.running.take_ended() {
+                self.role.ended(&mut self.running, active, end);
+            }
+            let core = &mut self.running.core;
+            match core.machine.poll(core.clock.now()) {
+                Some(output) => self.carry(output),
+                None => return,
+            }
+        }
     }
 
-    /// What ended is told; the role may begin the next transfer meanwhile.
-    fn tell_ended(&mut self) {
-        while let Some((active, end)) = self.running.take_ended() {
-            self.role.ended(&mut self.running, active, end);
+    fn carry(&mut self, output: SessionOutput) {
+        match output {
+            SessionOutput::Message(message) => self.running.core.channel.send(&message),
+            SessionOutput::Detach { connection, why } => {
+                self.running.core.links.detach(connection, why);
+            }
+            SessionOutput::Transfer(message) => self.message(message),
+            SessionOutput::PeerWorks => self.running.peer_works(),
+            SessionOutput::Stop(error) => {
+                if let Some(active) = self.running.active() {
+                    active.stop(error);
+                }
+            }
+            SessionOutput::End(error) => self.closing = Some(error),
+            SessionOutput::Dial { .. } | SessionOutput::Join { .. } | SessionOutput::Begin(_) => {
+                self.role.carry(&mut self.running, output);
+            }
         }
     }
 
     fn detached(&mut self, connection: ConnectionId, cause: Option<Error>) {
-        let missed = self.running.core.links.detached(connection);
-        if !self.running.is_busy() {
-            return;
-        }
         let broke = cause.is_some();
         // By its peer, between two frames.
         let why = cause.map_or_else(|| "closed".to_owned(), |error| error.to_string());
-        if broke {
+        tracing::debug!(connection, why, "a data connection ended");
+        if broke && self.running.is_busy() {
             self.role.connection_broke(connection, &why);
         }
-        tracing::debug!(connection, why, "a data connection ended");
+        let core = &mut self.running.core;
+        core.links.detached(connection);
+        core.machine.detached(core.clock.now(), connection, &why);
         self.running.detached(connection, &why);
-        let lost = self.role.connection_lost(&self.running, &why, missed);
-        if let (Err(error), Some(active)) = (lost, self.running.active()) {
-            active.stop(error);
-        }
     }
 
     fn incoming(&mut self, incoming: Option<Incoming>) {
-        self.heard = self.running.core.clock.now();
+        let core = &mut self.running.core;
         match incoming {
             Some(Incoming::Message(message)) => {
-                if let Err(error) = self.message(*message) {
-                    self.say_why(&error);
-                    self.close(Some(error));
+                let now = core.clock.now();
+                if let Some(message) = core.machine.handle_message(now, *message) {
+                    self.message(message);
                 }
             }
-            Some(Incoming::Closed(error)) => {
-                if let Some(error) = &error {
-                    // Where it is what was said that ends it, the peer hears why.
-                    self.say_why(error);
-                }
-                self.close(error);
-            }
-            None => self.close(None),
+            Some(Incoming::Closed(error)) => core.machine.closed_by_peer(error),
+            None => core.machine.closed_by_peer(None),
         }
     }
 
-    fn say_why(&self, error: &Error) {
-        let refuse = Message::Refuse(error.clone());
-        self.running.core.channel.send(&refuse);
-    }
-
-    /// An error that the peer told: at its side, unless it says where.
-    fn told(&self, error: Error) -> Error {
-        let peer = match self.running.sends() {
-            true => Side::Receiver,
-            false => Side::Sender,
-        };
-        match error.side {
-            Side::Caller => error.at(peer),
-            Side::Sender | Side::Receiver => error,
-        }
-    }
-
-    fn message(&mut self, message: Message) -> Result<()> {
-        let greeting = matches!(
-            message,
-            Message::Ready(_) | Message::Refuse(_) | Message::Heartbeat
-        );
-        if !greeting && let Some(error) = self.unproved("it goes on without a proof") {
-            // Not a byte of payload before: who it is stands on this alone.
-            return Err(error);
-        }
+    /// A message that is not the session's own.
+    fn message(&mut self, message: Message) {
         match message {
-            // Requests to dial and to let go are followed by nobody yet.
-            Message::Heartbeat | Message::Dial { .. } | Message::Retire { .. } => {}
-            Message::Refuse(error) => {
-                let error = self.told(error);
-                self.close(Some(error));
-            }
-            Message::Abort { transfer, error } => {
-                let error = self.told(error);
-                self.transfer_message(transfer, Message::Abort { transfer, error });
-            }
-            Message::Begun {
-                transfer,
-                window_bytes,
-            } => self.running.begun(transfer, window_bytes),
+            Message::Ready(proof) => match self.role.proof(&mut self.running, proof) {
+                Ok(()) => self.running.core.machine.proved(),
+                Err(error) => self.running.core.machine.refuse(error),
+            },
+            Message::Begun { window_bytes, .. } => self.running.begun(window_bytes),
             Message::Lost { .. } | Message::Freed { .. } => {
                 self.running.connection_message(message);
             }
-            // They make a transfer, or may come before the one that they mean runs.
-            Message::Begin(_) | Message::EndStreams { .. } => {
-                return self.role.message(&mut self.running, message);
+            Message::EndStreams { .. } => {
+                // Where this end receives, the streams are the peer's own.
+                let _ = self.running.active().map(Active::finish_streams);
             }
-            message => match message.transfer() {
-                Some(transfer) => self.transfer_message(transfer, message),
-                None => return self.role.message(&mut self.running, message),
-            },
-        }
-        Ok(())
-    }
-
-    /// The error for a peer that has not proved itself; `None` once it has.
-    fn unproved(&self, why: &str) -> Option<Error> {
-        let error = self.role.unproved(&self.running.core.peer, why)?;
-        Some(error.cure("check that it is the server you mean, and its token"))
-    }
-
-    /// Messages of a transfer that is over are late, not wrong.
-    fn transfer_message(&mut self, transfer: TransferId, message: Message) {
-        if matches!(message, Message::Landed { .. }) && self.running.of(transfer).is_some() {
-            self.role.worked();
-        }
-        if let Some(message) = self.running.message(transfer, message) {
-            self.role.late(&mut self.running, transfer, message);
+            message => {
+                if matches!(message, Message::Landed { .. }) {
+                    self.running.core.machine.landed();
+                }
+                self.running.message(message);
+            }
         }
     }
 
@@ -282,49 +221,30 @@ impl<R: Role> Session<R> {
                 }
             }
             Inner::Stream(transfer, news) => self.running.stream(transfer, news),
-            Inner::Close => {
-                if let (Some(error), Some(active)) = (self.role.closing(), self.running.active()) {
-                    active.stop(error.clone());
-                    self.say_why(&error);
-                }
-                self.close(None);
-            }
+            Inner::Close => self.running.core.machine.close(),
             inner => self.role.asked(&mut self.running, inner),
         }
     }
 
     fn tick(&mut self) {
-        let now = self.running.core.clock.now();
-        if now.saturating_sub(self.ticked) > limits::SILENCE_NANOS_MAX / 4 {
-            // This process was stopped meanwhile: what the peer said is not read yet.
-            self.heard = now;
-            self.running.core.links.excuse_unanswered();
+        let is_leaving = self.running.is_leaving();
+        let core = &mut self.running.core;
+        if core.channel.take_sent() {
+            core.machine.spoke(core.clock.now());
         }
-        self.ticked = now;
-        if self.running.core.channel.take_sent() {
-            self.spoke = now;
-        } else if now.saturating_sub(self.spoke) > limits::HEARTBEAT_NANOS && self.closing.is_none()
-        {
-            self.running.core.channel.send(&Message::Heartbeat);
-        }
-        if now.saturating_sub(self.heard) > limits::SILENCE_NANOS_MAX {
-            let error = Error::peer(
-                format!("lost the connection to {}", self.running.core.peer),
-                format!(
-                    "it was silent for {} s",
-                    limits::SILENCE_NANOS_MAX / 1_000_000_000
-                ),
-            );
-            self.close(Some(error));
-        }
-        if now.saturating_sub(self.began) > limits::GREETING_WAIT_NANOS_MAX
-            && let Some(error) = self.unproved("it proved nothing in time")
-        {
-            self.close(Some(error));
-        }
+        let worked = core.count_work(is_leaving);
+        core.machine.worked(worked);
         let silence_max = Duration::from_millis(u64::from(limits::TCP_USER_TIMEOUT_MILLIS));
-        self.running.core.links.detach_silent(silence_max);
-        self.running.core.links.detach_unanswered();
+        core.links.detach_silent(silence_max);
         self.running.tell_progress();
     }
+}
+
+/// Waits for a deadline that comes before the next tick.
+async fn due(clock: Clock, deadline: Nanos) {
+    let wait = Duration::from_nanos(deadline.saturating_sub(clock.now()));
+    if wait >= TICK {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(wait).await;
 }

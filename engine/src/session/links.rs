@@ -1,46 +1,21 @@
 //! A session's data connections and the worker threads that drive them.
 //!
-//! Leaves to others: what is sent, and dialling. Invariant: a connection is in
-//! the table from its attachment until its worker's `Detached`, and its number
-//! is never used again.
+//! Leaves to others: what is sent, dialling, and which numbers may join
+//! (protocol's session). Invariant: a connection is in the table from its
+//! attachment until its worker's `Detached`.
 
 use super::crew::{Crew, Joiner, workers_by_cores};
 use super::first_window;
 use crate::data::{self, Clock, Parting, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
 use crate::error::{Error, Result};
 use crate::kernel::socket::{self, SocketOptions};
-use crate::limits;
-use crate::protocol::wire::Flow;
-use crate::protocol::{ConnectionId, Nanos, Run};
+use crate::protocol::session::Way;
+use crate::protocol::{ConnectionId, Run};
 use crate::report::ConnectionProgress;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Why a dialled connection is given up whose peer never said Joined.
-const NOT_TAKEN_IN: &str = "the peer did not take it in (has it reached its limit of open files?)";
-
-/// Why one goes that the peer gave up.
-pub(crate) const PEER_LOST_IT: &str = "the peer has lost it";
-
-/// Which way a connection carries frames, seen from this end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Out,
-    In,
-}
-
-impl Way {
-    /// Seen from the dialler or from the accepter.
-    pub(crate) fn of(flow: Flow, dialled: bool) -> Self {
-        if (flow == Flow::FromDialler) == dialled {
-            Self::Out
-        } else {
-            Self::In
-        }
-    }
-}
 
 /// One data connection.
 struct Link {
@@ -48,18 +23,6 @@ struct Link {
     /// A second descriptor: to read TCP_INFO while the worker owns the first.
     socket: OwnedFd,
     bytes: u64,
-    answer: Answer,
-}
-
-/// What the peer said to a connection that was dialled here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    /// Joined, or it was accepted here.
-    Given,
-    /// Nothing since then.
-    Awaited(Nanos),
-    /// Nothing in time.
-    Missed,
 }
 
 type SendingCrew = Crew<SendCommand, SendEvent>;
@@ -73,7 +36,6 @@ pub(crate) struct Links {
     /// Of all sending connections together.
     rate_limit_bytes_per_second: Option<u64>,
     links: BTreeMap<ConnectionId, Link>,
-    used: BTreeSet<ConnectionId>,
     outgoing: Option<SendingCrew>,
     incoming: Option<ReceivingCrew>,
 }
@@ -88,7 +50,6 @@ impl Links {
             sockets,
             rate_limit_bytes_per_second: None,
             links: BTreeMap::new(),
-            used: BTreeSet::new(),
             outgoing: None,
             incoming: None,
         }
@@ -132,26 +93,19 @@ impl Links {
         socket: OwnedFd,
         waits: bool,
     ) -> Result<Vec<String>> {
-        if self.links.len() >= limits::CONNECTIONS_MAX as usize
-            || self.used.len() >= limits::JOINS_MAX as usize
-            || self.used.contains(&connection)
-        {
-            return Err(Error::peer(
-                format!("cannot take data connection {connection} in"),
-                "its number was used before, or there are too many",
-            ));
-        }
         let notes = socket::prepare_data(socket.as_fd(), &self.sockets)?;
         if waits && way == Way::Out && first_window::is_long(socket.as_fd()) {
             first_window::fill(socket.as_fd())?;
         }
         let second = rustix::io::fcntl_dupfd_cloexec(&socket, 3)
-            .map_err(|error| Error::local("cannot duplicate a descriptor", error))?;
+            // Another session may give one back.
+            .map_err(|error| {
+                Error::local("cannot duplicate a descriptor", error).passing_when(true)
+            })?;
         let link = Link {
             way,
             socket: second,
             bytes: 0,
-            answer: Answer::Given,
         };
         self.links.insert(connection, link);
         let paced = match self.rate_limit_bytes_per_second {
@@ -164,7 +118,6 @@ impl Links {
             self.links.remove(&connection);
             return Err(error);
         }
-        self.used.insert(connection);
         Ok(notes)
     }
 
@@ -226,17 +179,6 @@ impl Links {
             .collect()
     }
 
-    /// How many of one way the peer is known to have, too.
-    pub(crate) fn answered_count(&self, way: Way) -> usize {
-        let answered = |link: &&Link| link.way == way && link.answer == Answer::Given;
-        self.links.values().filter(answered).count()
-    }
-
-    /// True while the connection's worker has it.
-    pub(crate) fn has(&self, connection: ConnectionId) -> bool {
-        self.links.contains_key(&connection)
-    }
-
     /// Asks the connection's worker to end it at once, `why`; `Detached` follows.
     pub(crate) fn detach(&self, connection: ConnectionId, why: &str) {
         let doing = format!("gave data connection {connection} up");
@@ -271,73 +213,15 @@ impl Links {
         }
     }
 
-    /// From now on the peer has to say Joined to it in time: a kernel takes
-    /// connections in for a process that has no descriptor left for them.
-    pub(crate) fn await_answer(&mut self, connection: ConnectionId) {
-        let now = self.clock.now();
-        if let Some(link) = self.links.get_mut(&connection) {
-            link.answer = Answer::Awaited(now);
-        }
-    }
-
-    /// The peer took it in.
-    pub(crate) fn answered(&mut self, connection: ConnectionId) {
-        if let Some(link) = self.links.get_mut(&connection)
-            && let Answer::Awaited(_) = link.answer
-        {
-            link.answer = Answer::Given;
-        }
-    }
-
-    /// Ends every connection that the peer did not take in in time.
-    pub(crate) fn detach_unanswered(&mut self) {
-        let now = self.clock.now();
-        let mut missed = Vec::new();
-        for (connection, link) in &mut self.links {
-            if let Answer::Awaited(since) = link.answer
-                && now.saturating_sub(since) > limits::JOINED_WAIT_NANOS_MAX
-            {
-                link.answer = Answer::Missed;
-                missed.push(*connection);
-            }
-        }
-        missed
-            .into_iter()
-            .for_each(|connection| self.detach(connection, NOT_TAKEN_IN));
-    }
-
-    /// Gives those that are awaited their time again.
-    pub(crate) fn excuse_unanswered(&mut self) {
-        let now = self.clock.now();
-        for link in self.links.values_mut() {
-            if let Answer::Awaited(since) = &mut link.answer {
-                *since = now;
-            }
-        }
-    }
-
-    /// Sees to it that the connection cannot join any more: its peer has lost it,
-    /// and what it carries is sent again by another.
-    pub(crate) fn bar(&mut self, connection: ConnectionId) {
-        // More than may join are refused without being known.
-        if self.used.len() < limits::JOINS_MAX as usize {
-            self.used.insert(connection);
-        }
-    }
-
-    /// The worker said `Detached`; true where the peer never took it in.
-    pub(crate) fn detached(&mut self, connection: ConnectionId) -> bool {
+    /// The worker said `Detached`.
+    pub(crate) fn detached(&mut self, connection: ConnectionId) {
         let left = self.links.remove(&connection);
-        let missed = left
-            .as_ref()
-            .is_some_and(|link| link.answer == Answer::Missed);
         if self.rate_limit_bytes_per_second.is_some()
             && left.is_some_and(|link| link.way == Way::Out)
         {
             // The others may send more now; where that fails they stay below.
             let _ = self.share_rate();
         }
-        missed
     }
 
     /// Hands a run to its connection's worker.
@@ -434,23 +318,5 @@ async fn ready<C, E>(crew: &Option<Crew<C, E>>) {
     match crew {
         Some(crew) => crew.ready().await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{TcpListener, TcpStream};
-
-    #[test]
-    fn a_connection_that_its_peer_has_lost_does_not_join() {
-        let mut links = Links::new(Clock::start(), Some(1), SocketOptions::default());
-        links.bar(3);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-        let dialled =
-            TcpStream::connect(listener.local_addr().expect("address")).expect("connects");
-        let joined = links.attach(3, Way::In, dialled.into(), false);
-        assert!(joined.is_err(), "its chunks may be another's by now");
-        assert!(!links.has(3));
     }
 }

@@ -7,7 +7,6 @@
 
 use super::core::Core;
 use super::inbox::Done;
-use super::links::PEER_LOST_IT;
 use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
@@ -138,6 +137,16 @@ impl ReceivingHalf {
     /// Ends the transfer with `error`.
     pub(crate) fn stop(&mut self, error: Error) {
         self.machine.stop(error);
+    }
+
+    /// The peer works on what it owes.
+    pub(crate) fn peer_works(&mut self) {
+        self.machine.peer_works();
+    }
+
+    /// True while it waits for workers that let go of its files.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.forgets_due.is_some()
     }
 
     /// The worker has let go of the connection, and its grants are back.
@@ -285,10 +294,7 @@ impl ReceivingHalf {
             }
             ReceiverOutput::CloseConnection { connection } => {
                 // It may still be on its way here.
-                core.links.bar(connection);
-                if core.links.has(connection) {
-                    core.links.detach(connection, PEER_LOST_IT);
-                } else {
+                if !core.machine.bar(connection) {
                     // Already reaped, perhaps between two transfers.
                     self.machine.connection_reaped(connection);
                 }

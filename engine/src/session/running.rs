@@ -7,7 +7,6 @@
 use super::core::Core;
 use super::event::{Event, Progress, Update};
 use super::inbox::{Done, Opened, Stop};
-use super::links::{PEER_LOST_IT, Way};
 use super::receiving_half::{Asked, ReceivingHalf};
 use super::sending_half::{SendingHalf, SendingOptions};
 use super::tally::Tally;
@@ -15,6 +14,7 @@ use crate::data::{ReceiveEvent, SendEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::stream::StreamNews;
 use crate::files::target::TargetOptions;
+use crate::protocol::session::Way;
 use crate::protocol::wire::Message;
 use crate::protocol::{ConnectionId, Nanos, TransferId};
 use crate::report::{Bytes, Report};
@@ -154,11 +154,6 @@ impl Running {
         self.active.is_some()
     }
 
-    /// True unless the transfer that runs receives.
-    pub(crate) fn sends(&self) -> bool {
-        self.active.as_ref().is_none_or(Active::sends)
-    }
-
     /// The active transfer, if it is that one.
     pub(crate) fn of(&mut self, transfer: TransferId) -> Option<&mut Active> {
         self.active
@@ -212,6 +207,7 @@ impl Running {
         self.told_planned = None;
         if let Some(active) = self.active.take() {
             self.ended.push_back((active, end));
+            self.core.machine.transfer_ended();
         }
     }
 
@@ -304,10 +300,8 @@ impl Running {
     }
 
     /// The peer began its half of the transfer.
-    pub(crate) fn begun(&mut self, transfer: TransferId, window_bytes: Option<u64>) {
-        if let Some(active) = self.of(transfer)
-            && let Half::Sending(sending) = &mut active.half
-        {
+    pub(crate) fn begun(&mut self, window_bytes: Option<u64>) {
+        if let Some(Half::Sending(sending)) = self.active.as_mut().map(|active| &mut active.half) {
             sending.begun(window_bytes);
         }
     }
@@ -325,23 +319,18 @@ impl Running {
             (Some((Half::Receiving(receiving), tally)), message @ Message::Lost { .. }) => {
                 receiving.message(&self.core, tally, message);
             }
-            // Between transfers nothing of it is awaited.
+            // Nothing of it is awaited here.
             (_, Message::Lost { connection } | Message::Freed { connection }) => {
-                self.core.links.bar(connection);
-                self.core.links.detach(connection, PEER_LOST_IT);
+                self.core.machine.bar(connection);
             }
             _ => {}
         }
     }
 
-    /// A message of a transfer; comes back where that one does not run.
-    pub(crate) fn message(&mut self, transfer: TransferId, message: Message) -> Option<Message> {
-        let Some(active) = self
-            .active
-            .as_mut()
-            .filter(|active| active.transfer == transfer)
-        else {
-            return Some(message);
+    /// A message of the transfer that runs.
+    pub(crate) fn message(&mut self, message: Message) {
+        let Some(active) = &mut self.active else {
+            return;
         };
         match &mut active.half {
             Half::Sending(sending) => sending.message(&self.core, message),
@@ -352,18 +341,21 @@ impl Running {
                 }
             }
         }
-        None
     }
 
-    /// Answers a message of a transfer that does not run. Late words of one that
-    /// was given up are no fault, and its peer has forgotten it; but who waits for
-    /// an answer must not wait for ever.
-    pub(crate) fn disown(&self, transfer: TransferId, message: &Message) {
-        if matches!(message, Message::Offer(_)) {
-            let error = Error::peer("cannot take an offer", "no such transfer runs");
-            let abort = Message::Abort { transfer, error };
-            self.core.channel.send(&abort);
+    /// The peer works on what it owes.
+    pub(crate) fn peer_works(&mut self) {
+        match self.active.as_mut().map(|active| &mut active.half) {
+            Some(Half::Sending(sending)) => sending.peer_works(),
+            Some(Half::Receiving(receiving)) => receiving.peer_works(),
+            Some(Half::Opening(_)) | None => {}
         }
+    }
+
+    /// True while workers are waited for that let go of an ended transfer.
+    pub(crate) fn is_leaving(&self) -> bool {
+        let half = self.active.as_ref().map(|active| &active.half);
+        matches!(half, Some(Half::Receiving(receiving)) if receiving.is_leaving())
     }
 
     /// A caller stops a transfer.

@@ -6,7 +6,6 @@
 
 use super::core::Core;
 use super::inbox::{Done, Opened};
-use super::links::{PEER_LOST_IT, Way};
 use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
@@ -16,6 +15,7 @@ use crate::files::stream::{StreamNews, StreamSource};
 use crate::limits;
 use crate::options::Transmit;
 use crate::protocol::sender::{Sender, SenderConfig, SenderOutput};
+use crate::protocol::session::{PEER_LOST_IT, Way};
 use crate::protocol::wire::{Entry, EntryKind, Message};
 use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use std::collections::BTreeMap;
@@ -133,6 +133,11 @@ impl SendingHalf {
                 self.machine.end_stream(*segment);
             }
         }
+    }
+
+    /// The peer works on what it owes.
+    pub(crate) fn peer_works(&mut self) {
+        self.machine.peer_works();
     }
 
     /// Ends the transfer with `error`.

@@ -52,7 +52,7 @@ impl Client {
         let mut buffer = [0; 4096];
         loop {
             match self.reader.next().expect("honest words") {
-                Some(Message::Heartbeat) => {}
+                Some(Message::Heartbeat { .. }) => {}
                 Some(message) => return message,
                 None => {
                     let count = self.stream.read(&mut buffer).expect("a word in time");

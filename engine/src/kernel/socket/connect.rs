@@ -4,6 +4,7 @@
 //! ends by its deadline, and a listener for `[::]` takes IPv4 as well unless
 //! the same port is listened on there by name.
 
+use super::passing::passes;
 use super::{SocketOptions, set_buffers, set_congestion, set_option};
 use crate::error::{Error, Result};
 use crate::options::Congestion;
@@ -31,16 +32,19 @@ pub fn dial(
     wait: Duration,
 ) -> Result<OwnedFd> {
     let doing = || format!("cannot connect to {address}");
+    let failed = |doing: String, error: &std::io::Error| {
+        Error::local(doing, reason(error)).passing_when(passes(error))
+    };
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )
-    .map_err(|error| Error::local(doing(), reason(&error)))?;
+    .map_err(|error| failed(doing(), &error))?;
     if let Some(ip) = bind {
         socket
             .bind(&SocketAddr::new(ip, 0).into())
-            .map_err(|error| Error::local(format!("{} from {ip}", doing()), reason(&error)))?;
+            .map_err(|error| failed(format!("{} from {ip}", doing()), &error))?;
     }
     // Notes come once, from `prepare_data`.
     set_buffers(socket.as_fd(), options, &mut Vec::new())?;
@@ -58,13 +62,14 @@ pub fn dial(
 
 fn not_connected(doing: String, error: &std::io::Error, wait: Duration) -> Error {
     use std::io::ErrorKind as Kind;
-    match error.kind() {
+    let failed = match error.kind() {
         Kind::ConnectionRefused => Error::peer(doing, "connection refused")
             .cure("start `haul serve` there or check the port"),
         Kind::TimedOut => Error::peer(doing, format!("no answer in {} s", wait.as_secs()))
             .cure("check the address, the route and firewalls on the way"),
         _ => Error::peer(doing, reason(error)),
-    }
+    };
+    failed.passing_when(passes(error))
 }
 
 /// Listens on every address of `addresses`; port 0 lets the kernel choose.
@@ -152,7 +157,14 @@ mod tests {
         drop(listeners);
         let error = dial(address, None, &options, WAIT).expect_err("refused");
         assert_eq!(error.kind, ErrorKind::Peer);
-        assert!(error.cure.is_some());
+        assert!(error.cure.is_some() && error.passes, "{error}");
+        // No wait makes the kernel take it.
+        let options = SocketOptions {
+            send_buffer_bytes: Some(1 << 40),
+            ..SocketOptions::default()
+        };
+        let error = dial(address, None, &options, WAIT).expect_err("refused");
+        assert_eq!((error.kind, error.passes), (ErrorKind::Local, false));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 mod connect;
 mod handle;
 mod info;
+mod passing;
 
 pub use connect::{dial, listen};
 pub use handle::{duplicate, set_pacing};
@@ -152,7 +153,7 @@ pub fn prepare_data(socket: impl AsFd, options: &SocketOptions) -> Result<Vec<St
     // A ring waits for such a socket itself; O_NONBLOCK would only turn its
     // waits into EAGAIN.
     rustix::io::ioctl_fionbio(socket, false)
-        .map_err(|errno| Error::peer("cannot prepare a data connection", errno))?;
+        .map_err(|errno| Error::local("cannot prepare a data connection", errno))?;
     set_buffers(socket, options, &mut notes)?;
     set_congestion(socket, &options.congestion, &mut notes)?;
     if !is_local(socket) {

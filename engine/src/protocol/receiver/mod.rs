@@ -239,6 +239,11 @@ impl Receiver {
         self.forget_if_done(segment);
     }
 
+    /// The sender works on what it owes: the wait for it begins anew.
+    pub fn peer_works(&mut self) {
+        self.word_due.heard();
+    }
+
     /// The chunks are verified and their writes were reaped; each chunk once.
     /// A chunk lands when it is written to all its files that did not fail.
     pub fn chunks_landed(

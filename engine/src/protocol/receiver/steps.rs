@@ -227,16 +227,19 @@ impl Receiver {
 
     /// Ends the transfer where the peer's next word is overdue.
     pub(super) fn see_to_deadline(&mut self, now: Nanos) {
-        let awaits = self.awaits_word();
-        if let Some(error) = self.word_due.overdue(now, awaits, "sender") {
+        if !self.word_due.is_time(now) {
+            return;
+        }
+        let is_owed = self.is_owed();
+        if let Some(error) = self.word_due.overdue(now, is_owed, "sender") {
             self.stop(error);
         }
     }
 
-    /// True while only a word is missing that the sender says as soon as it can:
-    /// the next offer, that what landed was the file, its report. Chunks take
-    /// what they take, and a stream's end comes when it comes.
-    fn awaits_word(&self) -> bool {
+    /// True while only a word is missing that the sender works on: the next
+    /// offer, that what landed was the file, its report. Chunks take what they
+    /// take, and a stream's end comes when it comes.
+    fn is_owed(&self) -> bool {
         let is_whole = |segment: &Segment| match segment {
             Segment::Preparing(_) => false,
             Segment::Open(work) => !work.plan.is_stream(),

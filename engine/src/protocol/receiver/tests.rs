@@ -90,7 +90,9 @@ fn land(receiver: &mut Receiver, first: ChunkId, count: u64, bytes: u64) {
 
 #[test]
 fn a_sender_that_says_nothing_more_is_given_up_in_time() {
-    let due = limits::WORD_WAIT_NANOS_MAX;
+    // It is not looked at in every moment what is owed.
+    let second = 1_000_000_000;
+    let due = second + limits::WORD_WAIT_NANOS_MAX;
     let size = u64::from(CHUNK);
     let whole = open(offer(0, &[size], true), vec![Verdict::Whole]);
     let mut landed = open(offer(0, &[size], true), vec![Verdict::Whole]);
@@ -107,8 +109,15 @@ fn a_sender_that_says_nothing_more_is_given_up_in_time() {
         (streams, false, "a stream ends when it ends"),
     ] {
         outputs(&mut receiver);
-        let early = receiver.poll(due - 1);
-        assert!(early.is_none(), "{state}");
+        receiver.peer_works();
+        assert!(receiver.poll(second).is_none(), "{state}");
+        assert!(receiver.poll(due - 1).is_none(), "{state}");
+        // As long as it works on it, it is not given up.
+        receiver.peer_works();
+        let later = due + second;
+        assert!(receiver.poll(later).is_none(), "{state}");
+        let due = later + limits::WORD_WAIT_NANOS_MAX;
+        assert!(receiver.poll(due - 1).is_none(), "{state}");
         let mut fails = false;
         while let Some(output) = receiver.poll(due) {
             fails |= matches!(output, ReceiverOutput::Message(Message::Abort { .. }));
@@ -168,7 +177,7 @@ fn what_an_honest_sender_cannot_say_is_a_violation() {
             transfer: TransferId([2; 16]),
             error: Error::usage("no"),
         },
-        Message::Heartbeat,
+        Message::Heartbeat { worked: 0 },
     ];
     for lie in lies {
         let mut receiver = open(offer(0, &[size], false), vec![Verdict::Whole]);

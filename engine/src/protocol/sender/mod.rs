@@ -249,6 +249,11 @@ impl Sender {
         self.config.window_bytes = limits.into_iter().flatten().min();
     }
 
+    /// The receiver works on what it owes: the wait for it begins anew.
+    pub fn peer_works(&mut self) {
+        self.word_due.heard();
+    }
+
     /// The connection joined and can take runs.
     pub fn connection_joined(&mut self, now: Nanos, connection: ConnectionId) {
         if self.state == State::Ended {

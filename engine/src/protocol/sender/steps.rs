@@ -327,18 +327,34 @@ impl Sender {
 
     /// Ends the transfer where the peer's next word is overdue.
     pub(super) fn see_to_deadline(&mut self, now: Nanos) {
-        let awaits = self.awaits_word();
-        if let Some(error) = self.word_due.overdue(now, awaits, "receiver") {
+        if !self.word_due.is_time(now) {
+            return;
+        }
+        let is_owed = self.is_owed();
+        if let Some(error) = self.word_due.overdue(now, is_owed, "receiver") {
             self.stop(error);
         }
     }
 
-    /// True while only a word is missing that the receiver says as soon as it
-    /// can. What lands and what is synced takes what it takes.
-    fn awaits_word(&self) -> bool {
+    /// True while a word is missing that the receiver works on, and that waits
+    /// for nothing here: an Answer, the end of a file all of which landed, its
+    /// report. What lands takes what it takes.
+    fn is_owed(&self) -> bool {
         let is_offered = |segment: &Segment| matches!(segment, Segment::Offered(_));
+        let owes_ends = |segment: &Segment| match segment {
+            Segment::Offered(_) => false,
+            Segment::Moving(work) => work.is_closed_in_part(),
+        };
+        let is_landed = |segment: &Segment| match segment {
+            Segment::Offered(_) => false,
+            Segment::Moving(work) => work.is_landed(),
+        };
+        let mut segments = self.segments.values();
         match self.state {
-            State::Moving => self.segments.values().any(is_offered),
+            State::Moving => {
+                segments.clone().any(is_offered)
+                    || segments.clone().all(is_landed) && segments.any(owes_ends)
+            }
             State::Reporting => true,
             State::Finishing | State::Ended => false,
         }

@@ -156,7 +156,7 @@ fn what_an_honest_receiver_cannot_say_is_a_violation() {
         },
         answer(&offer, vec![Verdict::Whole]),
         Message::Offer(offer.clone()),
-        Message::Heartbeat,
+        Message::Heartbeat { worked: 0 },
     ];
     for lie in lies {
         let (mut sender, _) = moving(1000, 1);
@@ -211,14 +211,32 @@ fn a_receiver_that_does_not_answer_is_given_up_in_time() {
         sender.poll(2 * due).is_none(),
         "what lands takes what it takes"
     );
-    let mut sender = Sender::new(sender.config);
-    sender.offer(vec![entry(1)], true);
-    assert_eq!(outputs(&mut sender).len(), 1, "the offer");
-    assert!(sender.poll(due - 1).is_none());
-    let last: Vec<_> = std::iter::from_fn(|| sender.poll(due)).collect();
-    assert!(
-        matches!(last.last(), Some(SenderOutput::Failed(error)) if error.kind == ErrorKind::Peer)
-    );
+    let mut offering = Sender::new(sender.config);
+    offering.offer(vec![entry(1)], true);
+    assert_eq!(outputs(&mut offering).len(), 1, "the offer");
+    // All of it landed, and its end is owed.
+    let (mut closed, runs) = moving(1, 1);
+    sent(&mut closed, 0, runs[0]);
+    outputs(&mut closed);
+    closed.looked(0, 0, Ok(u64::from(CHUNK)));
+    hear(&mut closed, landed(0, 1));
+    outputs(&mut closed);
+    for mut sender in [offering, closed] {
+        let began = 1_000_000_000;
+        sender.peer_works();
+        assert!(sender.poll(began).is_none());
+        assert!(sender.poll(began + due - 1).is_none());
+        // Whoever works on it may take all the time it needs.
+        sender.peer_works();
+        let later = began + due + began;
+        assert!(sender.poll(later).is_none());
+        let due = later + due;
+        assert!(sender.poll(due - 1).is_none());
+        let last: Vec<_> = std::iter::from_fn(|| sender.poll(due)).collect();
+        assert!(
+            matches!(last.last(), Some(SenderOutput::Failed(error)) if error.kind == ErrorKind::Peer)
+        );
+    }
 }
 
 #[test]

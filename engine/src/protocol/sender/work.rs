@@ -6,7 +6,7 @@
 //! `dropped` because none of its files can be sealed any more. Memory is by
 //! the number of gaps and of runs in flight, never by the number of chunks.
 
-use super::file::File;
+use super::file::{File, FileState};
 use crate::limits;
 use crate::protocol::check::Check;
 use crate::protocol::plan::Plan;
@@ -175,6 +175,12 @@ impl Work {
     pub fn is_landed(&self) -> bool {
         let ended = !self.plan.is_stream() || self.stream.end_bytes.is_some();
         self.files_open == 0 || (ended && self.prefix_end() >= self.known_end())
+    }
+
+    /// True where some of its files are said to be unchanged and have not ended.
+    pub fn is_closed_in_part(&self) -> bool {
+        let is_closed = |file: &File| file.state == FileState::Closed;
+        self.files.iter().any(is_closed)
     }
 
     /// The first chunk that neither landed nor was dropped.

@@ -52,7 +52,7 @@ tag_table! {
     3 => Proof(proof);
     4 => Ready(ready);
     5 => Refuse(error);
-    6 => Heartbeat;
+    6 => Heartbeat { worked };
     16 => Joined { connection };
     17 => Dial { count };
     18 => Retire { connection };

@@ -201,7 +201,11 @@ pub enum Message {
     /// The session, or a data connection, is not wanted.
     Refuse(Error),
     /// I am alive.
-    Heartbeat,
+    Heartbeat {
+        /// How far this end is with what it owes: it changes while it gets
+        /// further, and only then.
+        worked: u64,
+    },
     /// A data connection is in the session (said by who accepted it).
     Joined {
         /// Its number.
@@ -369,7 +373,7 @@ impl Message {
             | Self::Proof(_)
             | Self::Ready(_)
             | Self::Refuse(_)
-            | Self::Heartbeat
+            | Self::Heartbeat { .. }
             | Self::Joined { .. }
             | Self::Dial { .. }
             | Self::Retire { .. }

@@ -73,7 +73,7 @@
 //! | 3 | Proof | 32 bytes | client |
 //! | 4 | Ready | 32 bytes | server |
 //! | 5 | Refuse | [`Error`](crate::error::Error) | either |
-//! | 6 | Heartbeat | | either |
+//! | 6 | Heartbeat | worked u64 | either |
 //! | 16 | Joined | connection u32 | who accepted it |
 //! | 17 | Dial | count u32 | either |
 //! | 18 | Retire | connection u32 | either |
@@ -140,9 +140,13 @@
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
 //! what changes after the look no longer matches the checks sent before it.
-//! A word that needs nothing but to be said (Offer, Answer, Closed, Finish and
-//! Finished) comes within 300 s, or the transfer is aborted; an Offer of a
-//! transfer that does not run is answered by Abort.
+//! Who owes a word (Offer, Answer, Closed, Settled or Failed, Finish and
+//! Finished) and works on it says how far it is, in Heartbeats not more than
+//! 10 s apart: `worked` changes while targets are made, sources looked at, files
+//! synced, read back or removed, and as long as the kernel holds one such call.
+//! Where neither a word of the transfer nor another `worked` came for 30 s, the
+//! transfer is aborted. An Offer of a transfer that does not run is answered by
+//! Abort.
 //! Finish and Finished do not wait for each other: each side says its own when
 //! every file ended for it, and is done when it said its own and heard the other.
 //! ```text

@@ -35,12 +35,14 @@ fn error() -> impl Strategy<Value = Error> {
         prop::sample::select(sides),
         text(),
         prop::option::of(text()),
+        any::<bool>(),
     )
-        .prop_map(|(kind, side, sentence, cure)| Error {
+        .prop_map(|(kind, side, sentence, cure, passes)| Error {
             kind,
             side,
             sentence,
             cure,
+            passes,
         })
 }
 
@@ -199,7 +201,9 @@ fn session_message() -> Union<BoxedStrategy<Message>> {
         any::<[u8; 32]>().prop_map(Message::Proof).boxed(),
         any::<[u8; 32]>().prop_map(Message::Ready).boxed(),
         error().prop_map(Message::Refuse).boxed(),
-        Just(Message::Heartbeat).boxed(),
+        any::<u64>()
+            .prop_map(|worked| Message::Heartbeat { worked })
+            .boxed(),
         any::<u32>()
             .prop_map(|connection| Message::Joined { connection })
             .boxed(),
@@ -417,7 +421,8 @@ fn the_bytes_are_those_of_the_specification() {
     expected.extend([7; 16]);
     expected.extend([1, 0x80, 0x01]);
     assert_eq!(damaged, expected);
-    assert_eq!(encode(&Message::Heartbeat), [0, 0, 0, 0, 6, 0, 0, 0]);
+    let heartbeat = Message::Heartbeat { worked: 129 };
+    assert_eq!(encode(&heartbeat), [2, 0, 0, 0, 6, 0, 0, 0, 0x81, 0x01]);
 }
 
 #[test]
@@ -452,11 +457,11 @@ fn a_long_body_is_refused_by_its_announcement() {
 fn an_unknown_message_is_refused_unless_it_is_optional() {
     assert!(read_all(&envelope(9999, 0, 3, b"abc"), &[1]).is_err());
     let mut bytes = envelope(9999, 1, 300, &[5; 300]);
-    bytes.extend(encode(&Message::Heartbeat));
+    bytes.extend(encode(&Message::Heartbeat { worked: 7 }));
     let read = read_all(&bytes, &[3]).expect("skipped");
-    assert!(matches!(read[..], [Message::Heartbeat]));
+    assert!(matches!(read[..], [Message::Heartbeat { worked: 7 }]));
     // A body that goes on behind its message is no message.
-    assert!(read_all(&envelope(6, 0, 1, b"x"), &[9]).is_err());
+    assert!(read_all(&envelope(6, 0, 2, b"xx"), &[9]).is_err());
 }
 
 #[test]
