@@ -9,14 +9,13 @@ use crate::endpoint::{Endpoint, PORT_DEFAULT};
 use crate::size;
 use crate::token::{self, Found};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use haul_engine::Error;
 use haul_engine::limits;
 use haul_engine::options::{Congestion, CopyOptions, PoolOptions, Transmit};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What every page of help ends with.
 const UNITS_HELP: &str = "\
@@ -41,7 +40,7 @@ const COPY_HELP: &str = "\
 Endpoints:
   PATH                      a file of this machine; write ./a:b for a name with a colon
   haul://HOST[:PORT]/PATH   below the root of a haul serve (port 7400 unless named;
-                            [::1] for IPv6; %20 and the like in PATH are decoded)
+                            [::1] for IPv6; PATH is taken as it is typed)
   [USER@]HOST:PATH          haul over ssh (not built yet)
   -                         standard input as SOURCE, standard output as TARGET
 
@@ -208,12 +207,32 @@ pub struct OutputOptions {
     /// Write a JSON object a line to standard output while it runs
     #[arg(long)]
     pub events: bool,
-    /// Write the final JSON object to FILE, too
+    /// Write the final JSON object to FILE, too; - is standard output
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Write the latencies to FILE.hlog (interval log) or FILE.hgrm (percentiles)
     #[arg(long, value_name = "FILE")]
     pub hdr_log: Option<PathBuf>,
+}
+
+impl OutputOptions {
+    /// True where the report's JSON goes to standard output by name.
+    #[must_use]
+    pub fn reports_to_output(&self) -> bool {
+        self.report.as_deref().is_some_and(is_output)
+    }
+
+    /// True where standard output carries something for programs.
+    #[must_use]
+    pub fn is_for_programs(&self) -> bool {
+        self.json || self.events || self.reports_to_output()
+    }
+}
+
+/// `-`, which names standard output.
+#[must_use]
+pub fn is_output(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// `haul serve`.
@@ -550,32 +569,8 @@ fn parse_sweep(text: &str) -> Result<Sweep, String> {
     Ok(sweep)
 }
 
-/// A refusal of clap's in one sentence, with its tip as the cure; `typed` is
-/// the command line.
-#[must_use]
-pub fn sentence(error: &clap::Error, typed: &[OsString]) -> String {
-    let rendered = error.render().to_string();
-    let first = rendered.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = first.split_whitespace().collect();
-    let whole = words.join(" ");
-    let mut sentence = match error.kind() {
-        ClapKind::MissingSubcommand => "no subcommand was given".to_owned(),
-        _ => whole.strip_prefix("error: ").unwrap_or(&whole).to_owned(),
-    };
-    match error.get(ContextKind::SuggestedArg) {
-        Some(ContextValue::String(similar)) => sentence += &format!("; did you mean {similar}?"),
-        _ => match error.get(ContextKind::SuggestedSubcommand) {
-            Some(ContextValue::Strings(similar)) if !similar.is_empty() => {
-                sentence += &format!("; did you mean {}?", similar.join(" or "));
-            }
-            _ => sentence += &format!("; see {} --help", used_command(typed)),
-        },
-    }
-    sentence
-}
-
 /// "haul copy", from the first subcommand that was typed.
-fn used_command(typed: &[OsString]) -> String {
+pub fn used_command(typed: &[OsString]) -> String {
     let definition = Arguments::command();
     typed
         .iter()

@@ -7,7 +7,7 @@ use super::*;
 
 fn told(line: &str, error: &clap::Error) -> String {
     let typed: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-    sentence(error, &typed)
+    crate::mistake::sentence(error, &typed)
 }
 
 fn read(line: &str) -> Result<Arguments, clap::Error> {

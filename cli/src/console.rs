@@ -4,11 +4,11 @@
 //! Leaves to others: what is said. Invariant: standard output carries results
 //! only, and every error is one line.
 
+use haul_engine::kernel::standard::{Standard, was_closed};
 use haul_engine::{Error, ErrorKind};
 use indicatif::ProgressBar;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// When to do something that suits a terminal only.
@@ -91,23 +91,12 @@ impl Console {
     /// # Errors
     /// Standard output cannot be written to.
     pub fn result(&self, text: &str) -> Result<(), Error> {
+        require_output("write the result to")?;
         let mut output = io::stdout().lock();
         writeln!(output, "{text}")
             .and_then(|()| output.flush())
             .map_err(|error| fault("cannot write the result to standard output", error))
     }
-}
-
-/// True where this process was started without a standard input: the language's
-/// runtime puts /dev/null in its place, open for reading and writing, as nobody
-/// does who wants to read nothing.
-#[must_use]
-pub fn is_stdin_closed() -> bool {
-    let stdin = io::stdin();
-    let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
-    let both = rustix::fs::fcntl_getfl(&stdin)
-        .is_ok_and(|flags| flags & rustix::fs::OFlags::RWMODE == rustix::fs::OFlags::RDWR);
-    both && rustix::fs::fstat(&stdin).is_ok_and(|stat| null.is_ok_and(|null| stat.st_rdev == null))
 }
 
 /// `text` on one line, its control characters replaced.
@@ -120,6 +109,33 @@ pub fn printable(text: &str) -> String {
             c => c,
         })
         .collect()
+}
+
+/// What is written to a standard output that was closed at the start would go
+/// nowhere, without a word.
+///
+/// # Errors
+/// It was.
+pub fn require_output(doing: &str) -> Result<(), Error> {
+    match was_closed(Standard::Output) {
+        true => Err(fault(
+            format!("cannot {doing} standard output"),
+            "it is closed",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Closes a file that results were written to.
+///
+/// # Errors
+/// What a file system tells only then.
+pub fn close(file: std::fs::File) -> io::Result<()> {
+    match file.sync_data() {
+        // A pipe, a terminal or a device has nothing to sync.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
+        done => done,
+    }
 }
 
 /// A mistake in what was asked for that only the command line can see.

@@ -3,14 +3,15 @@
 //! Leaves to others: following and telling (follow.rs). Invariant: what cannot
 //! be meant or is not built is refused before anything is connected or made.
 
-use crate::arguments::{Auto, CopyArguments, OutputOptions};
-use crate::console::{Console, fault, is_stdin_closed, usage};
+use crate::arguments::{Auto, CopyArguments, OutputOptions, is_output};
+use crate::console::{Console, fault, require_output, usage};
 use crate::embedded::{self, Embedded};
 use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
 use crate::progress::Shown;
+use haul_engine::kernel::standard::{Standard, was_closed};
 use haul_engine::limits;
 use haul_engine::options::{LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget};
 use haul_engine::report::Report;
@@ -87,11 +88,14 @@ impl Route {
         let (sources, target) = (arguments.sources.as_slice(), &arguments.target);
         refuse_ssh(sources.iter().chain([target]))?;
         refuse_unnamed(sources, target)?;
-        if sources.contains(&Endpoint::Standard) && is_stdin_closed() {
+        if sources.contains(&Endpoint::Standard) && was_closed(Standard::Input) {
             return Err(fault("cannot read standard input", "it is closed"));
         }
         match target {
-            Endpoint::Standard => refuse_mixed_output(arguments)?,
+            Endpoint::Standard => {
+                refuse_mixed_output(arguments)?;
+                require_output("write to")?;
+            }
             _ => refuse_same_names(sources)?,
         }
         match (local_sources(sources)?, target) {
@@ -210,6 +214,7 @@ fn refuse_mixed_output(arguments: &CopyArguments) -> Result<(), Error> {
     for (asked, option) in [
         (arguments.output.json, "--json"),
         (arguments.output.events, "--events"),
+        (arguments.output.reports_to_output(), "--report -"),
     ] {
         if asked {
             return Err(usage(format!(
@@ -534,7 +539,9 @@ fn refuse_shared_outputs(arguments: &CopyArguments, output: &OutputOptions) -> R
         taken.extend(local(&arguments.target));
     }
     for (option, path) in [("--report", &output.report), ("--hdr-log", &output.hdr_log)] {
-        let Some(path) = path else { continue };
+        let Some(path) = path.as_ref().filter(|path| !is_output(path)) else {
+            continue;
+        };
         if taken.iter().any(|other| is_same_file(path, other)) {
             let path = path.display();
             return Err(usage(format!(

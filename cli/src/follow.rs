@@ -4,8 +4,8 @@
 //! Leaves to others: starting it. Invariant: whatever happened, there is one
 //! report, and it is written everywhere it was asked for.
 
-use crate::arguments::OutputOptions;
-use crate::console::{Console, fault};
+use crate::arguments::{OutputOptions, is_output};
+use crate::console::{Console, close, fault, require_output, usage};
 use crate::events::Events;
 use crate::hlog::HdrLog;
 use crate::interrupt::Interrupts;
@@ -17,6 +17,7 @@ use haul_engine::{Error, ErrorKind, Event, PeerAddress, Progress, Side, Transfer
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -100,11 +101,21 @@ impl Outputs {
     /// # Errors
     /// One of them cannot be made.
     pub fn create(options: &OutputOptions) -> Result<Self, Error> {
+        if options.reports_to_output() && (options.json || options.events) {
+            let also = if options.json { "--json" } else { "--events" };
+            return Err(usage(format!(
+                "cannot use --report - with {also}: both write to standard output"
+            ))
+            .cure("leave one out, or name a file"));
+        }
+        if options.is_for_programs() {
+            require_output("write the result to")?;
+        }
         let report = match &options.report {
             None => None,
             Some(path) => Some((
                 path.clone(),
-                File::create(path).map_err(|error| report_failed(path, &error))?,
+                create_report(path).map_err(|error| report_failed(path, &error))?,
             )),
         };
         let hdr_log = options.hdr_log.as_deref().map(HdrLog::create).transpose()?;
@@ -137,18 +148,32 @@ impl Outputs {
     /// One of them cannot be written.
     pub fn finish(self, json: &str) -> Result<(), Error> {
         if let Some((path, mut file)) = self.report {
-            writeln!(file, "{json}").map_err(|error| report_failed(&path, &error))?;
+            // A disk that is full or gone may say so only when the file is closed.
+            writeln!(file, "{json}")
+                .and_then(|()| close(file))
+                .map_err(|error| report_failed(&path, &error))?;
         }
         self.hdr_log.map_or(Ok(()), HdrLog::finish)
     }
 }
 
+fn create_report(path: &Path) -> std::io::Result<File> {
+    match is_output(path) {
+        true => std::io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(File::from),
+        false => File::create(path),
+    }
+}
+
 /// The error of a report that cannot be written.
 fn report_failed(path: &Path, error: &std::io::Error) -> Error {
-    fault(
-        format!("cannot write the report to {}", path.display()),
-        error,
-    )
+    let name = match is_output(path) {
+        true => "standard output".to_owned(),
+        false => path.display().to_string(),
+    };
+    fault(format!("cannot write the report to {name}"), error)
 }
 
 /// Tells of a copy's end everywhere it was asked for; the exit code.
@@ -191,7 +216,10 @@ pub fn tell(
         .into_iter()
         .flatten()
     {
-        console.error(&error);
+        // What kept the copy from beginning was said.
+        if report.error.as_ref() != Some(&error) {
+            console.error(&error);
+        }
         // What was copied is copied; but a report that was asked for and could
         // not be given is a failure of this command.
         if code == 0 {

@@ -1,12 +1,14 @@
 //! `--hdr-log`: the histograms as an interval log (.hlog) or as percentile
 //! distributions (.hgrm).
 //!
-//! Leaves to others: what was timed. Invariant: values are microseconds, as in
-//! the JSON, and every file opens with what the readers of its format expect.
+//! Leaves to others: what was timed. Invariant: an interval log holds the very
+//! histograms that were recorded, in nanoseconds, so that its readers tell the
+//! same counts and percentiles; percentile tables are in microseconds, as the
+//! JSON is; every file opens with what the readers of its format expect.
 
-use crate::console::fault;
+use crate::console::{close, fault};
 use haul_engine::Error;
-use haul_engine::report::{LATENCY_NANOS_MAX, Latencies, Latency};
+use haul_engine::report::{Latencies, Latency};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
@@ -87,12 +89,12 @@ impl HdrLog {
                 continue;
             }
             let stage = format!("{prefix}{name}");
-            let values = in_micros(latency);
             match self.format {
                 Format::IntervalLog => {
-                    write_interval(&mut self.output, &stage, of, (start, length), &values)
+                    let values = latency.histogram();
+                    write_interval(&mut self.output, &stage, of, (start, length), values)
                 }
-                Format::Percentiles => write_percentiles(&mut self.output, &stage, of, &values),
+                Format::Percentiles => write_percentiles(&mut self.output, &stage, of, latency),
             }
             .map_err(|error| failed(&self.path, &error))?;
         }
@@ -103,10 +105,14 @@ impl HdrLog {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn finish(mut self) -> Result<(), Error> {
-        self.output
-            .flush()
-            .map_err(|error| failed(&self.path, &error))
+    pub fn finish(self) -> Result<(), Error> {
+        let Self { path, output, .. } = self;
+        // A disk that is full or gone may say so only when the file is closed.
+        output
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)
+            .and_then(close)
+            .map_err(|error| failed(&path, &error))
     }
 }
 
@@ -118,24 +124,12 @@ fn failed(path: &Path, error: &io::Error) -> Error {
     )
 }
 
-/// The same values in microseconds, rounded, at one digit more than the
-/// engine keeps, so that the conversion adds no error worth naming.
-fn in_micros(latency: &Latency) -> Histogram<u64> {
-    let mut micros =
-        Histogram::new_with_bounds(1, LATENCY_NANOS_MAX / 1_000, 3).expect("constant bounds");
-    for bucket in latency.0.iter_recorded() {
-        let nanos = latency.0.median_equivalent(bucket.value_iterated_to());
-        micros.saturating_record_n((nanos + 500) / 1_000, bucket.count_at_value());
-    }
-    micros
-}
-
 /// The lines that an interval log begins with.
 fn write_header(output: &mut impl Write, started: SystemTime) -> io::Result<()> {
     writeln!(output, "{VERSION}")?;
     writeln!(
         output,
-        "#[haul {}; values are microseconds]",
+        "#[haul {}; values are nanoseconds, Interval_Max is milliseconds]",
         env!("CARGO_PKG_VERSION")
     )?;
     IntervalLogWriterBuilder::new()
@@ -154,7 +148,7 @@ fn write_interval(
 ) -> io::Result<()> {
     let mut serializer = V2DeflateSerializer::new();
     let mut writer = IntervalLogWriterBuilder::new().begin_log_with(output, &mut serializer)?;
-    writer.write_comment(&format!("{stage}: {of}, microseconds"))?;
+    writer.write_comment(&format!("{stage}: {of}, nanoseconds"))?;
     writer
         .write_histogram(values, start, length, Tag::new(stage))
         .map_err(|error| io::Error::other(format!("{error:?}")))
@@ -166,8 +160,10 @@ fn write_percentiles(
     output: &mut impl Write,
     stage: &str,
     of: &str,
-    values: &Histogram<u64>,
+    latency: &Latency,
 ) -> io::Result<()> {
+    let micros = |nanos: f64| nanos / 1_000.0;
+    let values = latency.histogram();
     writeln!(output, "#[{stage}: {of}, microseconds]")?;
     writeln!(
         output,
@@ -178,42 +174,52 @@ fn write_percentiles(
     for step in values.iter_quantiles(5) {
         total += step.count_since_last_iteration();
         let quantile = step.quantile_iterated_to();
-        let value = step.value_iterated_to().min(values.max());
+        let value = micros(latency.clamped(step.value_iterated_to()) as f64);
         if quantile < 1.0 {
             writeln!(
                 output,
-                "{value:>8}.000 {quantile:>14.12} {total:>10} {:>14.2}",
+                "{value:>12.3} {quantile:>14.12} {total:>10} {:>14.2}",
                 1.0 / (1.0 - quantile)
             )?;
         } else {
-            writeln!(output, "{value:>8}.000 {quantile:>14.12} {total:>10}")?;
+            writeln!(output, "{value:>12.3} {quantile:>14.12} {total:>10}")?;
         }
     }
     writeln!(
         output,
         "#[Mean    = {:>12.3}, StdDeviation   = {:>12.3}]",
-        values.mean(),
-        values.stdev()
+        micros(latency.mean()),
+        micros(deviation(latency))
     )?;
     writeln!(
         output,
         "#[Max     = {:>12.3}, Total count    = {:>12}]",
-        values.max() as f64,
-        values.len()
+        micros(latency.max() as f64),
+        latency.count()
     )?;
     writeln!(
         output,
         "#[Buckets = {:>12}, SubBuckets     = {:>12}]\n",
         values.buckets(),
-        // At three digits a sub-bucket tells 2 × 10³ values apart, rounded up
-        // to a power of two.
-        2_048
+        // At two digits a sub-bucket tells 2 × 10² values apart, rounded up to a
+        // power of two.
+        256
     )
+}
+
+/// The standard deviation in nanoseconds; none where all are equal, though a
+/// bucket has a width.
+fn deviation(latency: &Latency) -> f64 {
+    if latency.min() == latency.max() {
+        return 0.0;
+    }
+    latency.histogram().stdev()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     fn some() -> Latencies {
@@ -255,13 +261,65 @@ mod tests {
         assert_eq!(tags, ["send", "sync"]);
     }
 
+    /// The histograms of an interval log by tag, as a reader gets them: base64,
+    /// then the compressed V2 encoding.
+    fn read_back(text: &str) -> Vec<(String, Histogram<u64>)> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("Tag="));
+        lines
+            .map(|line| {
+                let fields: Vec<&str> = line.split(',').collect();
+                let encoded = base64(fields[4]);
+                let read = Deserializer::new().deserialize(&mut encoded.as_slice());
+                (fields[0].to_owned(), read.expect("it is a histogram"))
+            })
+            .collect()
+    }
+
+    fn base64(text: &str) -> Vec<u8> {
+        const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let letters = text.trim().bytes().filter(|letter| *letter != b'=');
+        let (mut bytes, mut bits, mut count) = (Vec::new(), 0_u32, 0);
+        for letter in letters {
+            let value = LETTERS.iter().position(|other| *other == letter);
+            bits = bits << 6 | value.expect("base64") as u32;
+            count += 6;
+            if count >= 8 {
+                count -= 8;
+                bytes.push((bits >> count) as u8);
+            }
+        }
+        bytes
+    }
+
     #[test]
-    fn values_are_microseconds() {
-        let values = in_micros(&some().send);
-        assert_eq!(values.len(), 100);
-        let p50 = values.value_at_quantile(0.5);
-        assert!((12_200..=12_500).contains(&p50), "{p50}");
-        assert_eq!(in_micros(&some().sync).max(), 0, "0.4 µs rounds to 0");
+    fn an_interval_log_keeps_the_histograms_exactly() {
+        let all = some();
+        let back = read_back(&write("x.hlog"));
+        let tags: Vec<&str> = back.iter().map(|(tag, _)| tag.as_str()).collect();
+        assert_eq!(tags, ["send", "sync"]);
+        for ((_, back), own) in back.iter().zip([&all.send, &all.sync]) {
+            let own = own.histogram();
+            assert_eq!(back.len(), own.len());
+            for quantile in [0.0, 0.5, 0.9, 0.91, 0.99, 0.999, 1.0] {
+                let at = |values: &Histogram<u64>| values.value_at_quantile(quantile);
+                assert_eq!(at(back), at(own), "at {quantile}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_value_is_its_own_edges_in_a_percentile_table() {
+        let text = write("x.hgrm");
+        let sync = text.split("#[sync:").nth(1).expect("a table");
+        let steps: Vec<&str> = sync
+            .lines()
+            .filter(|line| line.trim_start().starts_with(|c: char| c.is_ascii_digit()))
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        assert!(!steps.is_empty());
+        assert!(steps.iter().all(|value| *value == "0.400"), "{steps:?}");
+        assert!(sync.contains("#[Max     =        0.400, Total count    =            1]"));
+        assert!(sync.contains("StdDeviation   =        0.000]"), "{sync}");
     }
 
     #[test]

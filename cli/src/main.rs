@@ -17,6 +17,7 @@ mod hlog;
 mod interrupt;
 mod logging;
 mod man;
+mod mistake;
 mod outcome;
 mod progress;
 mod serve;
@@ -30,6 +31,7 @@ use console::{Console, When};
 use haul_engine::Error;
 use interrupt::Interrupts;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -48,15 +50,22 @@ fn main() -> ExitCode {
 /// Help and versions go where clap sends them; a refusal is one sentence.
 fn refused(told: &clap::Error) -> u8 {
     if told.use_stderr() {
-        Console::new(When::Auto).error(&console::usage(arguments::sentence(
+        Console::new(When::Auto).error(&console::usage(mistake::sentence(
             told,
             &std::env::args_os().collect::<Vec<_>>(),
         )));
         return 2;
     }
-    match told.print() {
+    let printed = console::require_output("write the help to").and_then(|()| {
+        let flushed = told.print().and_then(|()| std::io::stdout().flush());
+        flushed.map_err(|error| console::fault("cannot write the help to standard output", error))
+    });
+    match printed {
         Ok(()) => 0,
-        Err(_) => 1,
+        Err(error) => {
+            Console::new(When::Auto).error(&error);
+            error.exit_code()
+        }
     }
 }
 

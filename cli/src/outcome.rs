@@ -275,18 +275,17 @@ impl StageJson {
         if latency.is_empty() {
             return None;
         }
-        let values = &latency.0;
-        let at = |quantile: f64| micros(values.value_at_quantile(quantile) as f64);
+        let at = |quantile: f64| micros(latency.at(quantile) as f64);
         Some(Self {
             of,
-            count: values.len(),
-            min_us: micros(values.min() as f64),
-            mean_us: micros(values.mean()),
+            count: latency.count(),
+            min_us: micros(latency.min() as f64),
+            mean_us: micros(latency.mean()),
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),
             p999_us: at(0.999),
-            max_us: micros(values.max() as f64),
+            max_us: micros(latency.max() as f64),
         })
     }
 }

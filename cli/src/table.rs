@@ -171,18 +171,17 @@ pub fn latencies(all: &Latencies) -> String {
 
 /// One stage's row.
 fn stage(name: &str, of: &str, latency: &Latency) -> [String; 10] {
-    let values = &latency.0;
-    let at = |quantile: f64| micros(values.value_at_quantile(quantile) as f64);
+    let at = |quantile: f64| micros(latency.at(quantile) as f64);
     [
         name.to_owned(),
-        values.len().to_string(),
-        micros(values.min() as f64),
-        micros(values.mean()),
+        latency.count().to_string(),
+        micros(latency.min() as f64),
+        micros(latency.mean()),
         at(0.5),
         at(0.9),
         at(0.99),
         at(0.999),
-        micros(values.max() as f64),
+        micros(latency.max() as f64),
         of.to_owned(),
     ]
 }

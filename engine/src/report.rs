@@ -17,55 +17,130 @@ use std::time::Duration;
 /// Longest latency that is told apart, in nanoseconds: one minute.
 pub const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
-/// A latency histogram in nanoseconds, 1 ns to 60 s at 2 significant digits
-/// (30 KiB; a value is told within 1 %).
+/// Latencies in nanoseconds: a histogram of 1 ns to 60 s at 2 significant digits
+/// (30 KiB; a value is told within 1 %), and the exact smallest and largest.
 #[derive(Clone, Debug)]
-pub struct Latency(pub Histogram<u64>);
+pub struct Latency {
+    values: Histogram<u64>,
+    /// The smallest; above the largest while nothing was counted.
+    min: u64,
+    max: u64,
+}
 
 impl Default for Latency {
     fn default() -> Self {
         // The bounds are constants that hdrhistogram accepts; see the test.
-        Self(Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 2).expect("constant bounds"))
+        let values = Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 2);
+        Self {
+            values: values.expect("constant bounds"),
+            min: u64::MAX,
+            max: 0,
+        }
     }
 }
 
 impl Latency {
     /// Counts `count` operations that took `nanos` each.
     pub fn record(&mut self, nanos: u64, count: u64) {
-        self.0.saturating_record_n(nanos.max(1), count);
+        if count == 0 {
+            return;
+        }
+        let nanos = nanos.clamp(1, LATENCY_NANOS_MAX);
+        self.values.saturating_record_n(nanos, count);
+        self.min = self.min.min(nanos);
+        self.max = self.max.max(nanos);
     }
 
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
         // Equal bounds make this infallible.
-        let _ = self.0.add(&other.0);
+        let _ = self.values.add(&other.values);
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
     }
 
     /// True when nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values.is_empty()
+    }
+
+    /// Operations that were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.values.len()
+    }
+
+    /// The smallest, exactly, in nanoseconds; 0 of nothing.
+    #[must_use]
+    pub fn min(&self) -> u64 {
+        self.min.min(self.max)
+    }
+
+    /// The largest, exactly, in nanoseconds; 0 of nothing.
+    #[must_use]
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// The mean, in nanoseconds.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        self.values.mean().clamp(self.min() as f64, self.max as f64)
+    }
+
+    /// What `quantile` (0 to 1) of the operations took at most, in nanoseconds,
+    /// within 1 % and never outside the smallest and the largest.
+    #[must_use]
+    pub fn at(&self, quantile: f64) -> u64 {
+        self.clamped(self.values.value_at_quantile(quantile))
+    }
+
+    /// A value of the histogram, brought between the smallest and the largest.
+    #[must_use]
+    pub fn clamped(&self, nanos: u64) -> u64 {
+        nanos.clamp(self.min(), self.max)
+    }
+
+    /// The histogram itself, whose edges are those of its buckets.
+    #[must_use]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.values
     }
 }
 
-/// As pairs of value and count. The histogram crate's own format is not used
-/// between peers: its reader allocates what the bytes announce.
+/// As the smallest, the largest, and pairs of value and count. The histogram
+/// crate's own format is not used between peers: its reader allocates what the
+/// bytes announce.
 impl Serialize for Latency {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let pairs: Vec<(u64, u64)> = self
-            .0
-            .iter_recorded()
+        let recorded = self.values.iter_recorded();
+        let pairs: Vec<(u64, u64)> = recorded
             .map(|value| (value.value_iterated_to(), value.count_at_value()))
             .collect();
-        pairs.serialize(serializer)
+        (self.min, self.max, pairs).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Latency {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (min, max, pairs) = <(u64, u64, Vec<(u64, u64)>)>::deserialize(deserializer)?;
         let mut own = Self::default();
-        for (nanos, count) in Vec::<(u64, u64)>::deserialize(deserializer)? {
+        for (nanos, count) in pairs {
             own.record(nanos, count);
+        }
+        // A peer's edges are believed as far as its buckets bear them out.
+        if own.max > 0 {
+            let bucket = |nanos| {
+                let values = &own.values;
+                (
+                    values.lowest_equivalent(nanos),
+                    values.highest_equivalent(nanos),
+                )
+            };
+            let ((lowest, _), (first, last)) = (bucket(own.min), bucket(own.max));
+            own.max = max.clamp(first, last);
+            own.min = min.clamp(lowest, own.max);
         }
         Ok(own)
     }
@@ -358,7 +433,31 @@ mod tests {
         latency.record(5_000_000_000, 1);
         let bytes = postcard::to_stdvec(&latency).expect("serializes");
         let back: Latency = postcard::from_bytes(&bytes).expect("deserializes");
-        assert_eq!(back.0.len(), 4);
-        assert_eq!(back.0.max(), latency.0.max());
+        assert_eq!(back.count(), 4);
+        assert_eq!(back.histogram(), latency.histogram());
+        assert_eq!((back.min(), back.max()), (1_000, 5_000_000_000));
+        let lie = postcard::to_stdvec(&(7_u64, u64::MAX, vec![(1_000_u64, 1_u64)]));
+        let back: Latency = postcard::from_bytes(&lie.expect("serializes")).expect("deserializes");
+        assert_eq!(back.count(), 1);
+        assert!((1_000..1_010).contains(&back.max()), "{}", back.max());
+        assert!((990..=1_000).contains(&back.min()), "{}", back.min());
+    }
+
+    #[test]
+    fn of_a_single_value_all_edges_are_that_value() {
+        for nanos in [1, 400, 12_345_678, LATENCY_NANOS_MAX] {
+            let mut latency = Latency::default();
+            assert_eq!((latency.min(), latency.max(), latency.at(0.5)), (0, 0, 0));
+            latency.record(nanos, 3);
+            let edges = [
+                latency.min(),
+                latency.at(0.0),
+                latency.at(0.5),
+                latency.at(1.0),
+            ];
+            assert_eq!(edges, [nanos; 4]);
+            assert_eq!(latency.max(), nanos);
+            assert_eq!(latency.mean(), nanos as f64);
+        }
     }
 }

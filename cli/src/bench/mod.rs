@@ -9,7 +9,7 @@ mod plan;
 mod workshop;
 
 use crate::arguments::BenchArguments;
-use crate::console::Console;
+use crate::console::{Console, require_output};
 use crate::embedded::Embedded;
 use crate::events::Events;
 use crate::follow::{self, Outputs};
@@ -69,6 +69,7 @@ impl Bench<'_> {
     /// Every run of every configuration; stops at the first that fails.
     fn measure(&mut self) -> Result<(), Error> {
         let plan = Plan::new(self.arguments)?;
+        require_output("write the result to")?;
         let mut outputs = Outputs::create(&self.arguments.output)?;
         let quit = self.interrupts.clone();
         let arguments = self.arguments;
@@ -201,9 +202,12 @@ impl Bench<'_> {
         let json = ReportJson::new(report, self.interrupts.exit_code());
         self.events.finished(&json);
         follow::errors(report, self.console);
-        if report.error.is_none() {
+        let is_interrupted =
+            matches!(&report.error, Some(error) if error.kind == ErrorKind::Interrupted);
+        if report.error.is_none() || is_interrupted {
             let compared = match compared {
                 Some(true) => ", target compared",
+                _ if is_interrupted => " when it was interrupted",
                 _ => "",
             };
             self.say(&format!(
@@ -253,7 +257,7 @@ impl Bench<'_> {
     /// The human report: the result, unless JSON is.
     fn say(&mut self, text: &str) {
         let output = &self.arguments.output;
-        if output.json || output.events {
+        if output.is_for_programs() {
             if !output.quiet {
                 self.console.line(text);
             }
@@ -271,8 +275,11 @@ impl Bench<'_> {
             if !told {
                 self.console.error(error);
             }
-        } else if !self.is_single() {
-            let table = self.told.table();
+        }
+        let is_interrupted = matches!(&ended, Err(error) if error.kind == ErrorKind::Interrupted);
+        // What was measured until then was measured.
+        let table = self.told.table();
+        if !self.is_single() && !table.is_empty() && (ended.is_ok() || is_interrupted) {
             self.say(&table);
         }
         if self.arguments.output.json {

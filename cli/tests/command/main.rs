@@ -7,6 +7,7 @@
 mod benches;
 mod copies;
 mod limits;
+mod outputs;
 mod reports;
 mod servers;
 mod support;

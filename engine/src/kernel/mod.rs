@@ -17,4 +17,5 @@ pub mod queue;
 pub mod random;
 pub mod ring;
 pub mod socket;
+pub mod standard;
 pub mod thread;
