@@ -308,7 +308,7 @@ fn carry(
                 pool_options.connections = embedded::CONNECTIONS_AUTO;
             }
             let (root, target) = (route.root()?, route.local_target());
-            let server = Embedded::start(root, target, &pool_options, arguments.sources.len())?;
+            let server = Embedded::start(root, target, &pool_options)?;
             pool_options.token = Some(server.token());
             let peer = server.peer().clone();
             beside = Some(server);

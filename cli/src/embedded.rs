@@ -4,11 +4,9 @@
 //! Leaves to others: what is copied. Invariant: it listens on loopback only,
 //! and its token never leaves the process.
 
-use crate::console::fault;
 use crate::token;
 use haul_engine::options::{Congestion, LocalTarget, PoolOptions, ServeOptions, Token};
 use haul_engine::{Error, ErrorKind, PeerAddress, Server};
-use rustix::event::{EventfdFlags, eventfd};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -28,18 +26,15 @@ pub struct Embedded {
 impl Embedded {
     /// Starts one whose root is `root`, and whose pushes go to `target` where one
     /// is given, with the buffers and the congestion control that `pool`'s end
-    /// of the connections has. `files` are to be copied.
+    /// of the connections has.
     ///
     /// # Errors
-    /// The root cannot be opened, loopback cannot be listened on, or this process
-    /// may not open as many files as both ends need.
+    /// The root cannot be opened, or loopback cannot be listened on.
     pub fn start(
         root: PathBuf,
         target: Option<LocalTarget>,
         pool: &PoolOptions,
-        files: usize,
     ) -> Result<Self, Error> {
-        find_descriptors(pool.connections, files)?;
         let token = token::random()?;
         let congestion: Congestion = pool.congestion.clone();
         let server = Server::bind(ServeOptions {
@@ -85,33 +80,5 @@ impl Embedded {
     pub fn stop(self) {
         self.server.stop_handle().stop();
         self.server.wait();
-    }
-}
-
-/// What both ends open besides: rings, their queues, listeners (36 were needed
-/// with one connection, and a few more for each core's workers).
-const DESCRIPTORS: usize = 48;
-/// What a connection takes at both ends together: 64 of them needed 288 in all.
-const DESCRIPTORS_OF_CONNECTION: usize = 4;
-/// A source and a target.
-const DESCRIPTORS_OF_FILE: usize = 2;
-
-/// Refuses what would run out of descriptors on its way: this process dials
-/// itself, and a dialled connection that it cannot accept waits.
-fn find_descriptors(connections: u32, files: usize) -> Result<(), Error> {
-    let needed = DESCRIPTORS
-        + DESCRIPTORS_OF_CONNECTION * connections as usize
-        + DESCRIPTORS_OF_FILE * files;
-    // Those that are open already count, so they are opened in earnest.
-    let opened: Result<Vec<_>, _> = (0..needed)
-        .map(|_| eventfd(0, EventfdFlags::CLOEXEC))
-        .collect();
-    match opened {
-        Ok(_) => Ok(()),
-        Err(errno) => {
-            let doing = format!("cannot open the {needed} descriptors that this may need");
-            Err(fault(doing, std::io::Error::from(errno))
-                .cure("raise the limit of open files, or use fewer connections or files at once"))
-        }
     }
 }

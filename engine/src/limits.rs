@@ -49,6 +49,21 @@ pub const RUNS_AHEAD_MAX: usize = 3;
 /// A run lasts at most about this long at its connection's rate.
 pub const RUN_TIME_MAX_NANOS: u64 = 100_000_000;
 
+/// Descriptors that a process uses, at most, whatever its limit says: what they
+/// hold is memory of the kernel, and more files under way at once are no faster.
+pub const DESCRIPTORS_MAX: u32 = 4096;
+/// Descriptors that each end allows the files of a transfer at least: what may
+/// be offered before the receiver said how many it has.
+pub const DESCRIPTORS_FIRST: u32 = 4;
+/// Descriptors of a data connection at one end: its worker's, and one to look
+/// at it.
+pub const DESCRIPTORS_OF_CONNECTION: usize = 2;
+/// Descriptors of one entry, at most: see [`crate::protocol::credit`].
+pub const ENTRY_DESCRIPTORS_MAX: u32 = 3;
+/// Files below this get no direct descriptor: their pages are cheaper cached
+/// than the second open and the waiting for the device.
+pub const DIRECT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+
 /// Files in one segment, at most.
 pub const SEGMENT_ENTRIES_MAX: usize = 4096;
 /// Byte ranges in one verdict, at most.
@@ -148,6 +163,9 @@ const _: () = {
     // Who works is heard several times before it is given up.
     assert!(HEARTBEAT_NANOS * 3 < WORD_WAIT_NANOS_MAX);
     assert!(CONNECTIONS_MAX <= JOINS_MAX);
+    // One entry of any kind fits what each end has at least.
+    assert!(ENTRY_DESCRIPTORS_MAX <= DESCRIPTORS_FIRST);
+    assert!(PATH_BYTES_MAX <= SEGMENT_NAMES_BYTES_MAX);
     assert!(GREETING_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);
     // Names, and for each entry less than 64 bytes of everything else.
     assert!(SEGMENT_NAMES_BYTES_MAX + SEGMENT_ENTRIES_MAX * 64 < MESSAGE_BYTES_MAX);

@@ -183,7 +183,7 @@ impl Bench<'_> {
                 embedded: None,
             });
         }
-        let embedded = Embedded::start(plan.root(workshop), None, options, 1)?;
+        let embedded = Embedded::start(plan.root(workshop), None, options)?;
         Ok(Server {
             peer: embedded.peer().clone(),
             token: Some(embedded.token()),

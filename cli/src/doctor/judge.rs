@@ -11,7 +11,7 @@ use haul_engine::kernel::probe::{Autotuning, Machine, Nic};
 const BUFFER_BYTES_WANTED: u64 = 4 * 1024 * 1024;
 /// Zero-copy sends in flight of one worker, and some more, bytes.
 const MEMLOCK_BYTES_WANTED: u64 = 64 * 1024 * 1024;
-/// Descriptors for the most connections, a few hundred files and the rest.
+/// Descriptors that haul uses at most: for connections, and for files at once.
 const FILES_WANTED: u64 = 4096;
 /// What an unpatched round trip of a long path takes, seconds, for examples.
 const LONG_PATH_SECONDS: f64 = 0.05;
@@ -389,7 +389,7 @@ fn files(machine: &Machine) -> Finding {
             topic,
             Level::Slow,
             found,
-            "raises it so far, and may run out with many files, connections or sessions",
+            "raises it so far, opens fewer files at once, and may have fewer connections or sessions",
             Some(format!(
                 "sudo prlimit --pid $$ --nofile={FILES_WANTED}:{FILES_WANTED}"
             )),

@@ -6,6 +6,7 @@
 
 mod benches;
 mod copies;
+mod descriptors;
 mod limits;
 mod outputs;
 mod reports;

@@ -182,7 +182,12 @@ impl Server {
     /// `haul serve` in `folder` with `arguments`, on ports of the kernel's choice.
     pub fn start(folder: &Folder, arguments: &str) -> Self {
         let line = format!("serve --listen 127.0.0.1:0 {arguments}");
-        let mut child = folder.command(&line).spawn().expect("started");
+        Self::start_by(folder.command(&line))
+    }
+
+    /// The same by a command of its own, which listens on one address.
+    pub fn start_by(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("started");
         let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {

@@ -9,6 +9,7 @@ use super::transfer::Transfer;
 use super::{dial, greet};
 use crate::data::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::descriptors;
 use crate::kernel::random::random;
 use crate::kernel::socket::SocketOptions;
 use crate::limits;
@@ -114,11 +115,6 @@ impl Pool {
         target: LocalTarget,
         options: &CopyOptions,
     ) -> Result<Transfer> {
-        if sources.len() > limits::SEGMENT_ENTRIES_MAX {
-            let doing = format!("cannot ask for {} files at once", sources.len());
-            let most = limits::SEGMENT_ENTRIES_MAX;
-            return Err(Error::usage(doing).cure(format!("ask for {most} at most, several times")));
-        }
         self.start(StartTask::Pull { sources, target }, options)
     }
 
@@ -218,6 +214,20 @@ fn pace(options: &mut PoolOptions) -> Option<String> {
     })
 }
 
+/// Leaves as many connections as descriptors are there for, the other end's
+/// included where it is in this process; half of them are for files.
+fn fit(options: &mut PoolOptions) -> Option<String> {
+    let of_all = 2 * 2 * limits::DESCRIPTORS_OF_CONNECTION;
+    let fit = u32::try_from(descriptors::free() / of_all).unwrap_or(u32::MAX);
+    let fit = fit.max(1);
+    let asked = options.connections;
+    options.connections = asked.min(fit);
+    (asked > fit).then(|| {
+        let limit = descriptors::limit();
+        format!("{fit} of {asked} connections: this process may open {limit} files")
+    })
+}
+
 /// Connects, says hello, and proves: the session goes on from the welcome.
 async fn open(
     peer: &PeerAddress,
@@ -233,7 +243,8 @@ async fn open(
     {
         options.connections = connections.clamp(1, limits::CONNECTIONS_MAX);
     }
-    let paced = pace(&mut options);
+    let fewer = [pace(&mut options), fit(&mut options)];
+    let fewer = fewer.into_iter().flatten().collect();
     let sockets = SocketOptions {
         send_buffer_bytes: options.socket_buffer_bytes,
         receive_buffer_bytes: options.socket_buffer_bytes,
@@ -293,6 +304,6 @@ async fn open(
     };
     let machine = SessionMachine::new(clock.now(), end, name.clone());
     let core = Core::new(clock, name, channel, links, machine, inner_out);
-    let client = Client::new(handshake, session, address, options, paced);
+    let client = Client::new(handshake, session, address, options, fewer);
     Ok(Session::new(Running::new(core), client, messages, inner))
 }

@@ -6,28 +6,29 @@
 
 use super::dial;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::generated::Generated;
-use crate::files::source::{self, FileSource, Source};
-use crate::files::stream::StreamSource;
 use crate::files::target::TargetOptions;
+use crate::files::walk::{Reach, Walk};
+use crate::kernel::descriptors::Share;
 use crate::kernel::random::random;
 use crate::limits;
-use crate::options::{CopyOptions, LocalSource, LocalTarget, PoolOptions};
+use crate::options::{
+    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget,
+};
+use crate::protocol::credit::Credit;
 use crate::protocol::handshake::{self, ClientHandshake};
+use crate::protocol::names::{Hearing, Saying};
 use crate::protocol::session::{SessionOutput, Way};
 use crate::protocol::wire::{Begin, CheckKind, ConnectionRole, Flow, Message, Preamble, Task};
 use crate::protocol::{ConnectionId, TransferId};
+use crate::session::destination::Asked;
 use crate::session::event::Update;
 use crate::session::inbox::{Done, Inner, Opened, Start, StartTask};
-use crate::session::receiving_half::Asked;
 use crate::session::role::Role;
 use crate::session::running::{Active, Running};
-use crate::session::sending_half::SendingOptions;
+use crate::session::sending_half::{SendingOptions, Supply};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use tokio::sync::mpsc::UnboundedSender;
 
 /// What a client keeps besides the session.
 pub(super) struct Client {
@@ -38,10 +39,11 @@ pub(super) struct Client {
     options: PoolOptions,
     /// Dialled, and not joined yet; the oldest first.
     dialled: VecDeque<OwnedFd>,
-    /// That a limited rate takes fewer connections than were asked for.
-    paced: Option<String>,
-    /// The target of the push whose sources are being opened.
-    starting: Option<(Task, CopyOptions)>,
+    /// Why there are fewer connections than were asked for.
+    fewer: Vec<String>,
+    /// The target of the push whose first sources are being opened, and the
+    /// descriptors for all of them.
+    starting: Option<(Task, CopyOptions, Share)>,
 }
 
 impl Client {
@@ -50,7 +52,7 @@ impl Client {
         session: handshake::Session,
         address: SocketAddr,
         options: PoolOptions,
-        paced: Option<String>,
+        fewer: Vec<String>,
     ) -> Self {
         Self {
             handshake: Some(handshake),
@@ -61,7 +63,7 @@ impl Client {
             address,
             options,
             dialled: VecDeque::new(),
-            paced,
+            fewer,
             starting: None,
         }
     }
@@ -116,7 +118,7 @@ impl Client {
         } = start;
         let chunk_bytes = options.chunk_bytes;
         let mut active = Active::new(&running.core, transfer, chunk_bytes, asked, Some(updates));
-        if let Some(note) = &self.paced {
+        for note in &self.fewer {
             active.tally.note(note.clone());
         }
         let flow = match &task {
@@ -128,34 +130,74 @@ impl Client {
             return self.report(active, Err(busy));
         }
         running.begin(active);
-        match task {
+        let begun = match task {
             StartTask::Push { sources, target } => {
-                self.starting = Some((Task::Push { target }, options.clone()));
-                let inner = running.core.inner.clone();
-                let open = move || Done::Opened(open_all(&sources, transfer, &options, &inner));
-                let failed = |error| Done::Opened(Err(error));
-                running.core.hand(transfer, open, failed);
+                self.push(running, transfer, sources, target, options)
             }
             StartTask::Pull { sources, target } => {
-                let begin = self.begin(transfer, Task::Pull { sources }, &options);
-                let window_bytes =
-                    (target == LocalTarget::Stdout).then_some(limits::STREAM_WINDOW_BYTES);
-                running.core.channel.send(&Message::Begin(Begin {
-                    window_bytes,
-                    ..begin
-                }));
-                let targets = TargetOptions {
-                    fsync: options.fsync,
-                    verify: options.verify,
-                    drop_cache: options.drop_cache,
-                    // Only a peer with a proof may set them.
-                    special_bits: self.options.token.is_some(),
-                };
-                if let Err(error) = running.receive(Asked::from(target), targets) {
-                    running.refuse(error);
-                }
+                self.pull(running, transfer, sources, target, &options)
             }
+        };
+        if let Err(error) = begun {
+            running.refuse(error);
         }
+    }
+
+    fn push(
+        &mut self,
+        running: &mut Running,
+        transfer: TransferId,
+        sources: Vec<LocalSource>,
+        target: RemoteTarget,
+        options: CopyOptions,
+    ) -> Result<()> {
+        let share = self.share(running, sources.len())?;
+        let inner = running.core.inner.clone();
+        let tell = move |news| drop(inner.send(Inner::Stream(transfer, news)));
+        let (drop_cache, chunk_bytes) = (options.drop_cache, options.chunk_bytes);
+        let walk = Walk::new(Reach::User, sources, true, drop_cache, chunk_bytes);
+        let walk = walk.telling(Box::new(tell));
+        // The receiver has not said yet how many it has.
+        let room = Credit::new(share.count(), 0).room(0);
+        self.starting = Some((Task::Push { target }, options, share));
+        let open = move || Done::Opened(Opened::next(walk, room));
+        let failed = |error| Done::Opened(Err(error));
+        running.core.hand(transfer, open, failed);
+        Ok(())
+    }
+
+    fn pull(
+        &mut self,
+        running: &mut Running,
+        transfer: TransferId,
+        sources: Vec<RemoteSource>,
+        target: LocalTarget,
+        options: &CopyOptions,
+    ) -> Result<()> {
+        let share = self.share(running, sources.len())?;
+        let mut saying = Saying::new(sources);
+        let (sources, last) = saying.next_part();
+        let begin = self.begin(transfer, Task::Pull { sources, last }, options, &share);
+        let window_bytes = (target == LocalTarget::Stdout).then_some(limits::STREAM_WINDOW_BYTES);
+        running.core.channel.send(&Message::Begin(Begin {
+            window_bytes,
+            ..begin
+        }));
+        let targets = TargetOptions {
+            fsync: options.fsync,
+            verify: options.verify,
+            drop_cache: options.drop_cache,
+            // Only a peer with a proof may set them.
+            special_bits: self.options.token.is_some(),
+        };
+        running.receive(Asked::from(target), targets, share, saying)
+    }
+
+    /// Descriptors for a transfer of so many files.
+    fn share(&self, running: &Running, files: usize) -> Result<Share> {
+        let want = files.saturating_mul(limits::ENTRY_DESCRIPTORS_MAX as usize);
+        let connections = self.options.connections as usize;
+        running.core.share(want, connections)
     }
 
     /// Tells the caller how it ended.
@@ -167,7 +209,13 @@ impl Client {
         }
     }
 
-    fn begin(&self, transfer: TransferId, task: Task, options: &CopyOptions) -> Begin {
+    fn begin(
+        &self,
+        transfer: TransferId,
+        task: Task,
+        options: &CopyOptions,
+        share: &Share,
+    ) -> Begin {
         Begin {
             transfer,
             task,
@@ -178,6 +226,7 @@ impl Client {
             drop_cache: options.drop_cache,
             transmit: options.transmit,
             window_bytes: None,
+            descriptors_max: Some(share.count()),
             rate_limit_bytes_per_second: self.options.rate_limit_bytes_per_second,
         }
     }
@@ -220,28 +269,34 @@ impl Role for Client {
         }
     }
 
-    /// The sources of a push: the peer hears of it.
-    fn opened(&mut self, running: &mut Running, files: Result<Opened>) {
-        let files = match files {
-            Ok(files) => files,
+    /// The first sources of a push: the peer hears of it.
+    fn opened(&mut self, running: &mut Running, opened: Result<Opened>) {
+        let opened = match opened {
+            Ok(opened) => opened,
             // The peer has not heard of the transfer.
             Err(error) => return running.end(Err(error)),
         };
-        let Some((task, options)) = self.starting.take() else {
+        let Some((task, options, share)) = self.starting.take() else {
             return;
         };
         let Some(transfer) = running.active().map(|active| active.transfer) else {
             return;
         };
-        let begin = self.begin(transfer, task, &options);
+        let begin = self.begin(transfer, task, &options, &share);
         running.core.channel.send(&Message::Begin(begin));
         let sending = SendingOptions {
             chunk_bytes: options.chunk_bytes,
             transmit: options.transmit,
             drop_cache: options.drop_cache,
             window_bytes: None,
+            peer_descriptors_max: 0,
         };
-        running.send(sending, files);
+        let supply = Supply {
+            share,
+            hearing: Hearing::new(true),
+            opened,
+        };
+        running.send(sending, supply);
     }
 
     fn connection_broke(&self, _connection: ConnectionId, _why: &str) {
@@ -252,38 +307,4 @@ impl Role for Client {
         self.starting = None;
         self.report(active, end);
     }
-}
-
-/// Opens what a push sends.
-fn open_all(
-    sources: &[LocalSource],
-    transfer: TransferId,
-    options: &CopyOptions,
-    inner: &UnboundedSender<Inner>,
-) -> Result<Opened> {
-    let open = |source: &LocalSource| -> Result<Source> {
-        Ok(match source {
-            LocalSource::Path(path) => {
-                let mut file = FileSource::open_local(path)?;
-                if options.drop_cache {
-                    file.prefer_direct();
-                }
-                Source::File(file)
-            }
-            LocalSource::Stdin => {
-                let inner = inner.clone();
-                let tell = move |news| drop(inner.send(Inner::Stream(transfer, news)));
-                Source::Stream(StreamSource::stdin(options.chunk_bytes, tell)?)
-            }
-            LocalSource::Generated { pattern, bytes } => Source::Generated(Generated::new(
-                *pattern,
-                *bytes,
-                u64::from_le_bytes(random()?),
-            )),
-        })
-    };
-    source::open_each(sources, open, |source| match source {
-        LocalSource::Path(path) => Some(path.as_os_str().as_bytes()),
-        LocalSource::Stdin | LocalSource::Generated { .. } => None,
-    })
 }

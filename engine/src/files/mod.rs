@@ -11,6 +11,7 @@ pub mod place;
 pub mod source;
 pub mod stream;
 pub mod target;
+pub mod walk;
 
 mod verify;
 
@@ -24,9 +25,6 @@ use std::os::fd::BorrowedFd;
 /// What O_DIRECT wants of offsets, lengths and memory on every disk that haul
 /// uses it on; a file that asks for more gets no direct descriptor.
 pub const DIRECT_ALIGN_BYTES: usize = 4096;
-/// Files below this get no direct descriptor: their pages are cheaper cached
-/// than the second open and the waiting for the device.
-pub const DIRECT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 
 /// A file's identity on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use super::beneath::{
 };
 use super::{require_space, shown};
 use crate::error::{Error, Result, Side, why};
+use crate::kernel::descriptors::patiently;
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,7 +71,7 @@ pub fn resolve_local(path: &Path, directory_required: bool) -> Result<Destinatio
         return Err(Error::usage("the target's path is empty").at(Side::Receiver));
     }
     let directory_required = directory_required || bytes.ends_with(b"/");
-    let open = |path: &Path| rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty());
+    let open = |path: &Path| patiently(|| rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()));
     let inside = open(path);
     if let Some(found) = directory_or_refusal(inside, directory_required, &display, false)? {
         return Ok(found);
@@ -108,7 +109,7 @@ pub fn resolve_beneath(
     } else {
         shown(path)
     };
-    let open = |path: &[u8]| open_beneath(root, path, DIRECTORY);
+    let open = |path: &[u8]| patiently(|| open_beneath(root, path, DIRECTORY));
     if path.is_empty() {
         let directory = open(b".").map_err(|errno| refusal(&display, errno))?;
         return Ok(inside(directory, display, true));
@@ -218,7 +219,7 @@ impl Destination {
         let directory = if parent == b"." {
             self.directory.clone()
         } else {
-            let opened = open_beneath(self.directory.as_fd(), parent, DIRECTORY);
+            let opened = patiently(|| open_beneath(self.directory.as_fd(), parent, DIRECTORY));
             Arc::new(opened.map_err(|errno| {
                 cannot_write(&display, format!("its directory: {}", why_beneath(errno)))
             })?)

@@ -9,9 +9,11 @@ use super::beneath::{check_path, kind_name, no_openat2, open_beneath};
 use super::generated::Generated;
 use super::missing::Missing;
 use super::stream::StreamSource;
-use super::{DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, reopening, shown};
+use super::{FileSystem, Identity, direct_is_possible, reopening, shown};
 use crate::error::{Error, ErrorKind, Result, Side, why};
+use crate::kernel::descriptors::{Exhaustion, Held};
 use crate::kernel::file::cached_pages;
+use crate::limits;
 use crate::protocol::ChunkId;
 use crate::protocol::check::{Check, CheckSeed};
 use crate::protocol::plan::Plan;
@@ -35,34 +37,33 @@ pub enum Source {
     Missing(Missing),
 }
 
-/// Opens each of `sources`. What keeps one of several from being opened at its
-/// own machine is that file's failure alone; `path` names it then.
-///
-/// # Errors
-/// Those of `open`: all where there is one source, else those that are no local
-/// fault.
-pub fn open_each<S>(
-    sources: &[S],
-    open: impl Fn(&S) -> Result<Source>,
-    path: impl Fn(&S) -> Option<&[u8]>,
-) -> Result<Vec<(Entry, Arc<Source>)>> {
-    let is_alone = sources.len() == 1;
-    let open = |source: &S| {
-        let error = match open(source) {
-            Ok(source) => return Ok(source),
-            Err(error) => error.at(Side::Sender),
-        };
-        match path(source) {
-            Some(path) if error.kind == ErrorKind::Local && !is_alone => {
-                Missing::new(path, error).map(Source::Missing)
-            }
-            _ => Err(error),
+/// Why a source is not open.
+#[derive(Debug)]
+pub enum NotOpened {
+    /// Every descriptor is in use: later it may be.
+    Exhausted(Error),
+    /// It cannot be.
+    Refused(Error),
+}
+
+impl From<Error> for NotOpened {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<NotOpened> for Error {
+    fn from(not_opened: NotOpened) -> Self {
+        match not_opened {
+            NotOpened::Exhausted(error) | NotOpened::Refused(error) => error,
         }
-    };
-    let opened = sources.iter().map(open);
-    opened
-        .map(|source| source.map(|source| (source.entry(), Arc::new(source))))
-        .collect()
+    }
+}
+
+impl Exhaustion for NotOpened {
+    fn is_exhaustion(&self) -> bool {
+        matches!(self, Self::Exhausted(_))
+    }
 }
 
 impl Source {
@@ -144,6 +145,8 @@ pub struct FileSource {
     identity: Identity,
     name: Vec<u8>,
     display: String,
+    /// Dropped last, when the descriptors are closed.
+    held: Held,
 }
 
 impl FileSource {
@@ -153,9 +156,19 @@ impl FileSource {
     /// [`ErrorKind::Local`] when it is missing or unreadable,
     /// [`ErrorKind::Usage`] when it is no regular file.
     pub fn open_local(path: &Path) -> Result<Self> {
+        Ok(Self::try_local(path)?)
+    }
+
+    /// As [`FileSource::open_local`].
+    ///
+    /// # Errors
+    /// The same, and whether only a descriptor was missing.
+    pub fn try_local(path: &Path) -> Result<Self, NotOpened> {
         let display = shown(path.as_os_str().as_bytes());
         if path.as_os_str().is_empty() {
-            return Err(Error::usage("the source's path is empty").at(Side::Sender));
+            return Err(Error::usage("the source's path is empty")
+                .at(Side::Sender)
+                .into());
         }
         let open = |flags| rustix::fs::openat(CWD, path, flags, Mode::empty());
         let name = match path.file_name() {
@@ -173,6 +186,14 @@ impl FileSource {
     /// As [`FileSource::open_local`]; [`ErrorKind::Usage`] for a path that is
     /// absolute or has empty, "." or ".." components.
     pub fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<Self> {
+        Ok(Self::try_beneath(root, path)?)
+    }
+
+    /// As [`FileSource::open_beneath`].
+    ///
+    /// # Errors
+    /// The same, and whether only a descriptor was missing.
+    pub fn try_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<Self, NotOpened> {
         let display = shown(path);
         check_path(path).map_err(|why| {
             Error::usage(format!("cannot read {display:?} below the root: {why}")).at(Side::Sender)
@@ -188,8 +209,11 @@ impl FileSource {
         open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>,
         name: Vec<u8>,
         display: String,
-    ) -> Result<Self> {
-        let refused = |errno| refusal(&display, errno);
+    ) -> Result<Self, NotOpened> {
+        let refused = |errno: Errno| match refusal(&display, errno) {
+            error if errno.is_exhaustion() => NotOpened::Exhausted(error),
+            error => NotOpened::Refused(error),
+        };
         let place = open(OFlags::PATH | OFlags::CLOEXEC).map_err(refused)?;
         let stat = rustix::fs::fstat(&place).map_err(refused)?;
         require_regular(&stat, &display)?;
@@ -200,7 +224,7 @@ impl FileSource {
         // It is a regular file, where the flag would only make the ring give
         // up on reads that have to wait for the disk.
         rustix::fs::fcntl_setfl(&fd, OFlags::empty()).map_err(refused)?;
-        Self::hold(fd, &stat, name, display)
+        Ok(Self::hold(fd, &stat, name, display)?)
     }
 
     fn hold(fd: OwnedFd, stat: &Stat, name: Vec<u8>, display: String) -> Result<Self> {
@@ -216,6 +240,7 @@ impl FileSource {
         let cold = file_system != FileSystem::Memory && is_cold(fd.as_fd(), stamp.size);
         let mut source = Self {
             fd,
+            held: Held::new(1),
             direct: None,
             cold,
             file_system,
@@ -242,7 +267,7 @@ impl FileSource {
     /// file system refuses.
     pub fn prefer_direct(&mut self) {
         if self.direct.is_some()
-            || self.stamp.size < DIRECT_BYTES_MIN
+            || self.stamp.size < limits::DIRECT_BYTES_MIN
             || self.file_system == FileSystem::Memory
             || !direct_is_possible(self.fd.as_fd())
         {
@@ -252,6 +277,9 @@ impl FileSource {
         // Without /proc, or where the file system refuses, the page cache serves.
         let path = reopening(self.fd.as_fd());
         self.direct = rustix::fs::open(path, flags, Mode::empty()).ok();
+        if self.direct.is_some() {
+            self.held.add();
+        }
     }
 
     /// The same file opened with O_DIRECT, where it was found cold and large

@@ -7,11 +7,11 @@
 
 use super::place::Place;
 use super::verify::ReadBack;
-use super::{
-    DIRECT_ALIGN_BYTES, DIRECT_BYTES_MIN, FileSystem, Identity, direct_is_possible, require_space,
-};
+use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, require_space};
 use crate::error::{Error, ErrorKind, Result, Side, why};
+use crate::kernel::descriptors::{self, Held};
 use crate::kernel::random::random;
+use crate::limits;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
@@ -73,7 +73,7 @@ pub struct Target {
     sink: Sink,
     options: TargetOptions,
     /// `None` where nothing is renamed.
-    held: Option<Held>,
+    held: Option<Named>,
     mode: u32,
     mtime: Timespec,
     /// What was received, piece by piece, for the verification.
@@ -83,11 +83,13 @@ pub struct Target {
     /// Its file system is memory.
     in_memory: bool,
     display: String,
+    /// The sink's descriptors.
+    descriptors: Held,
 }
 
 /// The temporary file's place.
 #[derive(Debug)]
-struct Held {
+struct Named {
     place: Place,
     temporary: String,
     /// True exactly when the temporary name is ours to remove.
@@ -117,7 +119,7 @@ impl Target {
         let mut target = Self {
             sink: Sink::File { fd, direct: None },
             options,
-            held: Some(Held {
+            held: Some(Named {
                 place,
                 temporary,
                 present: AtomicBool::new(true),
@@ -131,6 +133,7 @@ impl Target {
             in_place_bytes: AtomicU64::new(0),
             in_memory: file_system == FileSystem::Memory,
             display,
+            descriptors: Held::new(1),
         };
         if entry.kind == EntryKind::File {
             target.allocate(file_system, entry.size)?;
@@ -210,6 +213,7 @@ impl Target {
             in_place_bytes: AtomicU64::new(0),
             in_memory: false,
             display: display.to_owned(),
+            descriptors: Held::new(0),
         })
     }
 
@@ -290,7 +294,7 @@ impl Target {
     fn settle_file(
         &self,
         fd: &OwnedFd,
-        held: &Held,
+        held: &Named,
         size: u64,
         plan: &Plan,
         file: FileId,
@@ -434,7 +438,7 @@ impl Target {
         let (Sink::File { fd, direct }, Some(held)) = (&mut self.sink, &self.held) else {
             return;
         };
-        if !disk || size < DIRECT_BYTES_MIN || !direct_is_possible(fd.as_fd()) {
+        if !disk || size < limits::DIRECT_BYTES_MIN || !direct_is_possible(fd.as_fd()) {
             return;
         }
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -445,6 +449,9 @@ impl Target {
         *direct = opened
             .ok()
             .filter(|direct| is_same(fd.as_fd(), direct.as_fd()));
+        if direct.is_some() {
+            self.descriptors.add();
+        }
     }
 
     fn failed(&self, doing: &str, errno: Errno) -> Error {
@@ -469,7 +476,8 @@ fn create_temporary(place: &Place) -> Result<(OwnedFd, String)> {
     let mut errno = Errno::EXIST;
     for _ in 0..NAMES_TRIED_MAX {
         let name = format!(".haul-{:016x}", u64::from_ne_bytes(random()?));
-        match rustix::fs::openat(place.directory(), &name, flags, Mode::RUSR | Mode::WUSR) {
+        let open = || rustix::fs::openat(place.directory(), &name, flags, Mode::RUSR | Mode::WUSR);
+        match descriptors::patiently(open) {
             Ok(fd) => return Ok((fd, name)),
             Err(Errno::EXIST) => {}
             Err(failed) => {

@@ -7,6 +7,7 @@
 //! change while they are looked at, by whoever has the file; nothing here or
 //! above trusts them before a check held, which reads them once more or fails.
 
+pub mod descriptors;
 pub mod fault;
 pub mod file;
 pub mod huge;

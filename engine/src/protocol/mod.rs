@@ -5,9 +5,11 @@
 //! this folder names a descriptor, a clock, a thread or `unsafe`.
 
 pub mod check;
+pub mod credit;
 pub mod frame;
 pub mod handshake;
 pub mod ledger;
+pub mod names;
 pub mod plan;
 pub mod ranges;
 pub mod receiver;

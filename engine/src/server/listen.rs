@@ -10,6 +10,7 @@ use super::serving::Serving;
 use crate::data::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::place;
+use crate::kernel::descriptors::{self, Exhaustion};
 use crate::kernel::queue::{Reader, Writer, bounded};
 use crate::kernel::random::random;
 use crate::kernel::socket::{self, SocketOptions};
@@ -27,6 +28,7 @@ use crate::session::links::Links;
 use crate::session::running::Running;
 use crate::session::runtime::start_runtime;
 use crate::session::software;
+use rustix::io::Errno;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -233,40 +235,58 @@ async fn serve(
 }
 
 async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+    let another = listener.try_clone().ok();
     let listener = tokio_uring::net::TcpListener::from_std(listener);
+    // The descriptor that is given away where no other is left, so that who
+    // waits hears why: the kernel takes connections in without this process.
+    let mut spare = another.as_ref().and_then(|one| one.try_clone().ok());
     while !*shared.stopped.borrow() {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 if *shared.stopped.borrow() {
                     break;
                 }
+                if spare.is_none() {
+                    spare = another.as_ref().and_then(|one| one.try_clone().ok());
+                }
                 // An IPv4 peer of a socket for both is shown as one.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let stream = Rc::new(stream);
-                match shared.greetings.enter(peer.ip(), &stream) {
-                    Some(greeting) => {
-                        tokio_uring::spawn(greeted(stream, peer, greeting, shared.clone()));
-                    }
-                    None => {
-                        let why = "too many connections have not greeted yet";
-                        let error = Error::peer("cannot greet", why);
-                        shared.house.tell(ServerEvent::Refused { peer, error });
-                    }
+                let Some(greeting) = shared.greetings.enter(peer.ip(), &stream) else {
+                    let why = "too many connections have not greeted yet";
+                    let error = Error::peer("cannot greet", why);
+                    shared.house.tell(ServerEvent::Refused { peer, error });
+                    continue;
+                };
+                let is_last = spare.is_none();
+                let greeted = greeted(stream, peer, greeting, shared.clone(), is_last);
+                if is_last {
+                    greeted.await;
+                } else {
+                    tokio_uring::spawn(greeted);
                 }
             }
+            Err(_) if *shared.stopped.borrow() => break,
             Err(error) => {
-                if *shared.stopped.borrow() {
-                    break;
-                }
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_WAIT).await;
+                let errno = Errno::from_io_error(&error);
+                if !(errno.is_some_and(|errno| errno.is_exhaustion()) && spare.take().is_some()) {
+                    tokio::time::sleep(ACCEPT_WAIT).await;
+                }
             }
         }
     }
 }
 
-/// Greets one connection and gives it to its session, or makes it one.
-async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, shared: Rc<Shared>) {
+/// Greets one connection and gives it to its session, or makes it one; where it
+/// has the last descriptor, it is only told so.
+async fn greeted(
+    stream: Rc<TcpStream>,
+    peer: SocketAddr,
+    greeting: Greeting,
+    shared: Rc<Shared>,
+    is_last: bool,
+) {
     let clock = Clock::start();
     let deadline = Deadline::start(stream.clone(), clock);
     let mut stopped = shared.stopped.clone();
@@ -280,6 +300,7 @@ async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, sh
     };
     let name = peer.to_string();
     let result = match greet::hear_hello(&stream, &name).await {
+        Ok(wish) if is_last => Err(turn_away(wish, stream.clone(), &name).await),
         Ok(Wish::Data(join)) => take_in(&join, &stream, &name, &shared).map(|()| None),
         Ok(Wish::Control) => open(stream.clone(), peer, &name, clock, &shared)
             .await
@@ -305,6 +326,22 @@ async fn greeted(stream: Rc<TcpStream>, peer: SocketAddr, greeting: Greeting, sh
         }
         Ok(None) => {}
         Err(error) => shared.house.tell(ServerEvent::Refused { peer, error }),
+    }
+}
+
+/// Tells who wants a session that there is no descriptor for it; a data
+/// connection is closed, and its session goes on with the others.
+async fn turn_away(wish: Wish, stream: Rc<TcpStream>, name: &str) -> Error {
+    let limit = descriptors::limit();
+    let why = format!("this process may open {limit} files, and none is left");
+    let error = Error::local(format!("cannot take a connection of {name} in"), why)
+        .cure("raise the limit of open files (`ulimit -n`)");
+    match wish {
+        Wish::Data(_) => error,
+        Wish::Control => {
+            let (channel, mut messages) = Channel::start(stream, name);
+            refuse(&channel, &mut messages, error).await
+        }
     }
 }
 
@@ -334,10 +371,12 @@ async fn open(
     clock: Clock,
     shared: &Rc<Shared>,
 ) -> Result<(Registration, Session<Serving>)> {
-    let socket = socket::duplicate(&*stream)?;
-    socket::prepare_control(socket.as_fd())?;
-    drop(socket);
+    let prepared =
+        socket::duplicate(&*stream).and_then(|socket| socket::prepare_control(socket.as_fd()));
     let (channel, mut messages) = Channel::start(stream, name);
+    if let Err(error) = prepared {
+        return Err(refuse(&channel, &mut messages, error).await);
+    }
     let doing = || format!("cannot greet {name}");
     let (inner_out, inner) = unbounded_channel();
     let id = u64::from_le_bytes(random()?);

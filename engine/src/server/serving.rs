@@ -6,22 +6,24 @@
 
 use super::house::{House, ServerEvent};
 use crate::error::{Error, Result, Side};
-use crate::files::generated::Generated;
-use crate::files::source::{self, FileSource, Source};
 use crate::files::target::TargetOptions;
-use crate::kernel::random::random;
+use crate::files::walk::{Reach, Walk};
+use crate::kernel::descriptors::Share;
+use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
+use crate::protocol::credit::Credit;
 use crate::protocol::handshake;
+use crate::protocol::names::{Hearing, Saying};
 use crate::protocol::session::{SessionOutput, Way};
 use crate::protocol::wire::{Begin, Join, Message, Task};
 use crate::protocol::{ConnectionId, TransferId};
+use crate::session::destination::Asked;
 use crate::session::inbox::{Done, Inner, Opened};
-use crate::session::receiving_half::Asked;
 use crate::session::role::Role;
 use crate::session::running::{Active, Running};
-use crate::session::sending_half::SendingOptions;
+use crate::session::sending_half::{SendingOptions, Supply};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 /// What a server keeps besides the session.
@@ -29,8 +31,9 @@ pub(super) struct Serving {
     house: Rc<House>,
     peer: SocketAddr,
     session: handshake::Session,
-    /// What the pull whose sources are being opened asked for.
-    starting: Option<Begin>,
+    /// What the pull whose first sources are being opened asked for, and the
+    /// descriptors for all of them.
+    starting: Option<(Begin, Share, Hearing)>,
 }
 
 impl Serving {
@@ -50,7 +53,9 @@ impl Serving {
         running.begin(active);
         let (side, result) = match begin.task.clone() {
             Task::Push { target } => (Side::Receiver, self.push(running, &begin, target)),
-            Task::Pull { sources } => (Side::Sender, self.pull(running, begin, sources)),
+            Task::Pull { sources, last } => {
+                (Side::Sender, self.pull(running, begin, sources, last))
+            }
         };
         if let Err(error) = result {
             running.refuse(error.at(side));
@@ -74,8 +79,10 @@ impl Serving {
             drop_cache: begin.drop_cache,
             special_bits: self.session.authenticated,
         };
-        running.receive(asked, options)?;
-        begun(running, begin.transfer);
+        let share = share(running, begin)?;
+        let descriptors_max = Some(share.count());
+        running.receive(asked, options, share, Saying::new(Vec::new()))?;
+        begun(running, begin.transfer, descriptors_max);
         Ok(())
     }
 
@@ -84,15 +91,19 @@ impl Serving {
         running: &mut Running,
         begin: Begin,
         sources: Vec<RemoteSource>,
+        last: bool,
     ) -> Result<()> {
-        let generated = |source: &RemoteSource| matches!(source, RemoteSource::Generated { .. });
-        if sources.iter().any(generated) && !self.house.allow_null {
-            return Err(null_refused(Side::Sender));
+        let share = share(running, &begin)?;
+        let (reach, transfer) = (Reach::Beneath(self.house.root.clone()), begin.transfer);
+        let (drop_cache, chunk_bytes) = (begin.drop_cache, begin.chunk_bytes);
+        let mut walk = Walk::new(reach, sources, last, drop_cache, chunk_bytes);
+        if !self.house.allow_null {
+            walk = walk.refusing_generated(null_refused(Side::Sender));
         }
-        let (root, transfer) = (self.house.root.clone(), begin.transfer);
-        let drop_cache = begin.drop_cache;
-        self.starting = Some(begin);
-        let open = move || Done::Opened(open_all(&root, &sources, drop_cache));
+        let peer = begin.descriptors_max.unwrap_or(0);
+        let room = Credit::new(share.count(), peer).room(0);
+        self.starting = Some((begin, share, Hearing::new(last)));
+        let open = move || Done::Opened(Opened::next(walk, room));
         let failed = |error| Done::Opened(Err(error));
         running.core.hand(transfer, open, failed);
         Ok(())
@@ -149,13 +160,13 @@ impl Role for Serving {
         }
     }
 
-    /// The sources of a pull.
-    fn opened(&mut self, running: &mut Running, files: Result<Opened>) {
-        let files = match files {
-            Ok(files) => files,
+    /// The first sources of a pull.
+    fn opened(&mut self, running: &mut Running, opened: Result<Opened>) {
+        let opened = match opened {
+            Ok(opened) => opened,
             Err(error) => return running.refuse(error),
         };
-        let Some(begin) = self.starting.take() else {
+        let Some((begin, share, hearing)) = self.starting.take() else {
             return;
         };
         let rate = begin.rate_limit_bytes_per_second;
@@ -163,14 +174,20 @@ impl Role for Serving {
             // Nothing is silently weaker than asked.
             return running.refuse(error.at(Side::Sender));
         }
-        begun(running, begin.transfer);
+        begun(running, begin.transfer, None);
         let options = SendingOptions {
             chunk_bytes: begin.chunk_bytes,
             transmit: begin.transmit,
             drop_cache: begin.drop_cache,
             window_bytes: begin.window_bytes,
+            peer_descriptors_max: begin.descriptors_max.unwrap_or(0),
         };
-        running.send(options, files);
+        let supply = Supply {
+            share,
+            hearing,
+            opened,
+        };
+        running.send(options, supply);
     }
 
     fn connection_broke(&self, connection: ConnectionId, why: &str) {
@@ -193,11 +210,23 @@ impl Role for Serving {
     }
 }
 
+/// Descriptors for a transfer's files, no more than its peer has, and besides
+/// those of the connections that may still come.
+fn share(running: &Running, begin: &Begin) -> Result<Share> {
+    let want = begin
+        .descriptors_max
+        .map_or(usize::MAX, |most| most as usize);
+    running
+        .core
+        .share(want, limits::CONNECTIONS_DEFAULT as usize)
+}
+
 /// Says that this end's half of the transfer runs.
-fn begun(running: &Running, transfer: TransferId) {
+fn begun(running: &Running, transfer: TransferId, descriptors_max: Option<u32>) {
     let begun = Message::Begun {
         transfer,
         window_bytes: None,
+        descriptors_max,
     };
     running.core.channel.send(&begun);
 }
@@ -208,27 +237,4 @@ fn null_refused(side: Side) -> Error {
     )
     .at(side)
     .cure("start it with `haul serve --allow-null`")
-}
-
-/// Opens what a pull asks for.
-fn open_all(root: &OwnedFd, sources: &[RemoteSource], drop_cache: bool) -> Result<Opened> {
-    let open = |source: &RemoteSource| -> Result<Source> {
-        Ok(match source {
-            RemoteSource::Path(path) => {
-                let mut file = FileSource::open_beneath(root.as_fd(), path)?;
-                if drop_cache {
-                    file.prefer_direct();
-                }
-                Source::File(file)
-            }
-            RemoteSource::Generated { pattern, bytes } => {
-                let seed = u64::from_le_bytes(random()?);
-                Source::Generated(Generated::new(*pattern, *bytes, seed))
-            }
-        })
-    };
-    source::open_each(sources, open, |source| match source {
-        RemoteSource::Path(path) => Some(path),
-        RemoteSource::Generated { .. } => None,
-    })
 }

@@ -9,7 +9,9 @@ use super::hands::blocking;
 use super::inbox::{Done, Inner};
 use super::links::Links;
 use crate::data::Clock;
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::kernel::descriptors::Share;
+use crate::limits;
 use crate::protocol::TransferId;
 use crate::protocol::session::SessionMachine;
 use std::sync::Arc;
@@ -75,6 +77,16 @@ impl Core {
             // A session that ended needs no answer.
             let _ = inner.send(Inner::Hands(transfer, done));
         });
+    }
+
+    /// Descriptors for a transfer's files, besides those of `connections` in all
+    /// that may still come.
+    ///
+    /// # Errors
+    /// Too few are left.
+    pub(crate) fn share(&self, want: usize, connections: usize) -> Result<Share> {
+        let missing = connections.saturating_sub(self.links.count_all());
+        Share::take(want, missing * limits::DESCRIPTORS_OF_CONNECTION)
     }
 
     /// One piece of work came back.

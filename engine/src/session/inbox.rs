@@ -4,12 +4,12 @@
 
 use super::event::Update;
 use crate::error::Result;
-use crate::files::source::Source;
 use crate::files::stream::StreamNews;
 use crate::files::target::Target;
+use crate::files::walk::{Batch, Walk};
 use crate::options::{CopyOptions, LocalSource, LocalTarget, RemoteSource, RemoteTarget};
 use crate::protocol::check::Check;
-use crate::protocol::wire::{Entry, Join, Verdict};
+use crate::protocol::wire::{Join, Verdict};
 use crate::protocol::{ChunkId, FileId, Nanos, SegmentId, TransferId};
 use crate::report::{Latency, Level};
 use std::os::fd::OwnedFd;
@@ -61,8 +61,22 @@ pub(crate) enum Stop {
     Finish,
 }
 
-/// Open sources, each with what is offered of it.
-pub(crate) type Opened = Vec<(Entry, Arc<Source>)>;
+/// Some of a transfer's sources, open, and the walk that opens the others.
+pub(crate) struct Opened {
+    pub(crate) walk: Walk,
+    pub(crate) batch: Batch,
+}
+
+impl Opened {
+    /// Opens the next that `room` descriptors take; blocks.
+    ///
+    /// # Errors
+    /// Those of [`Walk::next_batch`].
+    pub(crate) fn next(mut walk: Walk, room: u32) -> Result<Self> {
+        let batch = walk.next_batch(room)?;
+        Ok(Self { walk, batch })
+    }
+}
 
 /// What the hands did.
 pub(crate) enum Done {

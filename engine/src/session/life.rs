@@ -194,7 +194,11 @@ impl<R: Role> Session<R> {
                 Ok(()) => self.running.core.machine.proved(),
                 Err(error) => self.running.core.machine.refuse(error),
             },
-            Message::Begun { window_bytes, .. } => self.running.begun(window_bytes),
+            Message::Begun {
+                window_bytes,
+                descriptors_max,
+                ..
+            } => self.running.begun(window_bytes, descriptors_max),
             Message::Lost { .. } | Message::Freed { .. } => {
                 self.running.connection_message(message);
             }

@@ -179,6 +179,11 @@ impl Links {
             .collect()
     }
 
+    /// How many there are, of either way.
+    pub(crate) fn count_all(&self) -> usize {
+        self.links.len()
+    }
+
     /// Asks the connection's worker to end it at once, `why`; `Detached` follows.
     pub(crate) fn detach(&self, connection: ConnectionId, why: &str) {
         let doing = format!("gave data connection {connection} up");

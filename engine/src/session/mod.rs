@@ -9,6 +9,7 @@
 pub(crate) mod channel;
 pub(crate) mod core;
 mod crew;
+pub(crate) mod destination;
 pub mod event;
 mod first_window;
 pub(crate) mod greeting;

@@ -6,83 +6,23 @@
 //! ends only when no worker writes to its targets any more.
 
 use super::core::Core;
+use super::destination::{Asked, Destination};
 use super::inbox::Done;
 use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, Side};
-use crate::files::place;
 use crate::files::target::{Target, TargetOptions};
-use crate::options::LocalTarget;
+use crate::kernel::descriptors::Share;
 use crate::protocol::ledger::Ledger;
+use crate::protocol::names::Saying;
 use crate::protocol::receiver::{Receiver, ReceiverConfig, ReceiverOutput};
-use crate::protocol::wire::{Entry, EntryKind, Message, Offer, Verdict};
+use crate::protocol::wire::{Message, Offer, Sources, Verdict};
 use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::Latency;
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-
-/// Where a transfer's files go.
-pub(crate) enum Asked {
-    /// Below a server's root.
-    Beneath {
-        root: Arc<OwnedFd>,
-        path: Vec<u8>,
-        directory: bool,
-    },
-    /// Where the local user said.
-    Local {
-        path: PathBuf,
-        directory: bool,
-    },
-    Stdout,
-    Null,
-}
-
-impl From<LocalTarget> for Asked {
-    fn from(target: LocalTarget) -> Self {
-        match target {
-            LocalTarget::Path { path, directory } => Self::Local { path, directory },
-            LocalTarget::Stdout => Self::Stdout,
-            LocalTarget::Null => Self::Null,
-        }
-    }
-}
-
-impl Asked {
-    /// Creates the targets of one segment, in order; blocks.
-    fn create_all(&self, entries: &[Entry], options: TargetOptions) -> Vec<Result<Target>> {
-        let place = match self {
-            Self::Beneath {
-                root,
-                path,
-                directory,
-            } => place::resolve_beneath(root.as_fd(), path, *directory),
-            Self::Local { path, directory } => place::resolve_local(path, *directory),
-            Self::Stdout => return entries.iter().map(|_| Target::stdout(options)).collect(),
-            Self::Null => return entries.iter().map(|_| Target::null(options)).collect(),
-        };
-        // Each file alone may fit where all of them do not.
-        let bytes = entries
-            .iter()
-            .map(|entry| entry.size)
-            .fold(0, u64::saturating_add);
-        let place = place.and_then(|place| place.require_space(bytes).map(|()| place));
-        let create = |entry: &Entry| match &place {
-            // What its peer calls it is no name that anybody typed.
-            Ok(place) if place.is_directory() && entry.kind == EntryKind::Stream => Err(
-                Error::usage("cannot copy standard input into a directory: it has no name there")
-                    .cure("name the file"),
-            ),
-            Ok(place) => Target::create(place.place(&entry.name)?, entry, options),
-            Err(error) => Err(error.clone()),
-        };
-        entries.iter().map(create).collect()
-    }
-}
 
 /// A fault of haul: without its targets a segment's bytes would be drained.
 fn never_prepared(segment: SegmentId) -> Error {
@@ -94,7 +34,13 @@ fn never_prepared(segment: SegmentId) -> Error {
 pub(crate) struct ReceivingHalf {
     transfer: TransferId,
     machine: Receiver,
-    asked: Arc<Asked>,
+    destination: Arc<Destination>,
+    /// Offers whose targets are not made yet; the first is with the hands.
+    preparing: VecDeque<Offer>,
+    /// What a pull has not named yet.
+    saying: Saying,
+    /// This end's descriptors, until the end.
+    _share: Share,
     options: TargetOptions,
     targets: BTreeMap<SegmentId, Vec<Option<Arc<Target>>>>,
     segments: BTreeMap<SegmentId, Arc<ReceiveSegment>>,
@@ -111,6 +57,8 @@ impl ReceivingHalf {
         chunk_bytes: u32,
         asked: Asked,
         options: TargetOptions,
+        share: Share,
+        saying: Saying,
     ) -> Result<Self> {
         core.links.start_receiving()?;
         Ok(Self {
@@ -118,8 +66,12 @@ impl ReceivingHalf {
             machine: Receiver::new(ReceiverConfig {
                 transfer,
                 chunk_bytes,
+                descriptors_max: share.count(),
             }),
-            asked: Arc::new(asked),
+            destination: Arc::new(Destination::new(asked)),
+            preparing: VecDeque::new(),
+            saying,
+            _share: share,
             options,
             targets: BTreeMap::new(),
             segments: BTreeMap::new(),
@@ -158,6 +110,14 @@ impl ReceivingHalf {
     pub(crate) fn message(&mut self, core: &Core, tally: &mut Tally, message: Message) {
         if let Message::Offer(offer) = &message {
             tally.planned(&offer.entries);
+        }
+        if let Message::More { transfer } = message {
+            let (sources, last) = self.saying.next_part();
+            return core.channel.send(&Message::Sources(Sources {
+                transfer,
+                sources,
+                last,
+            }));
         }
         if let Err(violation) = self.machine.handle_message(core.clock.now(), message) {
             let error = Error::peer(format!("cannot go on with {}", core.peer), violation);
@@ -228,13 +188,15 @@ impl ReceivingHalf {
     }
 
     /// The hands' answer.
-    pub(crate) fn done(&mut self, tally: &mut Tally, done: Done) {
+    pub(crate) fn done(&mut self, core: &mut Core, tally: &mut Tally, done: Done) {
         match done {
             Done::Prepared {
                 segment,
                 verdicts,
                 targets,
             } => {
+                self.preparing.pop_front();
+                self.prepare_next(core);
                 for note in targets.iter().flatten().filter_map(|target| target.note()) {
                     tally.note(note.to_owned());
                 }
@@ -269,7 +231,12 @@ impl ReceivingHalf {
     fn carry(&mut self, core: &mut Core, tally: &mut Tally, output: ReceiverOutput) {
         match output {
             ReceiverOutput::Message(message) => core.channel.send(&message),
-            ReceiverOutput::Prepare { offer } => self.prepare(core, offer),
+            ReceiverOutput::Prepare { offer } => {
+                self.preparing.push_back(offer);
+                if self.preparing.len() == 1 {
+                    self.prepare_next(core);
+                }
+            }
             ReceiverOutput::Open {
                 segment,
                 plan,
@@ -378,13 +345,18 @@ impl ReceivingHalf {
         self.targets.get(&segment)?.get(file as usize)?.clone()
     }
 
-    /// Creates the segment's targets, one after another, on a blocking thread.
-    fn prepare(&mut self, core: &mut Core, offer: Offer) {
-        let (asked, options) = (self.asked.clone(), self.options);
+    /// Creates the targets of the first offer that waits, one after another, on
+    /// a blocking thread. One segment at a time: who waits for a descriptor there
+    /// keeps no hand from settling what gives one back.
+    fn prepare_next(&mut self, core: &mut Core) {
+        let Some(offer) = self.preparing.front().cloned() else {
+            return;
+        };
+        let (destination, options) = (self.destination.clone(), self.options);
         let (segment, count) = (offer.segment, offer.entries.len());
         let prepare = move || {
             let (mut verdicts, mut targets) = (Vec::new(), Vec::new());
-            for created in asked.create_all(&offer.entries, options) {
+            for created in destination.create_all(&offer.entries, options) {
                 let (verdict, target) = match created {
                     Ok(target) => (Verdict::Whole, Some(Arc::new(target))),
                     Err(error) => (Verdict::Refused(error.at(Side::Receiver)), None),

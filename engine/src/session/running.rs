@@ -5,15 +5,18 @@
 //! handed out once with its end.
 
 use super::core::Core;
+use super::destination::Asked;
 use super::event::{Event, Progress, Update};
 use super::inbox::{Done, Opened, Stop};
-use super::receiving_half::{Asked, ReceivingHalf};
-use super::sending_half::{SendingHalf, SendingOptions};
+use super::receiving_half::ReceivingHalf;
+use super::sending_half::{SendingHalf, SendingOptions, Supply};
 use super::tally::Tally;
 use crate::data::{ReceiveEvent, SendEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::stream::StreamNews;
 use crate::files::target::TargetOptions;
+use crate::kernel::descriptors::Share;
+use crate::protocol::names::Saying;
 use crate::protocol::session::Way;
 use crate::protocol::wire::Message;
 use crate::protocol::{ConnectionId, Nanos, TransferId};
@@ -103,6 +106,7 @@ impl Active {
         match &self.half {
             Half::Opening(_) => None,
             Half::Receiving(receiving) if !receiving.machine().is_planned() => None,
+            Half::Sending(sending) if !sending.machine().is_planned() => None,
             Half::Sending(_) | Half::Receiving(_) if self.tally.has_open_stream() => None,
             Half::Sending(_) | Half::Receiving(_) => Some(self.bytes().planned),
         }
@@ -167,14 +171,14 @@ impl Running {
         self.core.links.reset_counts();
     }
 
-    /// Its sources are open: it sends them, as was asked of it meanwhile.
-    pub(crate) fn send(&mut self, options: SendingOptions, files: Opened) {
+    /// Its first sources are open: it sends them, as was asked of it meanwhile.
+    pub(crate) fn send(&mut self, options: SendingOptions, supply: Supply) {
         let Some(active) = &mut self.active else {
             return;
         };
         let transfer = active.transfer;
         let mut sending =
-            SendingHalf::start(&self.core, &mut active.tally, transfer, options, files);
+            SendingHalf::start(&self.core, &mut active.tally, transfer, options, supply);
         if let Half::Opening(opening) = &mut active.half {
             if let Some(news) = opening.news.take() {
                 sending.stream(news);
@@ -190,13 +194,20 @@ impl Running {
     ///
     /// # Errors
     /// No worker thread can be started.
-    pub(crate) fn receive(&mut self, asked: Asked, options: TargetOptions) -> Result<()> {
+    pub(crate) fn receive(
+        &mut self,
+        asked: Asked,
+        options: TargetOptions,
+        share: Share,
+        saying: Saying,
+    ) -> Result<()> {
         let Some(active) = &mut self.active else {
             return Ok(());
         };
         let (transfer, chunk_bytes) = (active.transfer, active.chunk_bytes);
+        let core = &mut self.core;
         let receiving =
-            ReceivingHalf::start(&mut self.core, transfer, chunk_bytes, asked, options)?;
+            ReceivingHalf::start(core, transfer, chunk_bytes, asked, options, share, saying)?;
         active.half = Half::Receiving(receiving);
         Ok(())
     }
@@ -300,9 +311,9 @@ impl Running {
     }
 
     /// The peer began its half of the transfer.
-    pub(crate) fn begun(&mut self, window_bytes: Option<u64>) {
+    pub(crate) fn begun(&mut self, window_bytes: Option<u64>, descriptors_max: Option<u32>) {
         if let Some(Half::Sending(sending)) = self.active.as_mut().map(|active| &mut active.half) {
-            sending.begun(window_bytes);
+            sending.begun(window_bytes, descriptors_max);
         }
     }
 
@@ -394,8 +405,10 @@ impl Running {
                 return Some(opening.stopped.take().map_or(files, Err));
             }
             (Half::Opening(_), _) => {}
-            (Half::Sending(sending), done) => sending.done(done),
-            (Half::Receiving(receiving), done) => receiving.done(&mut active.tally, done),
+            (Half::Sending(sending), done) => sending.done(&mut active.tally, done),
+            (Half::Receiving(receiving), done) => {
+                receiving.done(&mut self.core, &mut active.tally, done);
+            }
         }
         None
     }

@@ -12,12 +12,15 @@ use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::files::source::{self, Source};
 use crate::files::stream::{StreamNews, StreamSource};
+use crate::files::walk::Walk;
+use crate::kernel::descriptors::Share;
 use crate::limits;
-use crate::options::Transmit;
+use crate::options::{RemoteSource, Transmit};
+use crate::protocol::names::Hearing;
 use crate::protocol::sender::{Sender, SenderConfig, SenderOutput};
 use crate::protocol::session::{PEER_LOST_IT, Way};
-use crate::protocol::wire::{Entry, EntryKind, Message};
-use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
+use crate::protocol::wire::{Message, Sources};
+use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId, Violation};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,13 +31,34 @@ pub(crate) struct SendingOptions {
     pub(crate) drop_cache: bool,
     /// The receiver's, where it hands bytes on in order.
     pub(crate) window_bytes: Option<u64>,
+    /// The receiver's files may take so many descriptors, as far as it said so.
+    pub(crate) peer_descriptors_max: u32,
 }
+
+/// What it sends.
+pub(crate) struct Supply {
+    /// Descriptors for all sources.
+    pub(crate) share: Share,
+    /// Whether more are to be named.
+    pub(crate) hearing: Hearing,
+    /// The first of them.
+    pub(crate) opened: Opened,
+}
+
+const RAN_OUT: &str = "every descriptor was in use: fewer files are open at once";
 
 /// A transfer that sends.
 pub(crate) struct SendingHalf {
     transfer: TransferId,
     machine: Sender,
     options: SendingOptions,
+    /// What is not open yet; the hands have it while they open more.
+    walk: Option<Walk>,
+    /// What was named meanwhile.
+    heard: Vec<RemoteSource>,
+    hearing: Hearing,
+    /// This end's descriptors, until the end.
+    _share: Share,
     sources: BTreeMap<SegmentId, Vec<Arc<Source>>>,
     segments: BTreeMap<SegmentId, Arc<SendSegment>>,
     reports_due: Option<Owed>,
@@ -42,30 +66,41 @@ pub(crate) struct SendingHalf {
 }
 
 impl SendingHalf {
-    /// Offers `files` in one segment over the connections that are there.
+    /// Offers the first sources over the connections that are there.
     pub(crate) fn start(
         core: &Core,
         tally: &mut Tally,
         transfer: TransferId,
         options: SendingOptions,
-        files: Opened,
+        supply: Supply,
     ) -> Self {
+        let Supply {
+            share,
+            hearing,
+            opened,
+        } = supply;
         let config = SenderConfig {
             transfer,
             chunk_bytes: options.chunk_bytes,
             window_bytes: options.window_bytes,
             bytes_per_second_max: core.links.rate_limit_bytes_per_second(),
+            descriptors_max: share.count(),
+            peer_descriptors_max: options.peer_descriptors_max,
         };
         let mut sending = Self {
             transfer,
             machine: Sender::new(config),
             options,
+            walk: None,
+            heard: Vec::new(),
+            hearing,
+            _share: share,
             sources: BTreeMap::new(),
             segments: BTreeMap::new(),
             reports_due: None,
             end: None,
         };
-        sending.offer(tally, files);
+        sending.offer(tally, opened);
         let now = core.clock.now();
         for connection in core.links.of_way(Way::Out) {
             sending.machine.connection_joined(now, connection);
@@ -73,49 +108,66 @@ impl SendingHalf {
         sending
     }
 
-    /// Streams are alone in their segments; other files share one, up to its
-    /// limit of entries.
-    fn offer(&mut self, tally: &mut Tally, files: Opened) {
-        let mut groups: Vec<(Vec<Entry>, Vec<Arc<Source>>)> = vec![Default::default()];
-        let mut open = true;
-        let mut names_bytes = 0;
-        for (entry, source) in files {
-            if self.options.drop_cache
-                && matches!(&*source, Source::File(file) if file.is_in_memory())
-            {
-                let note = "--drop-cache: the source lies in memory, where nothing can be dropped";
-                tally.note(note.to_owned());
-            }
-            let stream = entry.kind == EntryKind::Stream;
-            names_bytes += entry.name.len();
-            let full = groups.last().is_some_and(|(entries, _)| {
-                entries.len() >= limits::SEGMENT_ENTRIES_MAX
-                    || names_bytes > limits::SEGMENT_NAMES_BYTES_MAX
-                    || (!entries.is_empty() && stream)
-            });
-            if full || !open {
-                names_bytes = entry.name.len();
-                groups.push(Default::default());
-            }
-            open = !stream;
-            if let Some((entries, sources)) = groups.last_mut() {
-                entries.push(entry);
-                sources.push(source);
+    /// Offers what the hands opened: one segment, the last where no name is left.
+    fn offer(&mut self, tally: &mut Tally, opened: Opened) {
+        let Opened { mut walk, batch } = opened;
+        walk.add(self.heard.drain(..));
+        let is_last = walk.is_empty() && self.hearing.has_all();
+        self.walk = Some(walk);
+        let in_memory = |source: &Source| match source {
+            Source::File(file) => file.is_in_memory(),
+            Source::Generated(_) | Source::Stream(_) | Source::Missing(_) => false,
+        };
+        if self.options.drop_cache && batch.files.iter().any(|(_, source)| in_memory(source)) {
+            let note = "--drop-cache: the source lies in memory, where nothing can be dropped";
+            tally.note(note.to_owned());
+        }
+        let (entries, sources): (Vec<_>, Vec<_>) = batch.files.into_iter().unzip();
+        if entries.is_empty() && !is_last {
+            return;
+        }
+        tally.planned(&entries);
+        let segment = self.machine.offer(entries, is_last);
+        for source in &sources {
+            // Generated bytes are there already, all of them.
+            if matches!(&**source, Source::Generated(generated) if generated.bytes().is_none()) {
+                self.machine.stream_available(segment, u64::MAX, None);
             }
         }
-        let count = groups.len();
-        for (index, (entries, sources)) in groups.into_iter().enumerate() {
-            tally.planned(&entries);
-            let segment = self.machine.offer(entries, index + 1 == count);
-            for source in &sources {
-                // Generated bytes are there already, all of them.
-                if matches!(&**source, Source::Generated(generated) if generated.bytes().is_none())
-                {
-                    self.machine.stream_available(segment, u64::MAX, None);
-                }
-            }
-            self.sources.insert(segment, sources);
+        self.sources.insert(segment, sources);
+        if batch.ran_out {
+            self.machine.ran_out_of_descriptors();
+            tally.note(RAN_OUT.to_owned());
         }
+    }
+
+    /// Has the hands open what there is room for, and asks for further names
+    /// before they run out.
+    fn open_next(&mut self, core: &mut Core) {
+        let (transfer, room) = (self.transfer, self.machine.room());
+        let Some(walk) = self.walk.as_ref().filter(|_| room > 0) else {
+            return;
+        };
+        if walk.len() < limits::SEGMENT_ENTRIES_MAX && self.hearing.wants_more() {
+            core.channel.send(&Message::More { transfer });
+        }
+        if walk.is_empty() && !self.hearing.has_all() {
+            return;
+        }
+        if let Some(walk) = self.walk.take() {
+            let open = move || Done::Opened(Opened::next(walk, room));
+            core.hand(transfer, open, |error| Done::Opened(Err(error)));
+        }
+    }
+
+    /// Further names of a pull.
+    fn hear_names(&mut self, sources: Sources) -> Result<(), Violation> {
+        self.hearing.heard(sources.last)?;
+        match &mut self.walk {
+            Some(walk) => walk.add(sources.sources),
+            None => self.heard.extend(sources.sources),
+        }
+        Ok(())
     }
 
     /// What the machine counted.
@@ -145,9 +197,12 @@ impl SendingHalf {
         self.machine.stop(error);
     }
 
-    /// The receiver's window came with `Begun`.
-    pub(crate) fn begun(&mut self, window_bytes: Option<u64>) {
+    /// The receiver's window and its descriptors came with `Begun`.
+    pub(crate) fn begun(&mut self, window_bytes: Option<u64>, descriptors_max: Option<u32>) {
         self.machine.set_window(window_bytes);
+        if let Some(descriptors_max) = descriptors_max {
+            self.machine.allow(descriptors_max);
+        }
     }
 
     pub(crate) fn joined(&mut self, core: &Core, connection: ConnectionId) {
@@ -160,7 +215,11 @@ impl SendingHalf {
 
     /// A message of this transfer.
     pub(crate) fn message(&mut self, core: &Core, message: Message) {
-        if let Err(violation) = self.machine.handle_message(core.clock.now(), message) {
+        let heard = match message {
+            Message::Sources(sources) => self.hear_names(sources),
+            message => self.machine.handle_message(core.clock.now(), message),
+        };
+        if let Err(violation) = heard {
             let error = Error::peer(format!("cannot go on with {}", core.peer), violation);
             self.machine.stop(error);
         }
@@ -208,8 +267,10 @@ impl SendingHalf {
     }
 
     /// The hands' answer.
-    pub(crate) fn done(&mut self, done: Done) {
+    pub(crate) fn done(&mut self, tally: &mut Tally, done: Done) {
         match done {
+            Done::Opened(Ok(opened)) => self.offer(tally, opened),
+            Done::Opened(Err(error)) => self.machine.stop(error.at(Side::Sender)),
             Done::Looked {
                 segment,
                 file,
@@ -257,6 +318,7 @@ impl SendingHalf {
         while let Some(output) = self.machine.poll(core.clock.now()) {
             self.carry(core, tally, output);
         }
+        self.open_next(core);
         if core.hands_empty() && self.reports_due.is_none() {
             self.end.take()
         } else {

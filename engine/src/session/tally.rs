@@ -11,8 +11,15 @@ use crate::protocol::wire::{Entry, EntryKind};
 use crate::report::{
     Bytes, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
+
+/// A segment's files.
+struct Planned {
+    files: Vec<FileReport>,
+    /// Those that did not end.
+    open: usize,
+}
 
 /// Counts of one transfer at one end.
 pub(crate) struct Tally {
@@ -23,8 +30,12 @@ pub(crate) struct Tally {
     last_landed: Option<Nanos>,
     /// By segment, then file. Where nobody is told, segments whose files all
     /// ended are only counted: a peer may offer them without end.
-    files: BTreeMap<u32, Vec<FileReport>>,
+    files: BTreeMap<u32, Planned>,
     segments: u32,
+    /// Files of all segments.
+    file_count: u64,
+    /// Segments of a stream that did not end.
+    streams: BTreeSet<u32>,
     past: Past,
     pub(crate) latencies: Latencies,
     pub(crate) notes: Vec<String>,
@@ -45,6 +56,8 @@ impl Tally {
             last_landed: None,
             files: BTreeMap::new(),
             segments: 0,
+            file_count: 0,
+            streams: BTreeSet::new(),
             past: Past::default(),
             latencies: Latencies::default(),
             notes: Vec::new(),
@@ -71,15 +84,12 @@ impl Tally {
 
     /// Files planned so far.
     pub(crate) fn file_count(&self) -> u64 {
-        (self.past.files + self.files.values().map(Vec::len).sum::<usize>()) as u64
+        self.file_count
     }
 
     /// True while a stream has no known end.
     pub(crate) fn has_open_stream(&self) -> bool {
-        let open = |file: &FileReport| {
-            file.bytes.is_none() && file.level.is_none() && file.error.is_none()
-        };
-        self.files.values().flatten().any(open)
+        !self.streams.is_empty()
     }
 
     /// True when somebody follows the transfer.
@@ -105,9 +115,16 @@ impl Tally {
             level: None,
             error: None,
         };
+        if entries.iter().any(|entry| entry.kind == EntryKind::Stream) {
+            self.streams.insert(self.segments);
+        }
         if !entries.is_empty() {
-            let files = entries.iter().map(file).collect();
-            self.files.insert(self.segments, files);
+            let planned = Planned {
+                files: entries.iter().map(file).collect(),
+                open: entries.len(),
+            };
+            self.files.insert(self.segments, planned);
+            self.file_count += entries.len() as u64;
         }
         self.segments = self.segments.wrapping_add(1);
     }
@@ -120,12 +137,17 @@ impl Tally {
         size: Option<u64>,
         result: &Result<Level, Error>,
     ) {
-        let Some(files) = self.files.get_mut(&segment) else {
+        let Some(planned) = self.files.get_mut(&segment) else {
             return;
         };
-        let Some(slot) = files.get_mut(file as usize) else {
+        let Some(slot) = planned.files.get_mut(file as usize) else {
             return;
         };
+        if slot.level.is_none() && slot.error.is_none() {
+            planned.open -= 1;
+        }
+        // A stream is alone in its segment.
+        self.streams.remove(&segment);
         match result {
             Ok(level) => slot.level = Some(*level),
             Err(error) => slot.error = Some(ErrorReport::from(error)),
@@ -135,17 +157,16 @@ impl Tally {
             let report = slot.clone();
             return self.tell(Event::FileEnded(report));
         }
-        let has_ended = |file: &FileReport| file.level.is_some() || file.error.is_some();
-        if files.iter().all(has_ended) {
-            self.past.add(files);
+        if planned.open == 0 {
+            self.past.add(&planned.files);
             self.files.remove(&segment);
         }
     }
 
     /// The end of a file that could not be opened: its size is not known.
     pub(crate) fn missing(&mut self, segment: u32, file: u32, error: Error) {
-        let files = self.files.get_mut(&segment);
-        if let Some(slot) = files.and_then(|files| files.get_mut(file as usize)) {
+        let planned = self.files.get_mut(&segment);
+        if let Some(slot) = planned.and_then(|planned| planned.files.get_mut(file as usize)) {
             slot.bytes = None;
         }
         self.ended(segment, file, None, &Err(error));
@@ -192,7 +213,8 @@ impl Tally {
     ) -> Report {
         let now = self.clock.now();
         let own = self.own();
-        let files: Vec<FileReport> = self.files.into_values().flatten().collect();
+        let files = self.files.into_values().flat_map(|planned| planned.files);
+        let files: Vec<FileReport> = files.collect();
         let mut past = self.past;
         past.add(&files);
         let (sender, receiver) = if sends {
@@ -333,10 +355,18 @@ mod tests {
         }
         assert!(tally.files.is_empty());
         assert_eq!(tally.file_count(), 200);
+        let stream = Entry {
+            kind: EntryKind::Stream,
+            ..entry()
+        };
+        tally.planned(&[stream]);
+        assert!(tally.has_open_stream());
+        tally.ended(100, 0, Some(5), &Ok(Level::Sealed));
+        assert!(!tally.has_open_stream());
         let report = tally.report(Ok(()), Bytes::default(), 1, false, true);
         let error = report.error.expect("one failed");
         assert_eq!(error.kind, ErrorKind::Partial);
-        assert!(error.sentence.starts_with("1 of 200 files"), "{error}");
+        assert!(error.sentence.starts_with("1 of 201 files"), "{error}");
         assert_eq!((report.level, report.files.len()), (None, 0));
     }
 }

@@ -92,6 +92,7 @@ impl Impostor {
             Message::Begin(begin) => Some(Message::Begun {
                 transfer: begin.transfer,
                 window_bytes: None,
+                descriptors_max: None,
             }),
             Message::Offer(offer) => {
                 let verdicts = vec![Verdict::Whole; offer.entries.len()];

@@ -81,6 +81,9 @@ impl World {
     fn judge_files(&mut self) {
         let mut wrong = Vec::new();
         let whole = self.ends.sender == Some(Ok(())) && self.ends.receiver == Some(Ok(()));
+        if whole && !self.batches_due.is_empty() {
+            wrong.push("not every file was offered".to_owned());
+        }
         for key in self.sources.keys() {
             let at_sender = self.ends.sender_files.get(key);
             let at_receiver = self.ends.receiver_files.get(key);
@@ -92,7 +95,7 @@ impl World {
                     "{key:?}: {at_sender:?} there, {at_receiver:?} here"
                 ));
             }
-            let want = self.scenario.segments[key.0 as usize][key.1 as usize].want;
+            let want = self.specs[&key.0][key.1 as usize].want;
             let sealed = self
                 .targets
                 .get(key)

@@ -37,9 +37,11 @@ pub enum Bug {
     DiscardForgotten,
     /// The second look at a source is not taken.
     LookSkipped,
+    /// The receiver is said to have more descriptors than it has.
+    CreditInflated,
 }
 
-pub const BUGS: [Bug; 14] = [
+pub const BUGS: [Bug; 15] = [
     Bug::RequeueBeforeFreed,
     Bug::ReleaseBeforeReaped,
     Bug::ClosedMadeUp,
@@ -54,6 +56,7 @@ pub const BUGS: [Bug; 14] = [
     Bug::LandedBeforeWritten,
     Bug::DiscardForgotten,
     Bug::LookSkipped,
+    Bug::CreditInflated,
 ];
 
 impl World {

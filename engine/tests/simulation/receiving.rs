@@ -11,7 +11,9 @@ use crate::scenario::{Fault, Want};
 use crate::wire::{FileKey, Item, Payload, Target};
 use crate::world::{Event, ReceiveNews, World};
 use haul_engine::error::{Error, ErrorKind};
+use haul_engine::limits;
 use haul_engine::protocol::check::{Check, CheckSeed};
+use haul_engine::protocol::credit::descriptors_of_all;
 use haul_engine::protocol::frame::FrameHeader;
 use haul_engine::protocol::ledger::{Admission, Ledger};
 use haul_engine::protocol::plan::Plan;
@@ -105,7 +107,9 @@ impl World {
                     self.found(format!("file {segment}/{file} ended twice at the receiver"));
                 }
             }
-            ReceiverOutput::SegmentDone { .. } => {}
+            ReceiverOutput::SegmentDone { segment } => {
+                self.seen.taken.remove(&segment);
+            }
             ReceiverOutput::Finish => {
                 self.seen.finishing = true;
                 let delay = self.rng.within(0..50) * MILLI;
@@ -190,13 +194,19 @@ impl World {
 
     fn prepare(&mut self, offer: &Offer) {
         self.seen.preparing += 1;
+        let taken = descriptors_of_all(&offer.entries);
+        self.seen.taken.insert(offer.segment, taken);
+        let most = self.scenario.descriptors[1].max(limits::DESCRIPTORS_FIRST);
+        if self.seen.taken.values().sum::<u32>() > most {
+            self.found("more descriptors are taken than the receiver has");
+        }
         let delay = self.rng.within(0..150) * MILLI;
         self.queue.after(delay, Event::Prepared(offer.segment));
     }
 
     pub fn prepared(&mut self, segment: SegmentId) {
         self.seen.preparing -= 1;
-        let specs = self.scenario.segments[segment as usize].clone();
+        let specs = self.specs[&segment].clone();
         let mut verdicts = Vec::new();
         for (file, spec) in (0..).zip(&specs) {
             // What is not written is found by its filler.

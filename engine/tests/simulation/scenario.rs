@@ -4,6 +4,7 @@
 //! is not a delay is decided here, before it starts.
 
 use crate::rng::{MILLI, Rng};
+use haul_engine::protocol::wire::EntryKind;
 
 /// Something that goes wrong, or is asked for, in the middle of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -147,10 +148,24 @@ pub struct FileSpec {
     pub endless: bool,
 }
 
+impl FileSpec {
+    pub fn kind(&self) -> EntryKind {
+        if self.stream {
+            EntryKind::Stream
+        } else {
+            EntryKind::File
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Scenario {
     pub chunk_bytes: u32,
-    pub segments: Vec<Vec<FileSpec>>,
+    /// What is scanned, a batch after another; each is cut into segments by
+    /// what there is room for.
+    pub batches: Vec<Vec<FileSpec>>,
+    /// Descriptors that the sender's and the receiver's files may take.
+    pub descriptors: [u32; 2],
     pub connections: u32,
     /// The sender's end dials; else the receiver's.
     pub sender_dials: bool,
@@ -165,9 +180,7 @@ impl Scenario {
     pub fn of(rng: &mut Rng) -> Self {
         let chunk_bytes = rng.pick(&[16, 64, 256]);
         let count = rng.pick(&[1, 1, 2, 3, 12]);
-        let segments = (0..count)
-            .map(|_| segment(rng, chunk_bytes, count))
-            .collect();
+        let batches = (0..count).map(|_| batch(rng, chunk_bytes, count)).collect();
         let faults = (0..rng.pick(&[0, 1, 1, 2, 2, 3, 5]))
             .map(|_| {
                 let when = match rng.within(0..4) {
@@ -179,7 +192,8 @@ impl Scenario {
             .collect();
         Self {
             chunk_bytes,
-            segments,
+            batches,
+            descriptors: [(); 2].map(|()| rng.pick(&[0, 5, 9, 30, 400, 400])),
             connections: rng.pick(&[1, 2, 2, 3, 4]),
             sender_dials: rng.once_in(2),
             window_bytes: rng
@@ -196,7 +210,7 @@ impl Scenario {
     }
 }
 
-fn segment(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
+fn batch(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
     let chunk = u64::from(chunk_bytes);
     if rng.once_in(4) {
         let endless = rng.once_in(3);

@@ -3,6 +3,7 @@
 //! Leaves to others: what the ends do. Invariant: one connection never
 //! reorders; different connections know nothing of each other.
 
+use crate::scenario::FileSpec;
 use haul_engine::protocol::check::Check;
 use haul_engine::protocol::frame::HEADER_BYTES;
 use haul_engine::protocol::wire::{Message, MessageReader, encode};
@@ -68,6 +69,18 @@ pub struct Source {
 }
 
 impl Source {
+    pub fn of(spec: &FileSpec) -> Self {
+        Self {
+            original: spec.bytes.clone(),
+            bytes: spec.bytes.clone(),
+            changed_at: None,
+            last_read_at: 0,
+            stream: spec.stream,
+            endless: spec.endless,
+            come: 0,
+        }
+    }
+
     /// The bytes at `offset`; what is missing comes as zeros, and false.
     pub fn read(&self, offset: u64, bytes: u64) -> (Vec<u8>, bool) {
         let start = (offset as usize).min(self.bytes.len());

@@ -7,15 +7,17 @@
 use crate::planted::Bug;
 use crate::receiving::{Landing, Opened};
 use crate::rng::{MILLI, Queue, Rng};
-use crate::scenario::{Fault, Phase, Scenario, When};
+use crate::scenario::{Fault, FileSpec, Phase, Scenario, When};
 use crate::sending::Outgoing;
 use crate::wire::{ControlPipe, FileKey, Item, Source, Target};
 use haul_engine::error::{Error, ErrorKind};
+use haul_engine::limits;
 use haul_engine::protocol::check::CheckSeed;
+use haul_engine::protocol::credit::Cut;
 use haul_engine::protocol::plan::Plan;
 use haul_engine::protocol::receiver::{Receiver, ReceiverConfig};
 use haul_engine::protocol::sender::{Sender, SenderConfig};
-use haul_engine::protocol::wire::{ChunkRange, Entry, EntryKind, Message};
+use haul_engine::protocol::wire::{ChunkRange, Entry, Message};
 use haul_engine::protocol::{ChunkId, ConnectionId, FileId, Run, SegmentId, TransferId};
 use haul_engine::report::Level;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -117,6 +119,8 @@ pub struct Seen {
     pub reporting: bool,
     pub preparing: u32,
     pub settling: BTreeSet<FileKey>,
+    /// Descriptors of the segments that the receiver has open.
+    pub taken: BTreeMap<SegmentId, u32>,
     pub finishing: bool,
     /// Chunks that the sender's machine told as landed.
     pub landed: BTreeSet<(SegmentId, ChunkId)>,
@@ -149,7 +153,10 @@ pub struct World {
     pub armed: BTreeSet<Fault>,
     pub pending: Vec<(usize, Phase, u64)>,
     pub struck: BTreeSet<(Fault, Phase)>,
-    pub offers_due: VecDeque<SegmentId>,
+    /// What is not scanned yet, and the rest of the batch that is.
+    pub batches_due: VecDeque<VecDeque<FileSpec>>,
+    /// The files of each segment.
+    pub specs: BTreeMap<SegmentId, Vec<FileSpec>>,
     pub entries: BTreeMap<SegmentId, Vec<Entry>>,
     pub ends: Ends,
     pub seen: Seen,
@@ -162,23 +169,25 @@ impl World {
     pub fn new(seed: u64, bug: Option<Bug>) -> Self {
         let mut rng = Rng::new(seed);
         let scenario = Scenario::of(&mut rng);
-        let (sources, entries) = sources_of(&scenario);
         let mut world = Self {
             sender: Sender::new(SenderConfig {
                 transfer: TRANSFER,
                 chunk_bytes: scenario.chunk_bytes,
                 window_bytes: None,
                 bytes_per_second_max: None,
+                descriptors_max: scenario.descriptors[0],
+                peer_descriptors_max: 0,
             }),
             receiver: Receiver::new(ReceiverConfig {
                 transfer: TRANSFER,
                 chunk_bytes: scenario.chunk_bytes,
+                descriptors_max: scenario.descriptors[1],
             }),
             queue: Queue::new(),
             bug,
             to_sender: ControlPipe::new(),
             to_receiver: ControlPipe::new(),
-            sources,
+            sources: BTreeMap::new(),
             targets: BTreeMap::new(),
             plans: BTreeMap::new(),
             opened: BTreeMap::new(),
@@ -191,8 +200,14 @@ impl World {
             armed: BTreeSet::new(),
             pending: Vec::new(),
             struck: BTreeSet::new(),
-            offers_due: (0..scenario.segments.len() as u32).collect(),
-            entries,
+            batches_due: scenario
+                .batches
+                .iter()
+                .cloned()
+                .map(VecDeque::from)
+                .collect(),
+            specs: BTreeMap::new(),
+            entries: BTreeMap::new(),
             ends: Ends::default(),
             seen: Seen::default(),
             held_landed: Vec::new(),
@@ -207,6 +222,15 @@ impl World {
 
     fn begin(&mut self) {
         self.sender.set_window(self.scenario.window_bytes);
+        let descriptors_max = self.scenario.descriptors[1];
+        self.tell_sender(&Message::Begun {
+            transfer: TRANSFER,
+            window_bytes: None,
+            descriptors_max: Some(match self.bug {
+                Some(Bug::CreditInflated) => 400,
+                _ => descriptors_max,
+            }),
+        });
         for _ in 0..self.scenario.connections {
             let delay = self.rng.within(0..40) * MILLI;
             self.queue.after(delay, Event::Join);
@@ -294,22 +318,45 @@ impl World {
     // Files.
 
     fn offer(&mut self) {
-        let Some(&segment) = self.offers_due.front() else {
-            return;
-        };
         let delay = self.rng.within(0..80) * MILLI;
-        // Every third scan does not wait until it may offer.
-        if !self.sender.can_offer() && !self.rng.once_in(3) {
+        if self.rng.once_in(20) {
+            self.sender.ran_out_of_descriptors();
+        }
+        let mut room = self.sender.room();
+        if room == 0 && self.rng.once_in(3) {
+            // Every third scan does not wait until it may offer.
+            room = limits::ENTRY_DESCRIPTORS_MAX;
+        }
+        if room == 0 {
             if self.ends.sender.is_none() {
                 self.queue.after(delay + MILLI, Event::Offer);
             }
             return;
         }
-        self.offers_due.pop_front();
-        let last = self.offers_due.is_empty();
-        let entries = self.entries[&segment].clone();
-        let offered = self.sender.offer(entries, last);
-        assert_eq!(offered, segment);
+        let Some(batch) = self.batches_due.front_mut() else {
+            return;
+        };
+        let next_segment = self.entries.len() as SegmentId;
+        let (mut cut, mut entries, mut specs) = (Cut::new(room), Vec::new(), Vec::new());
+        while let Some(spec) = batch.front()
+            && cut.takes(spec.kind())
+        {
+            let entry = entry_of(next_segment, entries.len() as FileId, spec);
+            cut.add(&entry);
+            entries.push(entry);
+            specs.extend(batch.pop_front());
+        }
+        if batch.is_empty() {
+            self.batches_due.pop_front();
+        }
+        let last = self.batches_due.is_empty();
+        let segment = self.sender.offer(entries.clone(), last);
+        assert_eq!(segment, next_segment);
+        for (file, spec) in (0..).zip(&specs) {
+            self.sources.insert((segment, file), Source::of(spec));
+        }
+        self.entries.insert(segment, entries);
+        self.specs.insert(segment, specs);
         self.seen.offered += 1;
         if let Some(source) = self.sources.get(&(segment, 0))
             && source.stream
@@ -467,9 +514,13 @@ impl World {
     }
 
     pub fn sender_hears(&mut self, message: Message) {
-        if let Message::Joined { connection } = message {
-            self.sender_joined(connection);
-            return;
+        match message {
+            Message::Joined { connection } => return self.sender_joined(connection),
+            Message::Begun {
+                descriptors_max: Some(most),
+                ..
+            } => return self.sender.allow(most),
+            _ => {}
         }
         let now = self.queue.now;
         if let Err(violation) = self.sender.handle_message(now, message) {
@@ -492,43 +543,17 @@ impl World {
     }
 }
 
-type Sources = BTreeMap<FileKey, Source>;
-
-fn sources_of(scenario: &Scenario) -> (Sources, BTreeMap<SegmentId, Vec<Entry>>) {
-    let (mut sources, mut entries) = (BTreeMap::new(), BTreeMap::new());
-    for (segment, files) in (0..).zip(&scenario.segments) {
-        let mut offered = Vec::new();
-        for (file, spec) in (0..).zip(files) {
-            offered.push(Entry {
-                name: format!("s{segment}/f{file}").into_bytes(),
-                kind: if spec.stream {
-                    EntryKind::Stream
-                } else {
-                    EntryKind::File
-                },
-                size: if spec.stream {
-                    0
-                } else {
-                    spec.bytes.len() as u64
-                },
-                mode: 0o644,
-                mtime_seconds: 0,
-                mtime_nanos: 0,
-            });
-            sources.insert(
-                (segment, file as FileId),
-                Source {
-                    original: spec.bytes.clone(),
-                    bytes: spec.bytes.clone(),
-                    changed_at: None,
-                    last_read_at: 0,
-                    stream: spec.stream,
-                    endless: spec.endless,
-                    come: 0,
-                },
-            );
-        }
-        entries.insert(segment, offered);
+fn entry_of(segment: SegmentId, file: FileId, spec: &FileSpec) -> Entry {
+    Entry {
+        name: format!("s{segment}/f{file}").into_bytes(),
+        kind: spec.kind(),
+        size: if spec.stream {
+            0
+        } else {
+            spec.bytes.len() as u64
+        },
+        mode: 0o644,
+        mtime_seconds: 0,
+        mtime_nanos: 0,
     }
-    (sources, entries)
 }

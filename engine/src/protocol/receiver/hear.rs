@@ -106,6 +106,7 @@ impl Receiver {
                 "an offer of one more",
             ));
         }
+        self.credit.grant(offer.segment, &offer.entries)?;
         self.next_segment = self.next_segment.wrapping_add(1);
         self.last_offered = offer.last;
         self.segments

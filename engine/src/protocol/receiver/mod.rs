@@ -11,6 +11,7 @@ mod tests;
 mod work;
 
 use super::check::CheckSeed;
+use super::credit::Credit;
 use super::plan::{Plan, digest};
 use super::ranges::RangeSet;
 use super::wire::{Answer, ChunkRange, Message, Offer, Verdict, cut};
@@ -30,6 +31,9 @@ pub struct ReceiverConfig {
     pub transfer: TransferId,
     /// A power of two within the limits.
     pub chunk_bytes: u32,
+    /// Descriptors that this end's files may take at once, as in
+    /// `Begin::descriptors_max`.
+    pub descriptors_max: u32,
 }
 
 /// What the receiver's caller is to do.
@@ -146,6 +150,8 @@ pub struct Receiver {
     next_segment: SegmentId,
     last_offered: bool,
     segments: BTreeMap<SegmentId, Segment>,
+    /// What they take.
+    credit: Credit,
     /// Landed, and not yet said: neighbours become one range.
     unsaid: BTreeMap<SegmentId, RangeSet>,
     /// Connections that were reaped here; their numbers are used up.
@@ -169,6 +175,7 @@ impl Receiver {
             next_segment: 0,
             last_offered: false,
             segments: BTreeMap::new(),
+            credit: Credit::new(config.descriptors_max, u32::MAX),
             unsaid: BTreeMap::new(),
             reaped: RangeSet::new(),
             settling: 0,

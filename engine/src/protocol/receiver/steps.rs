@@ -141,6 +141,7 @@ impl Receiver {
     pub(super) fn forget_if_done(&mut self, segment: SegmentId) {
         if self.work(segment).is_some_and(|work| work.files_open == 0) {
             self.segments.remove(&segment);
+            self.credit.give_back(segment);
             self.outputs
                 .push_back(ReceiverOutput::SegmentDone { segment });
             if self.last_offered && self.segments.is_empty() && matches!(self.state, State::Moving)

@@ -51,6 +51,7 @@ fn receiver() -> Receiver {
     Receiver::new(ReceiverConfig {
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
+        descriptors_max: 1 << 20,
     })
 }
 

@@ -13,6 +13,7 @@ mod tests;
 mod work;
 
 use super::check::{Check, CheckSeed};
+use super::credit::{Credit, descriptors_of_all};
 use super::plan::Plan;
 use super::ranges::RangeSet;
 use super::wire::{ChunkRange, Entry, Message, Offer};
@@ -36,6 +37,10 @@ pub struct SenderConfig {
     pub chunk_bytes: u32,
     /// As in `Begin::window_bytes`.
     pub window_bytes: Option<u64>,
+    /// Descriptors that this end's files may take at once.
+    pub descriptors_max: u32,
+    /// The receiver's, as far as it said so: see [`Sender::allow`].
+    pub peer_descriptors_max: u32,
     /// What all connections together may send, where that is limited: runs last
     /// no longer at that rate either, from the first on.
     pub bytes_per_second_max: Option<u64>,
@@ -170,6 +175,8 @@ pub struct Sender {
     held: VecDeque<Offer>,
     early: BTreeMap<SegmentId, Early>,
     segments: BTreeMap<SegmentId, Segment>,
+    /// What `segments` take.
+    credit: Credit,
     connections: Connections,
     /// Connections that the receiver freed; their numbers are used up.
     freed: RangeSet,
@@ -194,6 +201,7 @@ impl Sender {
             held: VecDeque::new(),
             early: BTreeMap::new(),
             segments: BTreeMap::new(),
+            credit: Credit::new(config.descriptors_max, config.peer_descriptors_max),
             connections: Connections::default(),
             freed: RangeSet::new(),
             freed_again: RangeSet::new(),
@@ -203,13 +211,24 @@ impl Sender {
         }
     }
 
-    /// True when another segment would be offered at once. Offers beyond that
-    /// are kept, so a caller that scans ahead waits for this.
+    /// The descriptors that the next segment may take: more than none when it
+    /// would be offered at once. Offers beyond that are kept, so a caller that
+    /// opens files ahead waits for this.
     #[must_use]
-    pub fn can_offer(&self) -> bool {
-        self.state == State::Moving
+    pub fn room(&self) -> u32 {
+        let is_wanted = self.state == State::Moving
             && !self.last_offered
-            && self.segments.len() + self.held.len() < limits::SEGMENTS_OPEN_MAX
+            && self.segments.len() + self.held.len() < limits::SEGMENTS_OPEN_MAX;
+        let kept = self.held.iter();
+        let kept = kept.map(|offer| descriptors_of_all(&offer.entries)).sum();
+        if is_wanted { self.credit.room(kept) } else { 0 }
+    }
+
+    /// True once it is known what all the files come to.
+    #[must_use]
+    pub fn is_planned(&self) -> bool {
+        let is_moving = |segment: &Segment| matches!(segment, Segment::Moving(_));
+        self.last_offered && self.held.is_empty() && self.segments.values().all(is_moving)
     }
 
     /// True while a segment was answered and is not done.
@@ -252,6 +271,18 @@ impl Sender {
     /// The receiver works on what it owes: the wait for it begins anew.
     pub fn peer_works(&mut self) {
         self.word_due.heard();
+    }
+
+    /// The receiver's files may take so many descriptors at once, from `Begun`.
+    pub fn allow(&mut self, descriptors_max: u32) {
+        self.credit.allow(descriptors_max);
+        self.offer_held();
+    }
+
+    /// This end has no more descriptors than are in use: what is open is all
+    /// that will be.
+    pub fn ran_out_of_descriptors(&mut self) {
+        self.credit.shrink();
     }
 
     /// The connection joined and can take runs.

@@ -34,11 +34,15 @@ impl Sender {
             || self.held.iter().any(|offer| offer.segment == segment)
     }
 
-    /// Offers what was kept, as far as the limit on open segments allows.
+    /// Offers what was kept, as far as the limit on open segments and the
+    /// receiver's credit allow.
     pub(super) fn offer_held(&mut self) {
         while self.segments.len() < limits::SEGMENTS_OPEN_MAX
+            && let Some(offer) = self.held.front()
+            && self.credit.allows(&offer.entries)
             && let Some(offer) = self.held.pop_front()
         {
+            self.credit.take(offer.segment, &offer.entries);
             self.segments
                 .insert(offer.segment, Segment::Offered(offer.clone()));
             self.say(Message::Offer(offer));
@@ -278,6 +282,7 @@ impl Sender {
         }
         self.segments.remove(&segment);
         self.early.remove(&segment);
+        self.credit.give_back(segment);
         self.outputs
             .push_back(SenderOutput::SegmentDone { segment });
         self.offer_held();

@@ -63,6 +63,8 @@ fn moving(chunks: u64, connections: u32) -> (Sender, Vec<Run>) {
         chunk_bytes: CHUNK,
         window_bytes: None,
         bytes_per_second_max: None,
+        descriptors_max: 4096,
+        peer_descriptors_max: 4096,
     });
     for connection in 0..connections {
         sender.connection_joined(0, connection);
@@ -189,6 +191,8 @@ fn an_answer_has_to_be_to_what_was_offered() {
             chunk_bytes: CHUNK,
             window_bytes: None,
             bytes_per_second_max: None,
+            descriptors_max: 4096,
+            peer_descriptors_max: 4096,
         });
         sender.offer(vec![entry(10)], true);
         let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
@@ -513,11 +517,13 @@ fn no_more_segments_are_open_than_the_limit() {
         chunk_bytes: CHUNK,
         window_bytes: None,
         bytes_per_second_max: None,
+        descriptors_max: 4096,
+        peer_descriptors_max: 4096,
     });
     for _ in 0..limits::SEGMENTS_OPEN_MAX + 3 {
         sender.offer(vec![entry(0)], false);
     }
-    assert!(!sender.can_offer());
+    assert!(sender.room() == 0);
     assert_eq!(outputs(&mut sender).len(), limits::SEGMENTS_OPEN_MAX);
     sender.stop(Error::usage("enough"));
     let ends = outputs(&mut sender);

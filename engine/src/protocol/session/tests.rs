@@ -58,6 +58,7 @@ fn begin(transfer: TransferId) -> Message {
         drop_cache: false,
         transmit: Transmit::Auto,
         window_bytes: None,
+        descriptors_max: None,
         rate_limit_bytes_per_second: None,
     })
 }

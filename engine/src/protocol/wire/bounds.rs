@@ -8,6 +8,7 @@ use super::{Answer, Begin, Entry, EntryKind, Message, Offer, Task, Verdict};
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
+use crate::protocol::names::name_bytes;
 use crate::protocol::{TransferId, Violation};
 use crate::report::SideReport;
 
@@ -20,6 +21,7 @@ pub(super) fn check_bounds(mut message: Message) -> Result<Message, Violation> {
         Message::Hello(hello) => clean(&mut hello.software),
         Message::Welcome(welcome) => clean(&mut welcome.software),
         Message::Begin(begin) => check_begin(begin)?,
+        Message::Sources(further) => check_sources(&further.sources)?,
         Message::Offer(offer) => check_offer(offer)?,
         Message::Answer(answer) => check_answer(answer)?,
         Message::Landed { chunks, .. } => {
@@ -47,22 +49,27 @@ fn check_begin(begin: &Begin) -> Result<(), Violation> {
             format!("{} bytes", begin.chunk_bytes),
         ));
     }
-    let path = |path: &[u8]| at_most(path.len(), limits::PATH_BYTES_MAX, "bytes of a path");
     match &begin.task {
         Task::Push {
-            target: RemoteTarget::Path { path: bytes, .. },
-        } => path(bytes),
+            target: RemoteTarget::Path { path, .. },
+        } => at_most(path.len(), limits::PATH_BYTES_MAX, "bytes of a path"),
         Task::Push {
             target: RemoteTarget::Null,
         } => Ok(()),
-        Task::Pull { sources } => {
-            at_most(sources.len(), limits::SEGMENT_ENTRIES_MAX, "sources")?;
-            sources.iter().try_for_each(|source| match source {
-                RemoteSource::Path(bytes) => path(bytes),
-                RemoteSource::Generated { .. } => Ok(()),
-            })
-        }
+        Task::Pull { sources, .. } => check_sources(sources),
     }
+}
+
+fn check_sources(sources: &[RemoteSource]) -> Result<(), Violation> {
+    at_most(sources.len(), limits::SEGMENT_ENTRIES_MAX, "sources")?;
+    let lengths = || sources.iter().map(name_bytes);
+    let longest = lengths().max().unwrap_or(0);
+    at_most(longest, limits::PATH_BYTES_MAX, "bytes of a path")?;
+    at_most(
+        lengths().sum(),
+        limits::SEGMENT_NAMES_BYTES_MAX,
+        "bytes of names",
+    )
 }
 
 fn check_offer(offer: &Offer) -> Result<(), Violation> {

@@ -59,7 +59,7 @@ tag_table! {
     19 => Lost { connection };
     20 => Freed { connection };
     32 => Begin(begin);
-    33 => Begun { transfer, window_bytes };
+    33 => Begun { transfer, window_bytes, descriptors_max };
     34 => Offer(offer);
     35 => Answer(answer);
     36 => Landed { transfer, segment, chunks };
@@ -74,6 +74,8 @@ tag_table! {
     45 => Finished { transfer, report };
     46 => Abort { transfer, error };
     47 => EndStreams { transfer };
+    48 => Sources(sources);
+    49 => More { transfer };
 }
 
 /// The message as it goes over the wire, envelope included.

@@ -69,7 +69,21 @@ pub enum Task {
         /// What.
         #[serde(deserialize_with = "bounded::<_, _, { limits::SEGMENT_ENTRIES_MAX }>")]
         sources: Vec<RemoteSource>,
+        /// No more of them follow.
+        last: bool,
     },
+}
+
+/// Further sources of a pull.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// What.
+    #[serde(deserialize_with = "bounded::<_, _, { limits::SEGMENT_ENTRIES_MAX }>")]
+    pub sources: Vec<RemoteSource>,
+    /// No more of them follow.
+    pub last: bool,
 }
 
 /// Starts a transfer.
@@ -94,6 +108,9 @@ pub struct Begin {
     /// Chunks further than this ahead of the landed prefix must not be sent;
     /// for receivers that hand bytes on in order.
     pub window_bytes: Option<u64>,
+    /// Descriptors that the beginner's files may take at once; where the
+    /// beginner sends, more are of no use at the other end: see [`crate::protocol::credit`].
+    pub descriptors_max: Option<u32>,
     /// Payload bytes per second over all connections (matters when the peer sends).
     pub rate_limit_bytes_per_second: Option<u64>,
 }
@@ -240,6 +257,8 @@ pub enum Message {
         transfer: TransferId,
         /// The peer's own limit, as in [`Begin::window_bytes`].
         window_bytes: Option<u64>,
+        /// The same, as in [`Begin::descriptors_max`].
+        descriptors_max: Option<u32>,
     },
     /// A segment's files.
     Offer(Offer),
@@ -355,6 +374,14 @@ pub enum Message {
         /// Why.
         error: Error,
     },
+    /// Receiver to sender: what a pull asks for besides, when the sender said
+    /// `More`.
+    Sources(Sources),
+    /// Sender to receiver: the sources that were named so far are being opened.
+    More {
+        /// The transfer.
+        transfer: TransferId,
+    },
     /// Receiver to sender: end generated streams where they are.
     EndStreams {
         /// Which.
@@ -381,8 +408,10 @@ impl Message {
             | Self::Freed { .. } => None,
             Self::Begin(begin) => Some(begin.transfer),
             Self::Offer(offer) => Some(offer.transfer),
+            Self::Sources(sources) => Some(sources.transfer),
             Self::Answer(answer) => Some(answer.transfer),
             Self::Begun { transfer, .. }
+            | Self::More { transfer }
             | Self::Landed { transfer, .. }
             | Self::Damaged { transfer, .. }
             | Self::Drained { transfer, .. }

@@ -80,7 +80,7 @@
 //! | 19 | Lost | connection u32 | sender |
 //! | 20 | Freed | connection u32 | receiver |
 //! | 32 | Begin | [`Begin`] | who starts it |
-//! | 33 | Begun | transfer, window_bytes u64? | who takes it up |
+//! | 33 | Begun | transfer, window_bytes u64?, descriptors_max u32? | who takes it up |
 //! | 34 | Offer | [`Offer`] | sender |
 //! | 35 | Answer | [`Answer`] | receiver |
 //! | 36 | Landed | transfer, segment u32, list of (first u64, count u64) | receiver |
@@ -95,6 +95,8 @@
 //! | 45 | Finished | transfer, [`SideReport`](crate::report::SideReport) | receiver |
 //! | 46 | Abort | transfer, error | either |
 //! | 47 | EndStreams | transfer | receiver |
+//! | 48 | Sources | [`Sources`] | receiver |
+//! | 49 | More | transfer | sender |
 //!
 //! A transfer is 16 bytes, not all of them zero, a level one of [`Level`](crate::report::Level); `?`
 //! marks an option. For example, `Lost` of connection 300 is `02 00 00 00  13 00  00 00  ac 02`.
@@ -136,6 +138,14 @@
 //!   │ ◀────────────── Finished │           │ ◀─────────────── Finish  │
 //!   │ Finish ─────────────────▶│
 //! ```
+//! Each end's files take descriptors, which are counted from what an Offer says of
+//! them ([`super::credit`]). R says in Begin or Begun how many it has, 4 at
+//! least, and the segments that are open never take more; before it said so, 4.
+//!
+//! A pull names its first sources in Begin, at most 4096. S says More when it
+//! begins to open what was named last, unless that was all, and R answers it
+//! with the next Sources; what was not asked for is a violation.
+//!
 //! S sends no frame of a segment before its Answer, only padding. Offers do not wait for
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:

@@ -86,6 +86,7 @@ fn begin() -> impl Strategy<Value = Begin> {
                 bytes: Some(5),
             },
         ],
+        last: false,
     });
     let null = Just(Task::Push {
         target: RemoteTarget::Null,
@@ -108,6 +109,7 @@ fn begin() -> impl Strategy<Value = Begin> {
             drop_cache: flags[2],
             transmit: Transmit::Splice,
             window_bytes: limits[0],
+            descriptors_max: limits[0].map(|limit| limit as u32),
             rate_limit_bytes_per_second: limits[1],
         })
 }
@@ -234,7 +236,7 @@ fn transfer_message() -> impl Strategy<Value = Message> {
         prop::collection::vec(chunks(), 1..5),
     );
     let words = (error(), level(), report());
-    (0..14, places, words).prop_map(
+    (0..16, places, words).prop_map(
         |(
             kind,
             (transfer, [segment, file, recalls], [chunk, size], ranges),
@@ -245,6 +247,7 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                 0 => Message::Begun {
                     transfer,
                     window_bytes: Some(size),
+                    descriptors_max: Some(file),
                 },
                 1 => Message::Landed {
                     transfer,
@@ -297,9 +300,16 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                 10 => Message::Finished { transfer, report },
                 11 => Message::Abort { transfer, error },
                 12 => Message::EndStreams { transfer },
+                13 => Message::More { transfer },
+                14 => Message::Sources(Sources {
+                    transfer,
+                    sources: vec![RemoteSource::Path(vec![5; 7]); file as usize % 9],
+                    last: file.is_multiple_of(2),
+                }),
                 _ => Message::Begun {
                     transfer,
                     window_bytes: None,
+                    descriptors_max: None,
                 },
             }
         },
@@ -479,6 +489,7 @@ fn a_transfer_cannot_take_the_name_of_padding() {
             drop_cache: false,
             transmit: Transmit::Auto,
             window_bytes: None,
+            descriptors_max: None,
             rate_limit_bytes_per_second: None,
         };
         read_all(&encode(&Message::Begin(begin)), &[9999]).is_ok()

@@ -1,0 +1,75 @@
+//! Tests of the walk: parts, and what cannot be opened among others.
+//!
+//! Leaves to others: opening one file (source). Invariant: fresh directories
+//! only.
+
+use super::*;
+use crate::limits;
+use std::path::PathBuf;
+
+fn local(paths: &[PathBuf]) -> Walk {
+    let names = paths.iter().cloned().map(LocalSource::Path);
+    Walk::new(Reach::User, names, true, false, limits::CHUNK_BYTES_MIN)
+}
+
+fn files(directory: &Path, count: usize) -> Vec<PathBuf> {
+    let path = |number| directory.join(format!("f{number:03}"));
+    let paths: Vec<_> = (0..count).map(path).collect();
+    for path in &paths {
+        std::fs::write(path, "x").expect("written");
+    }
+    paths
+}
+
+#[test]
+fn every_name_is_opened_once_in_parts_of_the_room() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let paths = files(directory.path(), 25);
+    let mut walk = local(&paths);
+    let mut names = Vec::new();
+    while !walk.is_empty() {
+        let batch = walk.next_batch(8).expect("opened");
+        assert!((1..=8).contains(&batch.files.len()) && !batch.ran_out);
+        names.extend(batch.files.into_iter().map(|(entry, _)| entry.name));
+    }
+    let wanted: Vec<_> = (0..25).map(|n| format!("f{n:03}").into_bytes()).collect();
+    assert_eq!(names, wanted);
+    assert!(walk.next_batch(8).expect("nothing").files.is_empty());
+}
+
+#[test]
+fn one_of_several_fails_alone_and_one_alone_fails_all() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut paths = files(directory.path(), 3);
+    paths[0] = directory.path().join("missing");
+    // A directory among files is that one's failure, too.
+    std::fs::create_dir(directory.path().join("d")).expect("made");
+    paths[2] = directory.path().join("d");
+    let batch = local(&paths).next_batch(100).expect("opened");
+    let is_missing = |(_, source): &(_, Arc<Source>)| matches!(**source, Source::Missing(_));
+    let missing: Vec<_> = batch.files.iter().map(is_missing).collect();
+    assert_eq!(missing, [true, false, true]);
+    for path in [&paths[0], &paths[2]] {
+        let alone = local(std::slice::from_ref(path)).next_batch(100);
+        assert!(alone.is_err(), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_stream_is_a_part_of_its_own() {
+    let endless = Named::Generated {
+        pattern: Pattern::Zero,
+        bytes: None,
+    };
+    let some = Named::Generated {
+        pattern: Pattern::Zero,
+        bytes: Some(5),
+    };
+    let names = [some.clone(), some.clone(), endless.clone(), endless, some];
+    let mut walk = Walk::new(Reach::User, names, true, false, limits::CHUNK_BYTES_MIN);
+    let mut counts = Vec::new();
+    while !walk.is_empty() {
+        counts.push(walk.next_batch(100).expect("made").files.len());
+    }
+    assert_eq!(counts, [2, 1, 1, 1]);
+}

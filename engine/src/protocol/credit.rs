@@ -1,0 +1,282 @@
+//! Credit: how many descriptors the files of a transfer may take at both ends.
+//!
+//! Leaves to others: opening and closing. Invariant: what the segments weigh
+//! that are offered and not done never exceeds what the receiver allowed, and
+//! both ends weigh an entry alike, from what its offer says of it.
+
+use super::wire::{Entry, EntryKind};
+use super::{SegmentId, Violation};
+use crate::limits;
+use std::collections::BTreeMap;
+
+/// Descriptors that an entry may take at either end: the file, the same file
+/// opened past the page cache, and a directory of its own.
+#[must_use]
+pub fn descriptors_of(entry: &Entry) -> u32 {
+    let is_direct = entry.kind == EntryKind::File && entry.size >= limits::DIRECT_BYTES_MIN;
+    let has_directory = entry.name.contains(&b'/');
+    1 + u32::from(is_direct) + u32::from(has_directory)
+}
+
+/// What all entries of a segment take.
+#[must_use]
+pub fn descriptors_of_all(entries: &[Entry]) -> u32 {
+    entries
+        .iter()
+        .map(descriptors_of)
+        .fold(0, u32::saturating_add)
+}
+
+/// The descriptors of the segments that are offered and not done.
+#[derive(Debug)]
+pub struct Credit {
+    /// This end's own files may take so many.
+    own: u32,
+    /// And the peer's.
+    peer: u32,
+    open: u32,
+    by_segment: BTreeMap<SegmentId, u32>,
+}
+
+impl Credit {
+    /// Nothing is open. Each end allows [`limits::DESCRIPTORS_FIRST`] at least.
+    #[must_use]
+    pub fn new(own: u32, peer: u32) -> Self {
+        Self {
+            own: own.max(limits::DESCRIPTORS_FIRST),
+            peer: peer.max(limits::DESCRIPTORS_FIRST),
+            open: 0,
+            by_segment: BTreeMap::new(),
+        }
+    }
+
+    /// The peer said how many it allows.
+    pub fn allow(&mut self, peer: u32) {
+        self.peer = peer.max(limits::DESCRIPTORS_FIRST);
+    }
+
+    /// This end has no more than are open now: others took what it counted on.
+    pub fn shrink(&mut self) {
+        self.own = self.own.min(self.open).max(limits::DESCRIPTORS_FIRST);
+    }
+
+    /// What the next segment may take besides `kept`, which waits to be offered;
+    /// 0 until more are given back. A part of the whole, so that several are
+    /// under way: one is opened while another moves and a third is sealed.
+    #[must_use]
+    pub fn room(&self, kept: u32) -> u32 {
+        let most = self.own.min(self.peer);
+        let part = (most / limits::SEGMENTS_OPEN_MAX as u32).max(limits::ENTRY_DESCRIPTORS_MAX);
+        if most.saturating_sub(self.open.saturating_add(kept)) < part {
+            0
+        } else {
+            part
+        }
+    }
+
+    /// True when the peer allows these now.
+    #[must_use]
+    pub fn allows(&self, entries: &[Entry]) -> bool {
+        let open = self.open.saturating_add(descriptors_of_all(entries));
+        // What was cut to a smaller part was cut for this.
+        open <= self.peer
+    }
+
+    /// The segment is offered.
+    pub fn take(&mut self, segment: SegmentId, entries: &[Entry]) {
+        let count = descriptors_of_all(entries);
+        self.open = self.open.saturating_add(count);
+        self.by_segment.insert(segment, count);
+    }
+
+    /// The segment is offered by the peer.
+    ///
+    /// # Errors
+    /// It takes more than this end allowed.
+    pub fn grant(&mut self, segment: SegmentId, entries: &[Entry]) -> Result<(), Violation> {
+        let open = self.open.saturating_add(descriptors_of_all(entries));
+        if open > self.own {
+            return Err(Violation::new(
+                format!("files of at most {} descriptors at once", self.own),
+                format!("an offer of files that take {open} in all"),
+            ));
+        }
+        self.take(segment, entries);
+        Ok(())
+    }
+
+    /// The segment is done.
+    pub fn give_back(&mut self, segment: SegmentId) {
+        let count = self.by_segment.remove(&segment).unwrap_or(0);
+        self.open = self.open.saturating_sub(count);
+    }
+}
+
+/// The cut of one segment: entries are added until one more might not fit.
+#[derive(Debug)]
+pub struct Cut {
+    room: u32,
+    entries: usize,
+    names_bytes: usize,
+    is_stream: bool,
+}
+
+impl Cut {
+    /// An empty segment that may take `room` descriptors.
+    #[must_use]
+    pub fn new(room: u32) -> Self {
+        Self {
+            room,
+            entries: 0,
+            names_bytes: 0,
+            is_stream: false,
+        }
+    }
+
+    /// True when another entry fits, whatever it is; a stream only where
+    /// nothing else is.
+    #[must_use]
+    pub fn takes(&self, kind: EntryKind) -> bool {
+        let is_alone = self.entries == 0;
+        let fits = self.entries < limits::SEGMENT_ENTRIES_MAX
+            && self.names_bytes + limits::PATH_BYTES_MAX <= limits::SEGMENT_NAMES_BYTES_MAX
+            && self.room >= limits::ENTRY_DESCRIPTORS_MAX;
+        match kind {
+            EntryKind::File => !self.is_stream && (is_alone || fits),
+            EntryKind::Stream => is_alone,
+        }
+    }
+
+    /// The entry is in the segment.
+    pub fn add(&mut self, entry: &Entry) {
+        self.entries += 1;
+        self.names_bytes += entry.name.len();
+        self.is_stream |= entry.kind == EntryKind::Stream;
+        self.room = self.room.saturating_sub(descriptors_of(entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(name: &str, size: u64) -> Entry {
+        Entry {
+            name: name.as_bytes().to_vec(),
+            kind: EntryKind::File,
+            size,
+            mode: 0,
+            mtime_seconds: 0,
+            mtime_nanos: 0,
+        }
+    }
+
+    #[test]
+    fn an_entry_weighs_what_it_may_open() {
+        assert_eq!(descriptors_of(&entry("a", 0)), 1);
+        assert_eq!(descriptors_of(&entry("a", limits::DIRECT_BYTES_MIN)), 2);
+        assert_eq!(descriptors_of(&entry("d/a", limits::DIRECT_BYTES_MIN)), 3);
+        let stream = Entry {
+            kind: EntryKind::Stream,
+            ..entry("a", 0)
+        };
+        assert_eq!(descriptors_of(&stream), 1);
+    }
+
+    #[test]
+    fn the_smaller_end_bounds_what_is_open() {
+        let mut credit = Credit::new(80, 0);
+        // Nothing was said yet, and one entry of any kind fits all the same.
+        assert_eq!(credit.room(0), limits::ENTRY_DESCRIPTORS_MAX);
+        credit.allow(40);
+        assert_eq!(credit.room(0), 5);
+        let entries = vec![entry("a", 0); 36];
+        assert!(credit.allows(&entries));
+        credit.take(0, &entries);
+        assert_eq!(credit.room(0), 0, "a whole part is waited for");
+        assert!(!credit.allows(&entries[..5]));
+        credit.give_back(0);
+        assert_eq!(credit.room(0), 5);
+    }
+
+    #[test]
+    fn an_end_that_ran_out_goes_on_with_what_it_has() {
+        let mut credit = Credit::new(80, 80);
+        credit.take(0, &vec![entry("a", 0); 24]);
+        credit.shrink();
+        assert_eq!(credit.room(0), 0);
+        credit.give_back(0);
+        assert_eq!(credit.room(0), 3, "of 24");
+        credit.shrink();
+        assert_eq!(credit.room(0), limits::ENTRY_DESCRIPTORS_MAX);
+    }
+
+    #[test]
+    fn an_offer_beyond_the_credit_breaks_the_protocol() {
+        let mut credit = Credit::new(6, u32::MAX);
+        assert_eq!(credit.grant(0, &vec![entry("a", 0); 4]), Ok(()));
+        assert!(credit.grant(1, &vec![entry("d/a", 1 << 40); 1]).is_err());
+        assert_eq!(credit.grant(1, &vec![entry("d/a", 0); 1]), Ok(()));
+        credit.give_back(0);
+        assert_eq!(credit.grant(2, &vec![entry("d/a", 0); 2]), Ok(()));
+    }
+
+    #[test]
+    fn a_stream_is_alone_and_names_fit_a_message() {
+        let mut cut = Cut::new(1000);
+        assert!(cut.takes(EntryKind::Stream));
+        cut.add(&entry("a", 0));
+        assert!(!cut.takes(EntryKind::Stream) && cut.takes(EntryKind::File));
+        let long = "x".repeat(limits::PATH_BYTES_MAX);
+        let mut names_bytes = 1;
+        while cut.takes(EntryKind::File) {
+            cut.add(&entry(&long, 0));
+            names_bytes += long.len();
+        }
+        assert!(names_bytes <= limits::SEGMENT_NAMES_BYTES_MAX);
+        let mut stream = Cut::new(1000);
+        stream.add(&Entry {
+            kind: EntryKind::Stream,
+            ..entry("a", 0)
+        });
+        assert!(!stream.takes(EntryKind::File));
+    }
+
+    proptest! {
+        /// Cut by what there is room for, any series of files fits any two
+        /// ends, and one that is done always makes room for the next.
+        #[test]
+        fn segments_that_are_cut_fit_both_ends(
+            (own, peer) in (0..300u32, 0..300u32),
+            files in prop::collection::vec((any::<bool>(), any::<bool>()), 1..200),
+        ) {
+            let mut credit = Credit::new(own, peer);
+            let mut far = Credit::new(peer, u32::MAX);
+            let (mut next, mut oldest) = (0, 0);
+            let mut files = files.into_iter().peekable();
+            while files.peek().is_some() {
+                let room = credit.room(0);
+                if room == 0 {
+                    prop_assert!(oldest < next, "there is room where nothing is open");
+                    credit.give_back(oldest);
+                    far.give_back(oldest);
+                    oldest += 1;
+                    continue;
+                }
+                let (mut cut, mut entries) = (Cut::new(room), Vec::new());
+                while cut.takes(EntryKind::File) && let Some((large, deep)) = files.next() {
+                    let size = if large { limits::DIRECT_BYTES_MIN } else { 9 };
+                    let entry = entry(if deep { "d/a" } else { "a" }, size);
+                    cut.add(&entry);
+                    entries.push(entry);
+                }
+                prop_assert!(!entries.is_empty(), "each segment takes one");
+                prop_assert!(credit.allows(&entries));
+                credit.take(next, &entries);
+                prop_assert_eq!(far.grant(next, &entries), Ok(()));
+                next += 1;
+            }
+        }
+    }
+}
