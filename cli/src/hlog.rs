@@ -23,6 +23,9 @@ const LEGEND: &str =
 /// The version of the interval log's format that has tags.
 const VERSION: &str = "#[Histogram log format version 1.3]";
 
+/// What `Interval_Max` is divided by, as the format's other writers do.
+const NANOS_PER_MILLI: f64 = 1e6;
+
 /// Which of the two formats, by the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
@@ -134,6 +137,7 @@ fn write_header(output: &mut impl Write, started: SystemTime) -> io::Result<()> 
     )?;
     IntervalLogWriterBuilder::new()
         .with_start_time(started)
+        .with_max_value_divisor(NANOS_PER_MILLI)
         .begin_log_with(output, &mut V2DeflateSerializer::new())?;
     writeln!(output, "{LEGEND}")
 }
@@ -147,7 +151,9 @@ fn write_interval(
     values: &Histogram<u64>,
 ) -> io::Result<()> {
     let mut serializer = V2DeflateSerializer::new();
-    let mut writer = IntervalLogWriterBuilder::new().begin_log_with(output, &mut serializer)?;
+    let mut writer = IntervalLogWriterBuilder::new()
+        .with_max_value_divisor(NANOS_PER_MILLI)
+        .begin_log_with(output, &mut serializer)?;
     writer.write_comment(&format!("{stage}: {of}, nanoseconds"))?;
     writer
         .write_histogram(values, start, length, Tag::new(stage))
@@ -245,8 +251,13 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], VERSION);
         assert!(lines[2].starts_with("#[StartTime: "), "{}", lines[2]);
-        assert_eq!(lines[3], LEGEND);
-        assert!(lines.iter().any(|line| line.starts_with("Tag=send,0.")));
+        assert_eq!(lines[4], LEGEND);
+        let send = lines.iter().find(|line| line.starts_with("Tag=send,0."));
+        let max = send
+            .and_then(|line| line.split(',').nth(3))
+            .expect("a column");
+        let max: f64 = max.parse().expect("a number");
+        assert!((50.0..51.0).contains(&max), "{max} ms");
         // The crate's reader has no rule for the legend, as other readers have.
         let entries = text.replace(&format!("{LEGEND}\n"), "");
         let tags: Vec<String> = IntervalLogIterator::new(entries.as_bytes())

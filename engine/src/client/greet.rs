@@ -4,6 +4,7 @@
 //! Invariant: nothing is read beyond the reply.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::protocol::handshake::FirstBytes;
 use crate::protocol::wire::{
     self, ConnectionRole, Hello, Message, PREAMBLE_BYTES, Preamble, PreambleReply, VERSION_MAX,
     VERSION_MIN,
@@ -12,17 +13,19 @@ use crate::session::greeting::read_exact;
 use tokio_uring::net::TcpStream;
 
 /// The dialler's preamble on a control connection, its hello right behind,
-/// which saves a round trip, and the answer to the preamble.
-pub(super) async fn say_hello(stream: &TcpStream, peer: &str, hello: Hello) -> Result<()> {
+/// which saves a round trip, and the answer to the preamble;
+/// gives what both began with.
+pub(super) async fn say_hello(stream: &TcpStream, peer: &str, hello: Hello) -> Result<FirstBytes> {
     let doing = || format!("cannot greet {peer}");
-    let mut words = Preamble::ours(ConnectionRole::Control).encode().to_vec();
+    let preamble = Preamble::ours(ConnectionRole::Control).encode();
+    let mut words = preamble.to_vec();
     words.extend_from_slice(&wire::encode(&Message::Hello(hello)));
     let (sent, _) = stream.write_all(words).await;
     sent.map_err(|error| Error::peer(doing(), error))?;
-    let bytes: [u8; PREAMBLE_BYTES] = read_exact(stream).await.map_err(|error| {
+    let reply_bytes: [u8; PREAMBLE_BYTES] = read_exact(stream).await.map_err(|error| {
         Error::peer(doing(), error).cure("check that `haul serve` listens on that port")
     })?;
-    let reply = PreambleReply::decode(&bytes).map_err(|_| {
+    let reply = PreambleReply::decode(&reply_bytes).map_err(|_| {
         Error::peer(doing(), "what answers there is not haul")
             .cure("check that `haul serve` listens on that port")
     })?;
@@ -39,5 +42,8 @@ pub(super) async fn say_hello(stream: &TcpStream, peer: &str, hello: Hello) -> R
         )
         .cure("install the same version at both ends"));
     }
-    Ok(())
+    Ok(FirstBytes {
+        preamble,
+        reply: reply_bytes,
+    })
 }

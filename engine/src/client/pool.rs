@@ -264,7 +264,7 @@ async fn open(
     let name = peer.to_string();
     let token = options.token.as_ref().map(|token| token.0);
     let (mut handshake, hello) = ClientHandshake::new(token, random()?, software());
-    greet::say_hello(&stream, &name, hello)
+    let first = greet::say_hello(&stream, &name, hello)
         .await
         .map_err(|error| deadline.explain(error, &name))?;
     let (channel, mut messages) = Channel::start(stream, &name);
@@ -294,7 +294,7 @@ async fn open(
         }
     };
     deadline.met();
-    let proof = handshake.welcomed(welcome)?;
+    let proof = handshake.welcomed(&first, welcome)?;
     channel.send(&Message::Proof(proof));
     let Some(session) = handshake.session().cloned() else {
         return Err(Error::peer(

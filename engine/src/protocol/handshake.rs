@@ -2,15 +2,18 @@
 //! connections prove that they belong to the session.
 //!
 //! Leaves to others: random bytes, deadlines and sockets. Invariant: every
-//! proof covers both greetings whole, so that nothing in them (a feature, a
-//! nonce, the need of a token) can be changed on the way unseen; keys of
+//! proof covers all that was said before it, from the first byte on, so that
+//! nothing in it (a version, a feature, a nonce, the need of a token) can be
+//! changed on the way unseen; keys of
 //! different purposes are never the same; secrets are compared in constant
 //! time and never printed.
 //!
 //! ```text
 //!   client                                server
+//!     │ preamble ───────────────────────────▶ │
 //!     │ Hello {features, nonce, …} ─────────▶ │
-//!     │ ◀───────── Welcome {session, nonce, …}│   transcript = BLAKE3(Hello, Welcome)
+//!     │ ◀───────────────────────────── reply  │   transcript = BLAKE3(preamble, reply,
+//!     │ ◀───────── Welcome {session, nonce, …}│                       Hello, Welcome)
 //!     │ Proof  = MAC(client key, transcript) ▶│   verified, or Refuse
 //!     │ ◀─ Ready = MAC(server key, transcript)│
 //! ```
@@ -20,7 +23,7 @@
 //! Welcome, and data connections can be dialled without another round trip.
 
 use super::ConnectionId;
-use super::wire::{Flow, Hello, Join, Message, Welcome, encode};
+use super::wire::{Flow, Hello, Join, Message, PREAMBLE_BYTES, Welcome, encode};
 use crate::error::{Error, ErrorKind};
 
 /// Feature bits that this code speaks. Version 1 needs none; see the wire
@@ -91,6 +94,15 @@ impl SessionSecret {
     }
 }
 
+/// The first bytes of both ends on a control connection, as each end saw them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstBytes {
+    /// The dialler's.
+    pub preamble: [u8; PREAMBLE_BYTES],
+    /// The accepter's answer.
+    pub reply: [u8; PREAMBLE_BYTES],
+}
+
 /// What a finished handshake gives.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -100,10 +112,6 @@ pub struct Session {
     pub authenticated: bool,
     /// What data connections prove.
     pub secret: SessionSecret,
-    /// Feature bits that both speak.
-    pub features: u64,
-    /// The peer's name and version, for people.
-    pub peer_software: String,
 }
 
 /// The keys and the secret of one pair of greetings.
@@ -114,8 +122,10 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(token: Option<[u8; 32]>, hello: &Hello, welcome: &Welcome) -> Self {
+    fn new(token: Option<[u8; 32]>, first: &FirstBytes, hello: &Hello, welcome: &Welcome) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT_TRANSCRIPT);
+        hasher.update(&first.preamble);
+        hasher.update(&first.reply);
         // Envelopes tell lengths, so the two cannot run into each other.
         hasher.update(&encode(&Message::Hello(hello.clone())));
         hasher.update(&encode(&Message::Welcome(welcome.clone())));
@@ -161,12 +171,13 @@ impl ClientHandshake {
         (handshake, hello)
     }
 
-    /// Takes the server's greeting; gives the proof to send.
+    /// Takes the server's greeting, which came behind `first`; gives the proof to
+    /// send.
     ///
     /// # Errors
     /// Unauthorised when the server needs a token and there is none; Peer when
     /// the greeting makes no sense.
-    pub fn welcomed(&mut self, welcome: Welcome) -> Result<[u8; 32], Error> {
+    pub fn welcomed(&mut self, first: &FirstBytes, welcome: Welcome) -> Result<[u8; 32], Error> {
         if self.welcomed.is_some() || welcome.features & !self.hello.features != 0 {
             return Err(Error::peer(
                 "cannot open a session",
@@ -180,14 +191,12 @@ impl ClientHandshake {
             )
             .cure("give the token that the server printed or wrote when it started"));
         }
-        let keys = Keys::new(self.token, &self.hello, &welcome);
+        let keys = Keys::new(self.token, first, &self.hello, &welcome);
         let proof = keys.client;
         let session = Session {
             id: welcome.session,
             authenticated: self.token.is_some(),
             secret: keys.secret.clone(),
-            features: welcome.features,
-            peer_software: welcome.software,
         };
         self.welcomed = Some((keys, session));
         Ok(proof)
@@ -256,12 +265,12 @@ impl ServerHandshake {
         }
     }
 
-    /// Takes the client's greeting; gives ours.
+    /// Takes the client's greeting, which came behind `first`; gives ours.
     ///
     /// # Errors
     /// Unauthorised when a token is needed and the client has none; Peer when
     /// it greets twice.
-    pub fn hello(&mut self, hello: Hello) -> Result<Welcome, Error> {
+    pub fn hello(&mut self, first: &FirstBytes, hello: Hello) -> Result<Welcome, Error> {
         if self.greeted.is_some() {
             return Err(Error::peer(
                 "cannot open a session",
@@ -285,13 +294,11 @@ impl ServerHandshake {
         };
         // Only where both have a token is there something to prove.
         let token = self.token.filter(|_| hello.has_token);
-        let keys = Keys::new(token, &hello, &welcome);
+        let keys = Keys::new(token, first, &hello, &welcome);
         let session = Session {
             id: self.session,
             authenticated: token.is_some(),
             secret: keys.secret.clone(),
-            features: welcome.features,
-            peer_software: hello.software,
         };
         self.greeted = Some((keys, session));
         Ok(welcome)
@@ -339,8 +346,24 @@ mod tests {
     use super::*;
 
     const TOKEN: [u8; 32] = [9; 32];
+    const FIRST: FirstBytes = FirstBytes {
+        preamble: *b"HAUL\x01\x01\x00\x00",
+        reply: *b"HAUL\x01\x01\x01\x00",
+    };
 
     fn meet(
+        client_token: Option<[u8; 32]>,
+        server_token: Option<[u8; 32]>,
+        allow: bool,
+        tamper: impl Fn(&mut Hello, &mut Welcome),
+    ) -> Result<(Session, Session), Error> {
+        meet_behind([FIRST; 2], client_token, server_token, allow, tamper)
+    }
+
+    /// The same, where each end saw first bytes of its own: the client's, then
+    /// the server's.
+    fn meet_behind(
+        [at_client, at_server]: [FirstBytes; 2],
         client_token: Option<[u8; 32]>,
         server_token: Option<[u8; 32]>,
         allow: bool,
@@ -356,9 +379,9 @@ mod tests {
             software: String::new(),
         };
         tamper(&mut hello, &mut unseen);
-        let mut welcome = server.hello(hello.clone())?;
+        let mut welcome = server.hello(&at_server, hello.clone())?;
         tamper(&mut hello, &mut welcome);
-        let proof = client.welcomed(welcome)?;
+        let proof = client.welcomed(&at_client, welcome)?;
         let early = client.session().cloned().expect("welcomed");
         let (ready, at_server) = server.proof(proof)?;
         let at_client = client.ready(ready)?;
@@ -427,6 +450,25 @@ mod tests {
         }
         // A server that needs a token and has none lets nobody in.
         assert_eq!(kind(ours, None, false), Err(ErrorKind::Unauthorised));
+    }
+
+    #[test]
+    fn no_bit_of_the_first_bytes_can_be_changed_on_the_way() {
+        let ours = Some(TOKEN);
+        let meet = |seen| meet_behind(seen, ours, ours, false, |_, _| ());
+        assert!(meet([FIRST, FIRST]).is_ok());
+        for bit in 0..2 * PREAMBLE_BYTES * 8 {
+            let mut other = FIRST;
+            let (byte, mask) = (bit / 8, 1 << (bit % 8));
+            match byte.checked_sub(PREAMBLE_BYTES) {
+                None => other.preamble[byte] ^= mask,
+                Some(byte) => other.reply[byte] ^= mask,
+            }
+            for seen in [[FIRST, other], [other, FIRST]] {
+                let kind = meet(seen).map(|_| ()).map_err(|error| error.kind);
+                assert_eq!(kind, Err(ErrorKind::Unauthorised), "bit {bit}");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits;
+use crate::protocol::handshake::FirstBytes;
 use crate::protocol::wire::{
     ConnectionRole, JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, VERSION_MAX,
     VERSION_MIN,
@@ -109,7 +110,8 @@ impl Drop for Greeting {
 
 /// What a connection that was accepted wants to be.
 pub(super) enum Wish {
-    Control,
+    /// A session's; the first bytes are under its proof.
+    Control(FirstBytes),
     Data(Join),
 }
 
@@ -136,7 +138,10 @@ pub(super) async fn hear_hello(stream: &TcpStream, peer: &str) -> Result<Wish> {
         ));
     }
     match preamble.role {
-        ConnectionRole::Control => Ok(Wish::Control),
+        ConnectionRole::Control => Ok(Wish::Control(FirstBytes {
+            preamble: bytes,
+            reply: reply.encode(),
+        })),
         ConnectionRole::Data => {
             let bytes: [u8; JOIN_BYTES] = read_exact(stream)
                 .await

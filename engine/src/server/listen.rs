@@ -16,7 +16,7 @@ use crate::kernel::random::random;
 use crate::kernel::socket::{self, SocketOptions};
 use crate::limits;
 use crate::options::{ServeOptions, Token};
-use crate::protocol::handshake::{ServerHandshake, SessionSecret};
+use crate::protocol::handshake::{FirstBytes, ServerHandshake, SessionSecret};
 use crate::protocol::session::{SessionEnd, SessionMachine};
 use crate::protocol::wire::{Join, Message};
 use crate::session::channel::{Channel, Incoming};
@@ -302,7 +302,7 @@ async fn greeted(
     let result = match greet::hear_hello(&stream, &name).await {
         Ok(wish) if is_last => Err(turn_away(wish, stream.clone(), &name).await),
         Ok(Wish::Data(join)) => take_in(&join, &stream, &name, &shared).map(|()| None),
-        Ok(Wish::Control) => open(stream.clone(), peer, &name, clock, &shared)
+        Ok(Wish::Control(first)) => open(stream.clone(), &first, peer, &name, clock, &shared)
             .await
             .map(Some),
         Err(error) => Err(error),
@@ -338,7 +338,7 @@ async fn turn_away(wish: Wish, stream: Rc<TcpStream>, name: &str) -> Error {
         .cure("raise the limit of open files (`ulimit -n`)");
     match wish {
         Wish::Data(_) => error,
-        Wish::Control => {
+        Wish::Control(_) => {
             let (channel, mut messages) = Channel::start(stream, name);
             refuse(&channel, &mut messages, error).await
         }
@@ -366,6 +366,7 @@ fn take_in(join: &Join, stream: &TcpStream, name: &str, shared: &Shared) -> Resu
 /// The server's half of a handshake.
 async fn open(
     stream: Rc<TcpStream>,
+    first: &FirstBytes,
     peer: SocketAddr,
     name: &str,
     clock: Clock,
@@ -389,7 +390,7 @@ async fn open(
         software(),
     );
     let welcome = match next(&mut messages, &doing).await? {
-        Message::Hello(hello) => match handshake.hello(hello) {
+        Message::Hello(hello) => match handshake.hello(first, hello) {
             Ok(welcome) => welcome,
             Err(error) => return Err(refuse(&channel, &mut messages, error).await),
         },

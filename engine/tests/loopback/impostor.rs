@@ -213,3 +213,75 @@ fn a_crowd_that_says_nothing_keeps_nobody_out() {
     assert_eq!(report.error, None);
     drop(crowd);
 }
+
+/// Passes one control connection on to a server, with a byte changed of what one
+/// side says first; gives its own address.
+fn middleman(
+    server: SocketAddr,
+    change: impl Fn(&mut [u8; 8], bool) + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        while let Ok((mut client, _)) = listener.accept() {
+            let Ok(mut there) = TcpStream::connect(server) else {
+                return;
+            };
+            let mut first = [0; 8];
+            // Data connections of a session that nobody let in say nothing.
+            if client.read_exact(&mut first).is_err() {
+                continue;
+            }
+            let is_control = first[6] == 0;
+            change(&mut first, true);
+            let _ = there.write_all(&first);
+            if is_control && there.read_exact(&mut first).is_ok() {
+                change(&mut first, false);
+                let _ = client.write_all(&first);
+            }
+            let (mut up, mut down) = (
+                client.try_clone().expect("cloned"),
+                there.try_clone().expect("cloned"),
+            );
+            std::thread::spawn(move || std::io::copy(&mut client, &mut there));
+            std::thread::spawn(move || std::io::copy(&mut down, &mut up));
+        }
+    });
+    address
+}
+
+#[test]
+fn a_version_cannot_be_talked_down_on_the_way() {
+    let site = Site::new();
+    let source = site.source("a", 1000);
+    let copy = |address: SocketAddr| {
+        let options = PoolOptions {
+            token: Some(TOKEN),
+            ..PoolOptions::default()
+        };
+        let mut pool = Pool::connect(&peer(address), options)?;
+        let report = push(&mut pool, &source, "b", &CopyOptions::default());
+        report.error.map_or(Ok(()), Err)
+    };
+    let honest = middleman(site.address(), |_, _| ());
+    copy(honest).expect("who only passes on changes nothing");
+    // As a middleman would if there were a version to hide: every end still finds
+    // one that it speaks.
+    let of_dialler = |first: &mut [u8; 8], dialler: bool| {
+        if dialler {
+            first[5] = 2;
+        }
+    };
+    let of_accepter = |first: &mut [u8; 8], dialler: bool| {
+        if !dialler {
+            first[6] = 2;
+        }
+    };
+    for error in [
+        copy(middleman(site.address(), of_dialler)),
+        copy(middleman(site.address(), of_accepter)),
+    ] {
+        let error = error.expect_err("it is found");
+        assert_eq!(error.kind, ErrorKind::Unauthorised, "{error}");
+    }
+}

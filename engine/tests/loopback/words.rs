@@ -7,7 +7,7 @@ use crate::support::{Site, TOKEN, assert_same, push};
 use haul_engine::Error;
 use haul_engine::options::CopyOptions;
 use haul_engine::protocol::TransferId;
-use haul_engine::protocol::handshake::ClientHandshake;
+use haul_engine::protocol::handshake::{ClientHandshake, FirstBytes};
 use haul_engine::protocol::wire::{Entry, EntryKind, Message, MessageReader, Offer, encode};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,9 +24,12 @@ impl Client {
         let mut stream = TcpStream::connect(address).expect("connects");
         let wait = Some(Duration::from_secs(20));
         stream.set_read_timeout(wait).expect("set");
-        stream.write_all(b"HAUL\x01\x01\0\0").expect("writes");
-        let mut reply = [0; 8];
-        stream.read_exact(&mut reply).expect("a reply");
+        let mut first = FirstBytes {
+            preamble: *b"HAUL\x01\x01\0\0",
+            reply: [0; 8],
+        };
+        stream.write_all(&first.preamble).expect("writes");
+        stream.read_exact(&mut first.reply).expect("a reply");
         let mut client = Self {
             stream,
             reader: MessageReader::new(),
@@ -37,7 +40,7 @@ impl Client {
         let Message::Welcome(welcome) = client.hear() else {
             panic!("a welcome comes first");
         };
-        let proof = handshake.welcomed(welcome).expect("it makes sense");
+        let proof = handshake.welcomed(&first, welcome).expect("it makes sense");
         client.say(&Message::Proof(proof));
         assert!(matches!(client.hear(), Message::Ready(_)));
         client
