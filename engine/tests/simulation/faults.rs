@@ -5,6 +5,7 @@
 
 use crate::rng::MILLI;
 use crate::scenario::{Fault, PHASES, Phase};
+use crate::stations::ENDS;
 use crate::world::{Event, World};
 use haul_engine::error::{Error, ErrorKind};
 use haul_engine::protocol::ConnectionId;
@@ -47,8 +48,14 @@ impl World {
         self.pending = pending;
     }
 
+    /// True once the fault took effect.
+    pub fn has_struck(&self, fault: Fault) -> bool {
+        self.struck_ever.contains(&fault)
+    }
+
     /// Counts that the fault took effect now.
     pub fn note(&mut self, fault: Fault) {
+        self.struck_ever.insert(fault);
         for phase in PHASES {
             if self.is_in(phase) {
                 self.struck.insert((fault, phase));
@@ -74,10 +81,13 @@ impl World {
             Fault::ControlLost => self.lose_control(),
             Fault::SourceChanged | Fault::SourceTruncated => self.change_source(fault),
             Fault::Retire => self.retire(),
-            Fault::Join => {
-                self.note(fault);
-                self.join();
-            }
+            Fault::Join
+            | Fault::DialsRefused
+            | Fault::NobodyListens
+            | Fault::DialImpossible
+            | Fault::JoinUnanswered
+            | Fault::FullPeer => self.disturb_dials(fault),
+            Fault::Silence => self.silence(),
             Fault::AbortSender | Fault::AbortReceiver => self.abort(fault),
             Fault::SlowWrites => {
                 // Noted with each write that it slows.
@@ -87,6 +97,38 @@ impl World {
                 self.armed.insert(fault);
             }
         }
+    }
+
+    /// A connection goes, and what is dialled in its place meets the fault.
+    fn disturb_dials(&mut self, fault: Fault) {
+        match fault {
+            Fault::DialsRefused => self.refusals += self.rng.within(1..4) as u32,
+            Fault::NobodyListens => self.nobody_listens = true,
+            Fault::FullPeer => {
+                let wait = self.rng.within(1..25) * 1_000 * MILLI;
+                self.full_until = self.full_until.max(self.queue.now + wait);
+            }
+            _ => {
+                self.armed.insert(fault);
+            }
+        }
+        let cuts = match fault {
+            Fault::NobodyListens => self.links.len(),
+            _ => 1,
+        };
+        for _ in 0..cuts {
+            if let Some(id) = self.some_link() {
+                self.cut_link(id, 20, 20);
+            }
+        }
+    }
+
+    /// Nothing is heard any more, at one end or at both.
+    fn silence(&mut self) {
+        self.note(Fault::Silence);
+        let which = self.rng.within(0..3);
+        self.to_sender.broken |= which != 0;
+        self.to_receiver.broken |= which != 1;
     }
 
     fn abort(&mut self, fault: Fault) {
@@ -117,6 +159,10 @@ impl World {
             return;
         };
         self.note(fault);
+        self.cut_link(id, sender_ms, receiver_ms);
+    }
+
+    fn cut_link(&mut self, id: ConnectionId, sender_ms: u64, receiver_ms: u64) {
         let sender_after = self.rng.within(1..sender_ms + 1) * MILLI;
         let receiver_after = self.rng.within(1..receiver_ms + 1) * MILLI;
         let now = self.queue.now;
@@ -138,9 +184,11 @@ impl World {
         self.note(Fault::ControlLost);
         self.to_sender.broken = true;
         self.to_receiver.broken = true;
-        let delays = [(); 2].map(|()| self.rng.within(1..3000) * MILLI);
-        self.queue.after(delays[0], Event::ControlLostSender);
-        self.queue.after(delays[1], Event::ControlLostReceiver);
+        for end in ENDS {
+            let delay = self.rng.within(1..3000) * MILLI;
+            let error = Error::peer("cannot go on", "the control connection was lost");
+            self.queue.after(delay, Event::Closed(end, Some(error)));
+        }
         for link in self.links.values_mut() {
             link.up = false;
         }
@@ -175,6 +223,8 @@ impl World {
         let links = self.links.iter();
         let active: Vec<ConnectionId> = links
             .filter(|(_, link)| link.up && link.sender_has && link.sender_joined && !link.graceful)
+            // Who was not taken in is lost, and not let go.
+            .filter(|(_, link)| link.taken_in_at.is_some())
             .map(|(id, _)| *id)
             .collect();
         if active.is_empty() {
@@ -192,26 +242,27 @@ impl World {
                 self.queue.after(0, Event::SendStep(id));
             }
         }
-        if active.len() == 1 {
-            self.dial_again();
-        }
     }
 
     /// Carries all outputs of both machines out.
     pub fn pump(&mut self) {
         let now = self.queue.now;
         loop {
-            if let Some(output) = self.sender.poll(now) {
+            if self.at_sender.runs
+                && let Some(output) = self.sender.poll(now)
+            {
                 if self.ends.sender.is_some() {
                     self.found(format!("the sender goes on after its end: {output:?}"));
                 }
                 self.carry_sender(output);
-            } else if let Some(output) = self.receiver.poll(now) {
+            } else if self.at_receiver.runs
+                && let Some(output) = self.receiver.poll(now)
+            {
                 if self.ends.receiver.is_some() {
                     self.found(format!("the receiver goes on after its end: {output:?}"));
                 }
                 self.carry_receiver(output);
-            } else {
+            } else if !ENDS.into_iter().any(|end| self.pump_station(end)) {
                 return;
             }
         }

@@ -6,7 +6,6 @@
 
 use crate::scenario::{Fault, Want};
 use crate::world::World;
-use haul_engine::error::ErrorKind;
 
 impl World {
     /// Judges a run that is over; the findings, if there are any.
@@ -32,22 +31,20 @@ impl World {
                 "it failed without a cause: {sender:?}, {receiver:?}"
             )),
         }
-        let lost = self.scenario.has(|fault| fault == Fault::ControlLost);
-        let stopped = self
+        let reasons: Vec<&str> = self
             .scenario
-            .has(|fault| matches!(fault, Fault::AbortSender | Fault::AbortReceiver));
+            .faults
+            .iter()
+            .flat_map(|(_, fault)| fault.reasons())
+            .copied()
+            .collect();
         for end in [sender, receiver].into_iter().flatten() {
-            if let Err(error) = end {
-                let named = match error.kind {
-                    ErrorKind::Peer => lost,
-                    ErrorKind::Interrupted => stopped,
-                    _ => false,
-                };
-                if !named {
-                    self.found(format!(
-                        "it ended by another error than what happened: {error}"
-                    ));
-                }
+            if let Err(error) = end
+                && !reasons.iter().any(|reason| error.sentence.contains(reason))
+            {
+                self.found(format!(
+                    "it ended by another error than what happened: {error}"
+                ));
             }
         }
     }

@@ -39,9 +39,23 @@ pub enum Bug {
     LookSkipped,
     /// The receiver is said to have more descriptors than it has.
     CreditInflated,
+    /// The session is never told that time passes: no deadline fires.
+    ClockStandsStill,
+    /// While a connection is missing the clock runs ahead: waits do not grow.
+    RoundsAhead,
+    /// Heartbeats are not sent.
+    HeartbeatForgotten,
+    /// Heartbeats do not tell how far the hands are.
+    CountForgotten,
+    /// Who takes a connection in does not say so.
+    JoinedForgotten,
+    /// A connection that is to be given up is not.
+    DetachForgotten,
+    /// Only the first round is dialled.
+    DialForgotten,
 }
 
-pub const BUGS: [Bug; 15] = [
+pub const BUGS: [Bug; 22] = [
     Bug::RequeueBeforeFreed,
     Bug::ReleaseBeforeReaped,
     Bug::ClosedMadeUp,
@@ -57,6 +71,13 @@ pub const BUGS: [Bug; 15] = [
     Bug::DiscardForgotten,
     Bug::LookSkipped,
     Bug::CreditInflated,
+    Bug::ClockStandsStill,
+    Bug::RoundsAhead,
+    Bug::HeartbeatForgotten,
+    Bug::CountForgotten,
+    Bug::JoinedForgotten,
+    Bug::DetachForgotten,
+    Bug::DialForgotten,
 ];
 
 impl World {

@@ -8,6 +8,7 @@
 use crate::planted::Bug;
 use crate::rng::MILLI;
 use crate::scenario::{Fault, Want};
+use crate::stations::End;
 use crate::wire::{FileKey, Item, Payload, Target};
 use crate::world::{Event, ReceiveNews, World};
 use haul_engine::error::{Error, ErrorKind};
@@ -72,12 +73,10 @@ impl World {
                 self.opened.insert(segment, opened);
             }
             ReceiverOutput::CloseConnection { connection } => {
-                let link = self.links.get(&connection);
-                if link.is_none_or(|link| !link.receiver_has && !link.receiver_told) {
-                    // It never came.
+                let machine = self.at_receiver.machine.as_mut();
+                if machine.is_none_or(|machine| !machine.bar(connection)) {
+                    // It never came, or went before.
                     self.receiver.connection_reaped(connection);
-                } else {
-                    self.close_receiver_end(connection);
                 }
             }
             ReceiverOutput::Landed { .. } => {}
@@ -90,7 +89,7 @@ impl World {
                 if let Some(target) = self.targets.get_mut(&(segment, file)) {
                     target.failed = true;
                 }
-                let delay = self.rng.within(0..150) * MILLI;
+                let delay = self.hand(End::Receiver, 150);
                 self.queue.after(delay, Event::DiscardDone((segment, file)));
             }
             ReceiverOutput::FileEnded {
@@ -112,7 +111,7 @@ impl World {
             }
             ReceiverOutput::Finish => {
                 self.seen.finishing = true;
-                let delay = self.rng.within(0..50) * MILLI;
+                let delay = self.report_delay();
                 self.queue.after(delay, Event::FinishReceiver);
             }
             ReceiverOutput::Done { .. } => self.receiver_ends(Ok(())),
@@ -124,9 +123,11 @@ impl World {
         if self.ends.receiver.replace(end).is_some() {
             self.found("the receiver ended twice");
         }
+        self.transfer_ended(End::Receiver);
     }
 
     pub fn discard_done(&mut self, key: FileKey) {
+        self.hand_returned(End::Receiver);
         if self.bug != Some(Bug::DiscardForgotten)
             && let Some(target) = self.targets.get_mut(&key)
         {
@@ -200,12 +201,13 @@ impl World {
         if self.seen.taken.values().sum::<u32>() > most {
             self.found("more descriptors are taken than the receiver has");
         }
-        let delay = self.rng.within(0..150) * MILLI;
+        let delay = self.hand(End::Receiver, 150);
         self.queue.after(delay, Event::Prepared(offer.segment));
     }
 
     pub fn prepared(&mut self, segment: SegmentId) {
         self.seen.preparing -= 1;
+        self.hand_returned(End::Receiver);
         let specs = self.specs[&segment].clone();
         let mut verdicts = Vec::new();
         for (file, spec) in (0..).zip(&specs) {
@@ -491,7 +493,6 @@ impl World {
         }
         if let Some(link) = self.links.get_mut(&id) {
             link.receiver_has = false;
-            link.receiver_told = true;
         }
         self.receive_news(ReceiveNews::Detached(id));
     }
@@ -506,6 +507,7 @@ impl World {
     pub fn receive_news_heard(&mut self, news: ReceiveNews) {
         match news {
             ReceiveNews::Landed(id, segment, chunks, bytes) => {
+                self.landed(End::Receiver);
                 self.receiver.chunks_landed(id, segment, chunks, bytes);
                 self.close_without_word(segment);
             }
@@ -517,10 +519,7 @@ impl World {
             }
             ReceiveNews::Detached(id) => {
                 self.receiver.connection_reaped(id);
-                if self.links.get(&id).is_some_and(|link| !link.sender_joined) {
-                    // It broke before the sender's end could miss it.
-                    self.dial_again();
-                }
+                self.detached(End::Receiver, id);
             }
         }
     }
@@ -537,12 +536,13 @@ impl World {
         if !self.seen.ever_closed.contains(&key) {
             self.found("a file is settled that was never closed");
         }
-        let delay = self.rng.within(0..150) * MILLI;
+        let delay = self.hand(End::Receiver, 150);
         self.queue.after(delay, Event::SettleDone(key, size));
     }
 
     pub fn settle_done(&mut self, key: FileKey, size: u64) {
         self.seen.settling.remove(&key);
+        self.hand_returned(End::Receiver);
         let fails = self.disarm(Fault::SettleError);
         let Some(target) = self.targets.get_mut(&key) else {
             return;

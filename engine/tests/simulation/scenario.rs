@@ -37,7 +37,7 @@ pub enum Fault {
     DrainRun,
     /// A connection retires.
     Retire,
-    /// Another connection joins.
+    /// A connection goes, and another joins in its place.
     Join,
     /// The sender's user stops.
     AbortSender,
@@ -45,9 +45,30 @@ pub enum Fault {
     AbortReceiver,
     /// The next writes take seconds.
     SlowWrites,
+    /// What is said on the control connection is heard by nobody, and nobody is
+    /// told.
+    Silence,
+    /// The client's proof never comes.
+    NoProof,
+    /// The server's never comes.
+    NoReady,
+    /// A connection goes, and the next dials are refused.
+    DialsRefused,
+    /// All connections go, and every dial is refused.
+    NobodyListens,
+    /// A connection goes, and the next dial fails by what no wait can cure.
+    DialImpossible,
+    /// A connection goes, and the next one is never taken in.
+    JoinUnanswered,
+    /// A connection goes, and for a while none is taken in.
+    FullPeer,
+    /// The hands take minutes.
+    SlowHands,
+    /// A word that is owed is not said.
+    WordDropped,
 }
 
-pub const FAULTS: [Fault; 18] = [
+pub const FAULTS: [Fault; 28] = [
     Fault::Cut,
     Fault::CutUnseenBySender,
     Fault::CutUnseenByReceiver,
@@ -66,14 +87,69 @@ pub const FAULTS: [Fault; 18] = [
     Fault::AbortSender,
     Fault::AbortReceiver,
     Fault::SlowWrites,
+    Fault::Silence,
+    Fault::NoProof,
+    Fault::NoReady,
+    Fault::DialsRefused,
+    Fault::NobodyListens,
+    Fault::DialImpossible,
+    Fault::JoinUnanswered,
+    Fault::FullPeer,
+    Fault::SlowHands,
+    Fault::WordDropped,
+];
+
+/// Faults that end by a deadline of the session, or by the last round of dials.
+pub const DEADLINES: [Fault; 6] = [
+    Fault::Silence,
+    Fault::NoProof,
+    Fault::NoReady,
+    Fault::NobodyListens,
+    Fault::JoinUnanswered,
+    Fault::WordDropped,
 ];
 
 impl Fault {
+    /// What an error says by which a transfer with this fault may fail as a whole;
+    /// nothing where it may not.
+    pub fn reasons(self) -> &'static [&'static str] {
+        const LOST: &[&str] = &["was lost", "was closed"];
+        match self {
+            Self::ControlLost => LOST,
+            Self::AbortSender | Self::AbortReceiver => &["the user stopped it", "was closed"],
+            Self::Silence => &[
+                "silent for 20 s",
+                "proved nothing in time",
+                "did not greet",
+                "closed",
+            ],
+            Self::NoProof => &[
+                "did not greet within 10 s",
+                "proved nothing in time",
+                "closed",
+            ],
+            Self::NoReady => &["proved nothing in time", "without a proof", "closed"],
+            Self::NobodyListens => &["8 redials in a row", "was closed"],
+            Self::DialImpossible => &["it is refused for good", "was closed"],
+            Self::WordDropped => &[
+                "got no further with what it owes",
+                "broke the protocol",
+                "was closed",
+            ],
+            _ => &[],
+        }
+    }
+
     /// True when a transfer with this fault may fail as a whole.
     pub fn may_end_it(self) -> bool {
+        !self.reasons().is_empty()
+    }
+
+    /// True when words on the control connection may be heard by nobody.
+    pub fn silences(self) -> bool {
         matches!(
             self,
-            Self::ControlLost | Self::AbortSender | Self::AbortReceiver
+            Self::Silence | Self::ControlLost | Self::NoReady | Self::NoProof
         )
     }
 
@@ -124,6 +200,7 @@ pub const PHASES: [Phase; 9] = [
 /// When a fault strikes.
 #[derive(Clone, Copy, Debug)]
 pub enum When {
+    Start,
     At(u64),
     /// So long after the phase began for the first time.
     In(Phase, u64),
@@ -187,7 +264,10 @@ impl Scenario {
                     0 => When::At(rng.within(0..2000) * MILLI),
                     _ => When::In(rng.pick(&PHASES), rng.within(0..60) * MILLI),
                 };
-                (when, rng.pick(&FAULTS))
+                match rng.pick(&FAULTS) {
+                    fault @ (Fault::NoProof | Fault::NoReady) => (When::Start, fault),
+                    fault => (when, fault),
+                }
             })
             .collect();
         Self {

@@ -7,6 +7,7 @@
 use crate::planted::Bug;
 use crate::rng::MILLI;
 use crate::scenario::Fault;
+use crate::stations::End;
 use crate::wire::{FileKey, Item, Payload};
 use crate::world::{Event, SendNews, TRANSFER, World};
 use haul_engine::error::{Error, ErrorKind};
@@ -52,26 +53,21 @@ impl World {
             } => self.hand_over(connection, run, bytes),
             SenderOutput::Look { segment, file } => {
                 self.seen.looks += 1;
-                let delay = self.rng.within(0..120) * MILLI;
+                let delay = self.hand(End::Sender, 120);
                 let key = (segment, file);
                 // It may see the source when it starts, or just before it ends.
                 let early = self.rng.once_in(2).then(|| self.look(key));
                 self.queue.after(delay, Event::Looked(key, early));
             }
             SenderOutput::Recheck { segment, chunk } => {
-                let delay = self.rng.within(0..60) * MILLI;
+                let delay = self.hand(End::Sender, 60);
                 self.queue.after(delay, Event::Rechecked(segment, chunk));
             }
             SenderOutput::CloseConnection { connection } => {
-                if let Some(link) = self.links.get_mut(&connection)
-                    && link.sender_has
-                {
-                    link.sender_has = false;
+                if let Some(link) = self.links.get_mut(&connection) {
                     link.up = false;
-                    link.queue.clear();
-                    link.current = None;
-                    self.dial_again();
                 }
+                self.notice_sender(connection);
             }
             SenderOutput::Landed {
                 segment, chunks, ..
@@ -104,7 +100,7 @@ impl World {
             }
             SenderOutput::Finish => {
                 self.seen.reporting = true;
-                let delay = self.rng.within(0..50) * MILLI;
+                let delay = self.report_delay();
                 self.queue.after(delay, Event::FinishSender);
             }
             SenderOutput::Done { .. } => self.sender_ends(Ok(())),
@@ -116,6 +112,7 @@ impl World {
         if self.ends.sender.replace(end).is_some() {
             self.found("the sender ended twice");
         }
+        self.transfer_ended(End::Sender);
     }
 
     fn carry_sender_message(&mut self, message: Message) {
@@ -206,6 +203,7 @@ impl World {
         } else if link.graceful {
             link.sender_has = false;
             self.put_on_wire(id, Item::End);
+            self.send_news(SendNews::Retired(id));
         }
     }
 
@@ -402,17 +400,14 @@ impl World {
             SendNews::Void((segment, file), chunks) => {
                 self.sender.chunks_void(segment, file, chunks, None);
             }
-            SendNews::Detached(id) => {
-                if self.links.get(&id).is_some_and(|link| link.sender_joined) {
-                    self.sender.connection_lost(now, id);
-                }
-                self.dial_again();
-            }
+            SendNews::Detached(id) => self.send_detached(id, false),
+            SendNews::Retired(id) => self.send_detached(id, true),
         }
     }
 
     pub fn looked(&mut self, key: FileKey, early: Option<Result<u64, Error>>) {
         self.seen.looks -= 1;
+        self.hand_returned(End::Sender);
         let result = early.unwrap_or_else(|| self.look(key));
         self.sender.looked(key.0, key.1, result);
     }
@@ -434,6 +429,7 @@ impl World {
     }
 
     pub fn rechecked(&mut self, segment: SegmentId, chunk: ChunkId) {
+        self.hand_returned(End::Sender);
         let (plan, _) = &self.plans[&segment];
         let len = if plan.is_stream() {
             let source = &self.sources[&(segment, 0)];

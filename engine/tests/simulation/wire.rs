@@ -3,6 +3,7 @@
 //! Leaves to others: what the ends do. Invariant: one connection never
 //! reorders; different connections know nothing of each other.
 
+use crate::rng::Rng;
 use crate::scenario::FileSpec;
 use haul_engine::protocol::check::Check;
 use haul_engine::protocol::frame::HEADER_BYTES;
@@ -51,6 +52,20 @@ impl ControlPipe {
 
     pub fn bytes(message: &Message) -> Vec<u8> {
         encode(message)
+    }
+
+    /// Feeds the bytes in random pieces; gives what came out.
+    pub fn read(&mut self, rng: &mut Rng, mut bytes: &[u8]) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while !bytes.is_empty() && !self.broken {
+            let piece = rng.within(1..bytes.len() as u64 + 1) as usize;
+            self.reader.push(&bytes[..piece]);
+            bytes = &bytes[piece..];
+            while let Some(message) = self.reader.next().expect("an honest peer's bytes") {
+                messages.push(message);
+            }
+        }
+        messages
     }
 }
 

@@ -1,6 +1,7 @@
-//! The simulated world: two shipped state machines, and everything around them.
+//! The simulated world: four shipped state machines, and everything around them.
 //!
-//! Leaves to others: the workers (sending, receiving), what goes wrong
+//! Leaves to others: the sessions (stations), the workers (sending, receiving),
+//! what goes wrong
 //! (faults) and what must hold (judge). Invariant: nothing happens but by an
 //! event of the queue, so a seed tells the whole story.
 
@@ -9,8 +10,9 @@ use crate::receiving::{Landing, Opened};
 use crate::rng::{MILLI, Queue, Rng};
 use crate::scenario::{Fault, FileSpec, Phase, Scenario, When};
 use crate::sending::Outgoing;
+use crate::stations::{ENDS, End, Station};
 use crate::wire::{ControlPipe, FileKey, Item, Source, Target};
-use haul_engine::error::{Error, ErrorKind};
+use haul_engine::error::Error;
 use haul_engine::limits;
 use haul_engine::protocol::check::CheckSeed;
 use haul_engine::protocol::credit::Cut;
@@ -25,13 +27,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub const TRANSFER: TransferId = TransferId([7; 16]);
 /// More events than any honest run needs.
 const STEPS_MAX: u64 = 400_000;
+/// More time than any of them takes.
+const TIME_MAX: u64 = 3_600_000 * MILLI;
 
 /// Everything that can happen.
 #[derive(Debug)]
 pub enum Event {
-    /// Control bytes arrive.
-    ToSender(Vec<u8>),
-    ToReceiver(Vec<u8>),
+    /// Control bytes arrive, or none any more.
+    Hear(End, Vec<u8>),
+    Closed(End, Option<Error>),
+    /// The caller asks for the transfer, and lets go of the session.
+    Start,
+    Close(End),
+    SourcesOpen,
+    /// A dial of that end is through.
+    Dialled(End),
+    /// Time passes.
+    Tick,
     /// The sending worker goes on with this connection.
     SendStep(ConnectionId),
     Arrive(ConnectionId, Item),
@@ -50,12 +62,9 @@ pub enum Event {
     /// The world goes on.
     Offer,
     Come(SegmentId),
-    Join,
     Accept(ConnectionId),
     NoticeSender(ConnectionId),
     NoticeReceiver(ConnectionId),
-    ControlLostSender,
-    ControlLostReceiver,
     Strike(usize),
     OpenLate(SegmentId),
     Pump,
@@ -66,6 +75,8 @@ pub enum SendNews {
     Sent(ConnectionId, Run, u64, Vec<[u8; 16]>),
     Void(FileKey, ChunkRange),
     Detached(ConnectionId),
+    /// After its last run, as it was asked to.
+    Retired(ConnectionId),
 }
 
 #[derive(Debug)]
@@ -93,10 +104,36 @@ pub struct Link {
     pub unsent: usize,
     // The receiver's end.
     pub receiver_has: bool,
-    pub receiver_told: bool,
     pub closing: bool,
     pub landing: Option<Landing>,
     pub outstanding: usize,
+    /// When it was joined where it was dialled, and taken in at the other end.
+    pub joined_at: u64,
+    pub taken_in_at: Option<u64>,
+}
+
+impl Link {
+    /// One that `end` dialled.
+    pub fn new(latency: u64, end: End, now: u64) -> Self {
+        Self {
+            up: true,
+            latency,
+            last_arrival: 0,
+            sender_has: end == End::Sender,
+            sender_joined: false,
+            queue: VecDeque::new(),
+            current: None,
+            stepping: false,
+            graceful: false,
+            unsent: 0,
+            receiver_has: end == End::Receiver,
+            closing: false,
+            landing: None,
+            outstanding: 0,
+            joined_at: now,
+            taken_in_at: None,
+        }
+    }
 }
 
 /// What became of the two machines.
@@ -138,6 +175,8 @@ pub struct World {
     pub bug: Option<Bug>,
     pub sender: Sender,
     pub receiver: Receiver,
+    pub at_sender: Station,
+    pub at_receiver: Station,
     pub to_sender: ControlPipe,
     pub to_receiver: ControlPipe,
     pub sources: BTreeMap<FileKey, Source>,
@@ -153,6 +192,7 @@ pub struct World {
     pub armed: BTreeSet<Fault>,
     pub pending: Vec<(usize, Phase, u64)>,
     pub struck: BTreeSet<(Fault, Phase)>,
+    pub struck_ever: BTreeSet<Fault>,
     /// What is not scanned yet, and the rest of the batch that is.
     pub batches_due: VecDeque<VecDeque<FileSpec>>,
     /// The files of each segment.
@@ -162,13 +202,32 @@ pub struct World {
     pub seen: Seen,
     pub held_landed: Vec<Message>,
     pub findings: Vec<String>,
+    /// Dials that are still to be refused, or all of them.
+    pub refusals: u32,
+    pub nobody_listens: bool,
+    /// Until then nobody is taken in.
+    pub full_until: u64,
+    /// What all work of the hands takes, where chance does not say.
+    pub hands_take: Option<u64>,
+    /// No such word is said.
+    pub drops: Option<fn(&Message) -> bool>,
+    /// When an end gave a word up that is owed.
+    pub gave_up_at: Option<u64>,
+    /// Deadlines that passed, by the fault that they belong to.
+    pub deadlines: BTreeSet<Fault>,
     pump_due: bool,
+    ticks_at: u64,
 }
 
 impl World {
     pub fn new(seed: u64, bug: Option<Bug>) -> Self {
         let mut rng = Rng::new(seed);
         let scenario = Scenario::of(&mut rng);
+        Self::of(rng, scenario, bug)
+    }
+
+    /// A world for one scenario.
+    pub fn of(rng: Rng, scenario: Scenario, bug: Option<Bug>) -> Self {
         let mut world = Self {
             sender: Sender::new(SenderConfig {
                 transfer: TRANSFER,
@@ -183,6 +242,8 @@ impl World {
                 chunk_bytes: scenario.chunk_bytes,
                 descriptors_max: scenario.descriptors[1],
             }),
+            at_sender: Station::new(scenario.sender_dials, scenario.connections),
+            at_receiver: Station::new(!scenario.sender_dials, scenario.connections),
             queue: Queue::new(),
             bug,
             to_sender: ControlPipe::new(),
@@ -200,6 +261,7 @@ impl World {
             armed: BTreeSet::new(),
             pending: Vec::new(),
             struck: BTreeSet::new(),
+            struck_ever: BTreeSet::new(),
             batches_due: scenario
                 .batches
                 .iter()
@@ -212,7 +274,15 @@ impl World {
             seen: Seen::default(),
             held_landed: Vec::new(),
             findings: Vec::new(),
+            refusals: 0,
+            nobody_listens: false,
+            full_until: 0,
+            hands_take: None,
+            drops: None,
+            gave_up_at: None,
+            deadlines: BTreeSet::new(),
             pump_due: false,
+            ticks_at: 0,
             rng,
             scenario,
         };
@@ -222,26 +292,15 @@ impl World {
 
     fn begin(&mut self) {
         self.sender.set_window(self.scenario.window_bytes);
-        let descriptors_max = self.scenario.descriptors[1];
-        self.tell_sender(&Message::Begun {
-            transfer: TRANSFER,
-            window_bytes: None,
-            descriptors_max: Some(match self.bug {
-                Some(Bug::CreditInflated) => 400,
-                _ => descriptors_max,
-            }),
-        });
-        for _ in 0..self.scenario.connections {
-            let delay = self.rng.within(0..40) * MILLI;
-            self.queue.after(delay, Event::Join);
-        }
-        self.queue.after(0, Event::Offer);
         for (index, (when, _)) in self.scenario.faults.clone().into_iter().enumerate() {
             match when {
+                When::Start => self.strike(index),
                 When::At(time) => self.queue.at(time, Event::Strike(index)),
                 When::In(phase, delay) => self.pending.push((index, phase, delay)),
             }
         }
+        self.greet();
+        self.queue.after(0, Event::Tick);
     }
 
     /// Plays until both ends are over and nothing is left to happen.
@@ -249,22 +308,53 @@ impl World {
         let mut steps = 0;
         while let Some(event) = self.queue.pop() {
             steps += 1;
-            if steps > STEPS_MAX {
+            if steps > STEPS_MAX || self.queue.now > TIME_MAX {
                 self.found("the transfer goes on and on");
                 return;
             }
+            let ticks = matches!(event, Event::Tick);
             self.happen(event);
-            if self.rng.once_in(2) {
+            if ticks || self.rng.once_in(2) {
                 self.pump();
             } else if !self.pump_due {
                 self.pump_due = true;
                 let delay = self.rng.within(0..4 * MILLI);
                 self.queue.after(delay, Event::Pump);
             }
+            self.tick_later();
             self.arm_by_phase();
             if !self.findings.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Sees to it that time passes while a session is there: a second at a time, or
+    /// until something is due.
+    fn tick_later(&mut self) {
+        if self.at_sender.is_over && self.at_receiver.is_over {
+            return;
+        }
+        let now = self.queue.now;
+        let due = ENDS.map(|end| self.deadline(end)).into_iter().min();
+        let at = due
+            .unwrap_or(u64::MAX)
+            .clamp(now + MILLI, now + 1_000 * MILLI);
+        if self.ticks_at <= now || at < self.ticks_at {
+            self.ticks_at = at;
+            self.queue.at(at, Event::Tick);
+        }
+    }
+
+    /// A deadline passed, as it should where this fault strikes.
+    pub fn seen_deadline(&mut self, fault: Fault) {
+        self.deadlines.insert(fault);
+    }
+
+    pub fn pipe(&mut self, end: End) -> &mut ControlPipe {
+        match end {
+            End::Sender => &mut self.to_sender,
+            End::Receiver => &mut self.to_receiver,
         }
     }
 
@@ -274,8 +364,13 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::ToSender(bytes) => self.hear_sender(&bytes),
-            Event::ToReceiver(bytes) => self.hear_receiver(&bytes),
+            Event::Hear(end, bytes) => self.hear(end, &bytes),
+            Event::Closed(end, error) => self.closed(end, error),
+            Event::Start => self.start(),
+            Event::Close(end) => self.close(end),
+            Event::SourcesOpen => self.sources_open(),
+            Event::Dialled(end) => self.dialled(end),
+            Event::Tick => self.tick(),
             Event::SendStep(link) => self.send_step(link),
             Event::Arrive(link, item) => self.arrive(link, item),
             Event::WriteDone(write) => self.write_done(write),
@@ -290,18 +385,9 @@ impl World {
             Event::FinishReceiver => self.receiver.finish(Default::default()),
             Event::Offer => self.offer(),
             Event::Come(segment) => self.come(segment),
-            Event::Join => self.join(),
             Event::Accept(link) => self.accept(link),
             Event::NoticeSender(link) => self.notice_sender(link),
             Event::NoticeReceiver(link) => self.close_receiver_end(link),
-            Event::ControlLostSender => {
-                let error = Error::new(ErrorKind::Peer, "the control connection was lost");
-                self.sender.stop(error);
-            }
-            Event::ControlLostReceiver => {
-                let error = Error::new(ErrorKind::Peer, "the control connection was lost");
-                self.receiver.stop(error);
-            }
             Event::Strike(index) => self.strike(index),
             Event::OpenLate(segment) => {
                 if let Some(opened) = self.opened.get_mut(&segment) {
@@ -318,6 +404,9 @@ impl World {
     // Files.
 
     fn offer(&mut self) {
+        if self.ends.sender.is_some() {
+            return;
+        }
         let delay = self.rng.within(0..80) * MILLI;
         if self.rng.once_in(20) {
             self.sender.ran_out_of_descriptors();
@@ -393,54 +482,6 @@ impl World {
 
     // Data connections.
 
-    pub fn join(&mut self) {
-        if self.ends.sender.is_some() || self.ends.receiver.is_some() || self.next_link > 200 {
-            return;
-        }
-        let link = self.next_link;
-        self.next_link += 1;
-        let by_sender = self.scenario.sender_dials;
-        let latency = self.rng.within(MILLI / 10..60 * MILLI);
-        self.links.insert(
-            link,
-            Link {
-                up: true,
-                latency,
-                last_arrival: 0,
-                sender_has: by_sender,
-                sender_joined: false,
-                queue: VecDeque::new(),
-                current: None,
-                stepping: false,
-                graceful: false,
-                unsent: 0,
-                receiver_has: !by_sender,
-                receiver_told: false,
-                closing: false,
-                landing: None,
-                outstanding: 0,
-            },
-        );
-        self.queue.after(latency, Event::Accept(link));
-    }
-
-    fn accept(&mut self, id: ConnectionId) {
-        let by_sender = self.scenario.sender_dials;
-        let Some(link) = self.links.get_mut(&id) else {
-            return;
-        };
-        if !link.up {
-            return;
-        }
-        if by_sender {
-            link.receiver_has = true;
-            self.tell_sender(&Message::Joined { connection: id });
-        } else {
-            link.sender_has = true;
-            self.sender_joined(id);
-        }
-    }
-
     pub fn sender_joined(&mut self, id: ConnectionId) {
         let now = self.queue.now;
         let Some(link) = self.links.get_mut(&id) else {
@@ -454,7 +495,7 @@ impl World {
         }
     }
 
-    fn notice_sender(&mut self, id: ConnectionId) {
+    pub fn notice_sender(&mut self, id: ConnectionId) {
         if let Some(link) = self.links.get_mut(&id)
             && link.sender_has
         {
@@ -465,80 +506,41 @@ impl World {
         }
     }
 
-    /// A broken connection is dialled again.
-    pub fn dial_again(&mut self) {
-        let delay = self.rng.within(1..300) * MILLI;
-        self.queue.after(delay, Event::Join);
-    }
-
     // Control connection.
 
     pub fn tell_sender(&mut self, message: &Message) {
-        let delay = self.rng.within(MILLI..90 * MILLI);
-        let pipe = &mut self.to_sender;
-        if !pipe.broken {
-            pipe.last_at = pipe.last_at.max(self.queue.now + delay);
-            let bytes = ControlPipe::bytes(message);
-            self.queue.at(pipe.last_at, Event::ToSender(bytes));
-        }
+        self.tell(End::Receiver, message);
     }
 
     pub fn tell_receiver(&mut self, message: &Message) {
-        let delay = self.rng.within(MILLI..90 * MILLI);
-        let pipe = &mut self.to_receiver;
-        if !pipe.broken {
-            pipe.last_at = pipe.last_at.max(self.queue.now + delay);
-            let bytes = ControlPipe::bytes(message);
-            self.queue.at(pipe.last_at, Event::ToReceiver(bytes));
-        }
-    }
-
-    /// Feeds the bytes in random pieces; gives what came out.
-    fn read(rng: &mut Rng, pipe: &mut ControlPipe, mut bytes: &[u8]) -> Vec<Message> {
-        let mut messages = Vec::new();
-        while !bytes.is_empty() && !pipe.broken {
-            let piece = rng.within(1..bytes.len() as u64 + 1) as usize;
-            pipe.reader.push(&bytes[..piece]);
-            bytes = &bytes[piece..];
-            while let Some(message) = pipe.reader.next().expect("an honest peer's bytes") {
-                messages.push(message);
-            }
-        }
-        messages
-    }
-
-    fn hear_sender(&mut self, bytes: &[u8]) {
-        for message in Self::read(&mut self.rng, &mut self.to_sender, bytes) {
-            self.sender_hears(message);
-        }
+        self.tell(End::Sender, message);
     }
 
     pub fn sender_hears(&mut self, message: Message) {
-        match message {
-            Message::Joined { connection } => return self.sender_joined(connection),
-            Message::Begun {
-                descriptors_max: Some(most),
-                ..
-            } => return self.sender.allow(most),
-            _ => {}
-        }
         let now = self.queue.now;
         if let Err(violation) = self.sender.handle_message(now, message) {
-            self.found(format!(
-                "the sender calls an honest receiver a liar: {violation}"
-            ));
+            self.broken(End::Sender, &violation.to_string());
         }
     }
 
-    fn hear_receiver(&mut self, bytes: &[u8]) {
-        for message in Self::read(&mut self.rng, &mut self.to_receiver, bytes) {
-            let message = self.spoil_for_receiver(message);
-            let now = self.queue.now;
-            if let Err(violation) = self.receiver.handle_message(now, message) {
-                self.found(format!(
-                    "the receiver calls an honest sender a liar: {violation}"
-                ));
-            }
+    pub fn receiver_hears(&mut self, message: Message) {
+        let message = self.spoil_for_receiver(message);
+        let now = self.queue.now;
+        if let Err(violation) = self.receiver.handle_message(now, message) {
+            self.broken(End::Receiver, &violation.to_string());
+        }
+    }
+
+    /// An end calls the other one a liar, which is no wonder where a word was
+    /// dropped on purpose.
+    fn broken(&mut self, end: End, violation: &str) {
+        if !self.has_struck(Fault::WordDropped) {
+            self.found(format!("{end:?} calls an honest peer a liar: {violation}"));
+        }
+        let error = Error::peer("cannot go on", violation);
+        match end {
+            End::Sender => self.sender.stop(error),
+            End::Receiver => self.receiver.stop(error),
         }
     }
 }
