@@ -327,16 +327,14 @@ fn carry(
     let mut pool = connect(&peer, pool_options).map_err(&explain)?;
     let transfer = route.start(&mut pool, &options).map_err(&explain)?;
     let mut shown = Shown::new(console, arguments.output.progress, arguments.output.quiet);
-    let mut report = follow::follow(transfer, interrupts, &mut shown, events, None, |_| {});
+    let followed = follow::follow(transfer, interrupts, &mut shown, events, None, |_| {});
+    let mut report = followed.report;
     drop(shown);
     report.error = report.error.map(explain);
     if let Some(side) = remote {
         follow::name_server(&mut report, &peer, side);
     }
-    pool.close();
-    if let Some(server) = beside {
-        server.stop();
-    }
+    follow::let_go(pool, beside, followed.is_over);
     Ok(report)
 }
 

@@ -6,20 +6,44 @@
 
 use crate::arguments::{OutputOptions, is_output};
 use crate::console::{Console, close, fault, require_output, usage};
+use crate::embedded::Embedded;
 use crate::events::Events;
 use crate::hlog::HdrLog;
-use crate::interrupt::Interrupts;
+use crate::interrupt::{Interrupts, STOP_WAIT};
 use crate::outcome::{self, ReportJson};
 use crate::progress::Shown;
 use crate::table;
 use haul_engine::report::Report;
-use haul_engine::{Error, ErrorKind, Event, PeerAddress, Progress, Side, Transfer};
+use haul_engine::{Error, ErrorKind, Event, PeerAddress, Pool, Progress, Side, Transfer};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+
+/// How a transfer was followed to its end.
+pub struct Followed {
+    /// What it came to.
+    pub report: Report,
+    /// False where its end did not come in time after a signal: threads of it may
+    /// wait for what never comes, so that nobody may wait for them.
+    pub is_over: bool,
+}
+
+/// Closes what a transfer ran on, unless it still runs: then the process ends
+/// without it.
+pub fn let_go(pool: Pool, beside: Option<Embedded>, is_over: bool) {
+    if is_over {
+        pool.close();
+        beside.into_iter().for_each(Embedded::stop);
+    } else {
+        std::mem::forget((pool, beside));
+    }
+}
+
+/// How often it is looked whether a stop takes too long.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Follows `transfer` until it is over, or asks it to finish after `finish_after`;
 /// `seen` is shown every progress.
@@ -30,11 +54,12 @@ pub fn follow(
     events: &mut Events,
     finish_after: Option<Duration>,
     mut seen: impl FnMut(&Progress),
-) -> Report {
+) -> Followed {
     let stop = transfer.stop_handle();
     interrupts.on_stop(move || stop.stop());
     let began = Instant::now();
     let mut finish_after = finish_after;
+    let mut last = Progress::default();
     while !transfer.is_over() {
         let timeout = finish_after.map(|all| all.saturating_sub(began.elapsed()));
         if timeout == Some(Duration::ZERO) {
@@ -42,12 +67,20 @@ pub fn follow(
             transfer.stop_handle().finish();
             continue;
         }
-        let Some(event) = transfer.next_event(timeout) else {
+        let timeout = timeout.map_or(LOOK_AGAIN, |timeout| timeout.min(LOOK_AGAIN));
+        if interrupts.is_overdue() {
+            return Followed {
+                report: overdue(&last, began.elapsed()),
+                is_over: false,
+            };
+        }
+        let Some(event) = transfer.next_event(Some(timeout)) else {
             continue;
         };
         events.tell(&event);
         match &event {
             Event::Progress(progress) => {
+                last = progress.clone();
                 shown.update(progress);
                 seen(progress);
             }
@@ -61,7 +94,26 @@ pub fn follow(
             Event::Planned { .. } | Event::FileEnded(_) => {}
         }
     }
-    transfer.wait()
+    Followed {
+        report: transfer.wait(),
+        is_over: true,
+    }
+}
+
+/// The report of a transfer whose end did not come in time after a signal.
+fn overdue(last: &Progress, elapsed: Duration) -> Report {
+    let error = Error::new(
+        ErrorKind::Interrupted,
+        format!(
+            "the transfer was interrupted, and did not end within {} s: a disk does not answer",
+            STOP_WAIT.as_secs()
+        ),
+    )
+    .cure("a temporary file .haul-* may be left beside the target");
+    let mut report = Report::failed(error, elapsed);
+    report.bytes.landed = last.landed_bytes;
+    report.bytes.planned = last.planned_bytes.unwrap_or(0);
+    report
 }
 
 /// Says of every error that happened at the server, which is the transfer's

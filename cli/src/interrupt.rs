@@ -1,5 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, one that comes a second
-//! or more later ends at once.
+//! SIGINT, SIGTERM and SIGHUP: the first stops cleanly, the second ends at once.
 //!
 //! Leaves to others: what stopping means. Invariant: after the first signal
 //! every stop that is or will be registered is called, exactly once, and the
@@ -12,13 +11,15 @@ use signal_hook::iterator::Signals;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A clean stop has so long; whoever sent the one signal, such as timeout(1)
-/// or a service manager, must not wait for ever.
-const STOP_SECONDS_MAX: u64 = 10;
+/// A clean stop has so long before it is told as it stands; whoever sent the one
+/// signal, such as timeout(1) or a service manager, must not wait for ever.
+pub const STOP_WAIT: Duration = Duration::from_secs(10);
+/// Telling has so long: what it is written to may take nothing any more.
+const TELL_WAIT: Duration = Duration::from_secs(5);
 
 /// Signals that come so soon after the first are the same request: timeout(1)
-/// signals a process and then the group that it is in, and keys repeat.
-const SAME_SIGNAL: Duration = Duration::from_secs(1);
+/// signals a process and then the group that it is in.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
 
 /// What to call when a signal comes.
 type Stop = Box<dyn FnOnce() + Send>;
@@ -83,6 +84,16 @@ impl Interrupts {
         state.signal.map(|(signal, _)| exit_code(signal))
     }
 
+    /// True when a signal came so long ago that a clean stop is not awaited any
+    /// longer.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state
+            .signal
+            .is_some_and(|(_, since)| since.elapsed() >= STOP_WAIT)
+    }
+
     /// Ends the process at once with the signal's exit code.
     pub fn exit(&self) {
         if let Some(code) = self.exit_code() {
@@ -109,10 +120,10 @@ impl Interrupts {
     }
 }
 
-/// Ends the process when the clean stop after `signal` took too long.
+/// Ends the process when even telling of a late stop after `signal` takes too long.
 fn end_late(signal: i32) {
     let late = move || {
-        std::thread::sleep(Duration::from_secs(STOP_SECONDS_MAX));
+        std::thread::sleep(STOP_WAIT + TELL_WAIT);
         signal_hook::low_level::exit(i32::from(exit_code(signal)));
     };
     // Without the thread a second signal is still heard.

@@ -83,7 +83,7 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
             console,
             &Interrupts::take_over()?,
         )),
-        Command::Serve(serve) => serve::run(serve, console, &Interrupts::take_over()?).map(|()| 0),
+        Command::Serve(serve) => serve::run(serve, console, &Interrupts::take_over()?),
         Command::Doctor(doctor) => doctor::run(doctor, console),
         Command::Completions(completions) => completions::run(completions, console).map(|()| 0),
         Command::Man(man) => man::run(man, console).map(|()| 0),

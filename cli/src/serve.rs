@@ -11,8 +11,13 @@ use crate::token;
 use haul_engine::options::ServeOptions;
 use haul_engine::{Error, Server, ServerEvent};
 use std::net::SocketAddr;
+use std::time::Duration;
 
-/// Runs `haul serve` until SIGINT or SIGTERM.
+/// How often it is looked whether a stop takes too long.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Runs `haul serve` until SIGINT or SIGTERM; the exit code, which is the
+/// signal's where that cut something off.
 ///
 /// # Errors
 /// The root, the token or an address cannot be used.
@@ -20,7 +25,7 @@ pub fn run(
     arguments: &ServeArguments,
     console: &Console,
     interrupts: &Interrupts,
-) -> Result<(), Error> {
+) -> Result<u8, Error> {
     let found = token::find_or_make(arguments.token_file.as_deref())?;
     let mut listen: Vec<SocketAddr> = Vec::new();
     for address in arguments.listen.iter().flat_map(|listen| &listen.0) {
@@ -53,14 +58,60 @@ pub fn run(
     if let Auto::Value(bytes) = arguments.socket_buffer {
         tracing::debug!("socket buffers of {}", format_size(bytes));
     }
-    while let Some(event) = server.next_event(None) {
-        log(&event);
+    let Ended { cut, is_whole } = attend(server, interrupts);
+    let signal = interrupts.exit_code();
+    if !is_whole {
+        console.line("haul: stopped without an end of all sessions: a disk did not answer in time; temporary files may be left");
     }
-    server.wait();
-    if !arguments.quiet {
-        console.line("haul: stopped");
+    if !arguments.quiet || cut > 0 {
+        console.line(&stopped(cut));
     }
-    Ok(())
+    match (cut, is_whole) {
+        (0, true) => Ok(0),
+        _ => Ok(signal.unwrap_or(1)),
+    }
+}
+
+/// How a server ended.
+struct Ended {
+    /// Transfers that its stop cut off, as far as they had ended.
+    cut: u64,
+    /// All its sessions ended.
+    is_whole: bool,
+}
+
+/// Logs what the server tells until it ended, or its stop took too long.
+fn attend(server: Server, interrupts: &Interrupts) -> Ended {
+    loop {
+        match server.next_event(Some(LOOK_AGAIN)) {
+            Some(event) => log(&event),
+            None if server.is_over() => {
+                return Ended {
+                    cut: server.wait(),
+                    is_whole: true,
+                };
+            }
+            None if interrupts.is_overdue() => {
+                let cut = server.cut();
+                // Its threads wait for what may never come, and so would its drop.
+                std::mem::forget(server);
+                return Ended {
+                    cut,
+                    is_whole: false,
+                };
+            }
+            None => {}
+        }
+    }
+}
+
+/// The last line.
+fn stopped(cut: u64) -> String {
+    match cut {
+        0 => "haul: stopped".to_owned(),
+        1 => "haul: stopped; 1 transfer was cut off".to_owned(),
+        _ => format!("haul: stopped; {cut} transfers were cut off"),
+    }
 }
 
 /// One event as a line of the log.

@@ -151,7 +151,7 @@ impl Bench<'_> {
         let mut intervals = Intervals::new(number, self.arguments.interval);
         let output = &self.arguments.output;
         let mut shown = Shown::new(self.console, output.progress, output.quiet);
-        let report = follow::follow(
+        let followed = follow::follow(
             transfer,
             self.interrupts,
             &mut shown,
@@ -160,11 +160,9 @@ impl Bench<'_> {
             |progress| intervals.add(progress),
         );
         drop(shown);
+        let report = followed.report;
         self.told.intervals.extend(intervals.finish(&report));
-        pool.close();
-        if let Some(embedded) = server.embedded {
-            embedded.stop();
-        }
+        follow::let_go(pool, server.embedded, followed.is_over);
         Ok(report)
     }
 

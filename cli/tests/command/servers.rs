@@ -8,6 +8,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+use std::time::Duration;
 
 fn ready() -> (Folder, Server) {
     let folder = Folder::new();
@@ -44,6 +46,46 @@ fn push_and_pull_over_one_server() {
     let (code, output) = server.stop(Signal::TERM);
     assert_eq!(code, 0);
     assert!(output.is_empty(), "results only, and serve has none");
+}
+
+#[test]
+fn a_server_that_is_stopped_says_what_it_cut_off() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        let (folder, server) = ready();
+        folder.write("long", &bytes(20_000_000));
+        let line = format!("copy --limit-rate 1MB long {}", server.url("long"));
+        let copies: Vec<_> = (0..2)
+            .map(|number| {
+                let mut command = folder.command(&format!("{line}{number}"));
+                let child = command.stderr(Stdio::null()).spawn().expect("started");
+                server.wait_for("session opened");
+                child
+            })
+            .collect();
+        // Both transfers run once something of theirs is there.
+        while folder
+            .names("root")
+            .iter()
+            .filter(|name| name.starts_with(".haul-"))
+            .count()
+            < 2
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (ended, said) = server.stop_and_hear(signal);
+        assert_eq!(ended, code, "{said}");
+        assert!(said.contains("stopped; 2 transfers were cut off"), "{said}");
+        for mut copy in copies {
+            let status = copy.wait().expect("ended");
+            assert_eq!(status.code(), Some(3), "it lost its peer");
+        }
+        assert!(
+            !folder
+                .names("root")
+                .iter()
+                .any(|name| name.starts_with(".haul-"))
+        );
+    }
 }
 
 #[test]

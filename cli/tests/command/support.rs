@@ -225,6 +225,17 @@ impl Server {
         format!("haul://{}/{path}", self.address)
     }
 
+    /// Sends `signal` and waits; the exit code, and what it said since.
+    pub fn stop_and_hear(mut self, signal: Signal) -> (i32, String) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signalled");
+        let guard = Guard::new(&self.child);
+        let status = self.child.wait().expect("ended");
+        guard.done();
+        // The reader ends with the pipe.
+        let said: Vec<String> = self.lines.iter().collect();
+        (status.code().unwrap_or(-1), said.join("\n"))
+    }
+
     /// Sends `signal` and waits; the exit code and standard output.
     pub fn stop(mut self, signal: Signal) -> (i32, Vec<u8>) {
         kill_process(Pid::from_child(&self.child), signal).expect("signalled");

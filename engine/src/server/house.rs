@@ -9,6 +9,8 @@ use crate::options::LocalTarget;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
 
 /// What a server tells of.
 #[derive(Clone, Debug)]
@@ -52,11 +54,22 @@ pub(super) struct House {
     pub(super) local_target: Option<LocalTarget>,
     pub(super) allow_null: bool,
     pub(super) events: Writer<ServerEvent>,
+    /// Whether the server was told to stop.
+    pub(super) stopped: watch::Receiver<bool>,
+    /// Transfers that the stop ended before their time.
+    pub(super) cut: Arc<AtomicU64>,
 }
 
 impl House {
     /// Tells the caller, unless the caller does not look.
     pub(super) fn tell(&self, event: ServerEvent) {
         let _ = self.events.try_send(event);
+    }
+
+    /// A transfer failed: it counts where that is the stop's doing.
+    pub(super) fn failed(&self) {
+        if *self.stopped.borrow() {
+            self.cut.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

@@ -35,6 +35,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -53,6 +54,7 @@ pub struct Server {
     events: Reader<ServerEvent>,
     stop: ServerStopHandle,
     thread: Option<JoinHandle<()>>,
+    cut: Arc<AtomicU64>,
 }
 
 /// Stops a server from any thread.
@@ -94,12 +96,22 @@ impl Server {
             .map_err(failed)?;
         let (tell, events) = bounded(EVENTS_MAX).map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
+        let cut = Arc::new(AtomicU64::new(0));
+        let count = cut.clone();
         let (ready, result) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("haul-control".to_owned())
             .spawn(move || {
                 let told = ready.clone();
-                let serve = serve(options, root, sockets, listeners, tell, stopped, ready);
+                let serve = serve(
+                    options,
+                    root,
+                    sockets,
+                    listeners,
+                    (tell, count),
+                    stopped,
+                    ready,
+                );
                 if let Err(error) = start_runtime(serve) {
                     let _ = told.send(Err(error));
                 }
@@ -111,6 +123,7 @@ impl Server {
             events,
             stop: ServerStopHandle(Arc::new(stop)),
             thread: Some(thread),
+            cut,
         };
         result.recv().unwrap_or_else(|_| ended())?;
         Ok(server)
@@ -139,9 +152,17 @@ impl Server {
         self.events.is_closed()
     }
 
-    /// Waits until the server was stopped and its sessions have ended.
-    pub fn wait(mut self) {
+    /// Transfers that were running when it was stopped, and failed by that.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the server was stopped and its sessions have ended; gives what
+    /// [`Server::cut`] does then.
+    pub fn wait(mut self) -> u64 {
         self.join();
+        self.cut()
     }
 
     fn join(&mut self) {
@@ -185,7 +206,7 @@ async fn serve(
     root: Arc<OwnedFd>,
     sockets: SocketOptions,
     listeners: Vec<TcpListener>,
-    events: Writer<ServerEvent>,
+    (events, cut): (Writer<ServerEvent>, Arc<AtomicU64>),
     mut stopped: watch::Receiver<bool>,
     ready: std::sync::mpsc::Sender<Result<()>>,
 ) {
@@ -195,6 +216,8 @@ async fn serve(
             local_target: options.local_target,
             allow_null: options.allow_null,
             events,
+            stopped: stopped.clone(),
+            cut,
         }),
         token: options.token,
         allow_unauthenticated: options.allow_unauthenticated,

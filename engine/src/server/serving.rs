@@ -196,6 +196,9 @@ impl Role for Serving {
 
     fn ended(&mut self, running: &mut Running, active: Active, end: Result<()>) {
         self.starting = None;
+        if end.is_err() {
+            self.house.failed();
+        }
         let (report, _) = active.report(end, self.session.authenticated);
         tracing::info!(
             peer = running.core.peer,
