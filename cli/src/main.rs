@@ -20,6 +20,7 @@ mod man;
 mod mistake;
 mod outcome;
 mod progress;
+mod refusals;
 mod serve;
 mod size;
 mod table;

@@ -6,12 +6,13 @@
 use crate::arguments::{Auto, ServeArguments, congestion};
 use crate::console::Console;
 use crate::interrupt::Interrupts;
+use crate::refusals::Refusals;
 use crate::size::format_size;
 use crate::token;
 use haul_engine::options::ServeOptions;
 use haul_engine::{Error, Server, ServerEvent};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often it is looked whether a stop takes too long.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -82,10 +83,25 @@ struct Ended {
 
 /// Logs what the server tells until it ended, or its stop took too long.
 fn attend(server: Server, interrupts: &Interrupts) -> Ended {
+    let (began, mut refusals, mut missed) = (Instant::now(), Refusals::default(), 0);
     loop {
-        match server.next_event(Some(LOOK_AGAIN)) {
+        let event = server.next_event(Some(LOOK_AGAIN));
+        let is_over = event.is_none() && server.is_over();
+        let due = refusals.due(began.elapsed(), is_over);
+        due.iter().for_each(|line| tracing::warn!("{line}"));
+        let unheard = server.missed_events() - missed;
+        if unheard > 0 {
+            missed += unheard;
+            tracing::warn!("{unheard} events came faster than they were logged");
+        }
+        match event {
+            Some(ServerEvent::Refused { peer, error }) => {
+                if let Some(line) = refusals.refused(began.elapsed(), peer, &error) {
+                    tracing::warn!("{line}");
+                }
+            }
             Some(event) => log(&event),
-            None if server.is_over() => {
+            None if is_over => {
                 return Ended {
                     cut: server.wait(),
                     is_whole: true,
@@ -145,6 +161,7 @@ fn log(event: &ServerEvent) {
             "{peer}: transfer ended after {}: {error}",
             format_size(*bytes)
         ),
-        ServerEvent::Refused { peer, error } => tracing::warn!("{peer}: refused: {error}"),
+        // Counted: see `Refusals`.
+        ServerEvent::Refused { .. } => {}
     }
 }

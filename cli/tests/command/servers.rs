@@ -7,6 +7,8 @@ use crate::support::{Folder, Server, bytes};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -292,4 +294,47 @@ fn a_server_that_is_stopped_says_so() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("the server was stopped"), "{said}");
     assert!(folder.names("root").is_empty());
+}
+
+/// As many refusals cost a few lines of the log, and none is lost in it.
+#[test]
+fn a_crowd_that_is_refused_does_not_flood_the_log() {
+    const CROWD: u64 = 2_500;
+    let control = b"GET / HTTP/1.1\r\n\r\n".to_vec();
+    // A data connection of no session: its preamble and a join.
+    let mut data = b"HAUL\x01\x01\x01\x00".to_vec();
+    data.resize(8 + 64, 7);
+    for words in [control, data] {
+        let (folder, server) = ready();
+        for _ in 0..CROWD {
+            let mut stream = TcpStream::connect(&server.address).expect("connects");
+            stream.write_all(&words).expect("written");
+            // Until it was refused.
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+        }
+        let (_, said) = server.stop_and_hear(Signal::TERM);
+        let lines: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("refused"))
+            .collect();
+        assert!((2..=10).contains(&lines.len()), "{said}");
+        let counted: u64 = lines
+            .iter()
+            .filter_map(|line| {
+                line.split("refused ")
+                    .nth(1)?
+                    .split(' ')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum();
+        let first = lines
+            .iter()
+            .filter(|line| line.contains(": refused: "))
+            .count() as u64;
+        assert_eq!(counted + first, CROWD, "{said}");
+        drop(folder);
+    }
 }

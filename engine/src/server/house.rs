@@ -58,12 +58,16 @@ pub(super) struct House {
     pub(super) stopped: watch::Receiver<bool>,
     /// Transfers that the stop ended before their time.
     pub(super) cut: Arc<AtomicU64>,
+    /// Events that found no room, because the caller does not look.
+    pub(super) missed: Arc<AtomicU64>,
 }
 
 impl House {
     /// Tells the caller, unless the caller does not look.
     pub(super) fn tell(&self, event: ServerEvent) {
-        let _ = self.events.try_send(event);
+        if self.events.try_send(event).is_err() {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// A transfer failed: it counts where that is the stop's doing.

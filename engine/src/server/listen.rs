@@ -55,6 +55,7 @@ pub struct Server {
     stop: ServerStopHandle,
     thread: Option<JoinHandle<()>>,
     cut: Arc<AtomicU64>,
+    missed: Arc<AtomicU64>,
 }
 
 /// Stops a server from any thread.
@@ -97,7 +98,8 @@ impl Server {
         let (tell, events) = bounded(EVENTS_MAX).map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
         let cut = Arc::new(AtomicU64::new(0));
-        let count = cut.clone();
+        let missed = Arc::new(AtomicU64::new(0));
+        let counts = [cut.clone(), missed.clone()];
         let (ready, result) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("haul-control".to_owned())
@@ -108,7 +110,7 @@ impl Server {
                     root,
                     sockets,
                     listeners,
-                    (tell, count),
+                    (tell, counts),
                     stopped,
                     ready,
                 );
@@ -124,6 +126,7 @@ impl Server {
             stop: ServerStopHandle(Arc::new(stop)),
             thread: Some(thread),
             cut,
+            missed,
         };
         result.recv().unwrap_or_else(|_| ended())?;
         Ok(server)
@@ -156,6 +159,12 @@ impl Server {
     #[must_use]
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Events that were dropped since the start, because nobody took them in time.
+    #[must_use]
+    pub fn missed_events(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
     }
 
     /// Waits until the server was stopped and its sessions have ended; gives what
@@ -206,7 +215,7 @@ async fn serve(
     root: Arc<OwnedFd>,
     sockets: SocketOptions,
     listeners: Vec<TcpListener>,
-    (events, cut): (Writer<ServerEvent>, Arc<AtomicU64>),
+    (events, [cut, missed]): (Writer<ServerEvent>, [Arc<AtomicU64>; 2]),
     mut stopped: watch::Receiver<bool>,
     ready: std::sync::mpsc::Sender<Result<()>>,
 ) {
@@ -218,6 +227,7 @@ async fn serve(
             events,
             stopped: stopped.clone(),
             cut,
+            missed,
         }),
         token: options.token,
         allow_unauthenticated: options.allow_unauthenticated,
