@@ -4,7 +4,7 @@
 //! ends, with the file or with a sentence. The limits are set by prlimit(1) and
 //! setpriv(1); without these two nothing is tested here.
 
-use crate::support::{Folder, Ran, bytes, run};
+use crate::support::{Folder, Ran, Server, bytes, run};
 use std::process::{Command, Stdio};
 
 /// haul in the folder without root's privileges, and with `limits` of prlimit(1).
@@ -104,14 +104,24 @@ fn a_copy_that_gets_few_descriptors_ends_with_a_sentence() {
 fn what_the_kernel_refuses_is_not_tried_again() {
     let folder = Folder::new();
     folder.write("a", &bytes(100_000));
+    folder.directory("root");
+    let server = Server::start(&folder, "--root root");
+    folder.must(&format!("copy -q a {}", server.url("there")));
     // More than any kernel gives, whoever asks.
-    let ran = folder.haul("copy --socket-buffer 1GiB a b");
-    assert_eq!(ran.code, 1, "{}", ran.stderr);
-    let error = ran.error();
-    assert!(error.contains("cannot set a"), "{error}");
-    assert!(error.contains("sysctl"), "{error}");
-    assert!(!error.contains("in a row"), "{error}");
-    assert_eq!(folder.names("."), ["a"], "nothing is left");
+    for words in [
+        "a b".to_owned(),
+        format!("a {}", server.url("b")),
+        format!("{} b", server.url("there")),
+    ] {
+        let ran = folder.haul(&format!("copy --socket-buffer 1GiB {words}"));
+        assert_eq!(ran.code, 1, "{words}: {}", ran.stderr);
+        let error = ran.error();
+        assert!(error.contains("cannot set a"), "{words}: {error}");
+        assert!(error.contains("sysctl"), "{words}: {error}");
+        // Its own words, and not those of the last of many rounds.
+        assert!(!error.contains("in a row"), "{words}: {error}");
+        assert!(!folder.path("b").exists() && !folder.path("root/b").exists());
+    }
 }
 
 #[test]

@@ -162,14 +162,15 @@ impl<R: Role> Session<R> {
     fn detached(&mut self, connection: ConnectionId, cause: Option<Error>) {
         let broke = cause.is_some();
         // By its peer, between two frames.
-        let why = cause.map_or_else(|| "closed".to_owned(), |error| error.to_string());
+        let closed = || "closed".to_owned();
+        let why = cause.as_ref().map_or_else(closed, Error::to_string);
         tracing::debug!(connection, why, "a data connection ended");
         if broke && self.running.is_busy() {
             self.role.connection_broke(connection, &why);
         }
         let core = &mut self.running.core;
         core.links.detached(connection);
-        core.machine.detached(core.clock.now(), connection, &why);
+        core.machine.detached(core.clock.now(), connection, cause);
         self.running.detached(connection, &why);
     }
 

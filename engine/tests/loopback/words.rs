@@ -1,16 +1,19 @@
-//! Clients that proved themselves and then say what makes no sense.
+//! Clients that proved themselves and then speak by hand: sense or none.
 //!
 //! Leaves to others: those that prove nothing (impostor.rs). Invariant: each
 //! gets an answer in words, and the server serves the next.
 
 use crate::support::{Site, TOKEN, assert_same, push};
 use haul_engine::Error;
-use haul_engine::options::CopyOptions;
+use haul_engine::limits::CHUNK_BYTES_DEFAULT;
+use haul_engine::options::{CopyOptions, RemoteTarget, Transmit};
 use haul_engine::protocol::TransferId;
 use haul_engine::protocol::handshake::{ClientHandshake, FirstBytes};
+use haul_engine::protocol::wire::{Begin, CheckKind, Task};
 use haul_engine::protocol::wire::{Entry, EntryKind, Message, MessageReader, Offer, encode};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
 /// The control connection of a client that was let in.
@@ -66,12 +69,117 @@ impl Client {
         }
     }
 
+    /// How far the server says to be with what it owes.
+    fn hear_count(&mut self) -> u64 {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.reader.next().expect("honest words") {
+                Some(Message::Heartbeat { worked }) => return worked,
+                Some(other) => panic!("no heartbeat: {other:?}"),
+                None => {
+                    let count = self.stream.read(&mut buffer).expect("a word in time");
+                    assert!(count > 0, "a word before the end");
+                    self.reader.push(&buffer[..count]);
+                }
+            }
+        }
+    }
+
     fn refused(&mut self) -> Error {
         match self.hear() {
             Message::Refuse(error) => error,
             other => panic!("no refusal: {other:?}"),
         }
     }
+}
+
+/// An ext4 of its own on which the kernel holds every call that writes.
+struct Frozen(tempfile::TempDir);
+
+impl Frozen {
+    /// `None`, said aloud, where none can be made.
+    fn new() -> Option<Self> {
+        let frozen = Self(tempfile::tempdir().expect("a fresh directory"));
+        let image = std::fs::File::create(frozen.path("image")).expect("an image");
+        image.set_len(16 << 20).expect("its size");
+        std::fs::create_dir(frozen.path("mount")).expect("a mount point");
+        let (image, mount) = (frozen.path("image"), frozen.path("mount"));
+        let steps = [
+            vec!["mkfs.ext4", "-q", &image],
+            vec!["mount", "-o", "loop", &image, &mount],
+            vec!["fsfreeze", "-f", &mount],
+        ];
+        if steps.iter().all(|step| run(step)) {
+            return Some(frozen);
+        }
+        let why = "no file system can be mounted and frozen here";
+        let _ = writeln!(std::io::stderr(), "skipped: {why}");
+        None
+    }
+
+    fn path(&self, name: &str) -> String {
+        let path = self.0.path().join(name);
+        path.to_str().expect("text").to_owned()
+    }
+
+    fn thaw(&self) {
+        run(&["fsfreeze", "-u", &self.path("mount")]);
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // A test that failed left it as it was.
+        self.thaw();
+        run(&["umount", "-l", &self.path("mount")]);
+    }
+}
+
+fn run(words: &[&str]) -> bool {
+    let mut command = Command::new(words[0]);
+    let output = command.args(&words[1..]).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_call_that_the_kernel_holds_is_told_as_work() {
+    let Some(frozen) = Frozen::new() else {
+        return;
+    };
+    let site = Site::with(|options| options.root = frozen.path("mount").into());
+    let mut client = Client::connect(site.address());
+    let transfer = TransferId([5; 16]);
+    let path = b"target".to_vec();
+    client.say(&Message::Begin(Begin {
+        transfer,
+        task: Task::Push {
+            target: RemoteTarget::Path {
+                path,
+                directory: false,
+            },
+        },
+        chunk_bytes: CHUNK_BYTES_DEFAULT,
+        check: CheckKind::Xxh3,
+        fsync: true,
+        verify: false,
+        drop_cache: false,
+        transmit: Transmit::Auto,
+        window_bytes: None,
+        descriptors_max: None,
+        rate_limit_bytes_per_second: None,
+    }));
+    client.say(&Message::Offer(offer(transfer)));
+    assert!(matches!(client.hear(), Message::Begun { .. }));
+    // It makes the target, and gets no further.
+    let told = [(); 3].map(|()| client.hear_count());
+    assert!(told.is_sorted_by(|one, next| one < next), "{told:?}");
+    frozen.thaw();
+    assert!(matches!(client.hear(), Message::Answer(_)));
+    // Nothing is owed now, and nothing is told to be done.
+    client.hear_count();
+    assert_eq!(client.hear_count(), client.hear_count());
+    drop(client);
+    drop(site);
 }
 
 #[test]
@@ -108,6 +216,15 @@ fn an_offer_of_no_transfer_is_answered() {
     let site = Site::new();
     let mut client = Client::connect(site.address());
     let transfer = TransferId([5; 16]);
+    client.say(&Message::Offer(offer(transfer)));
+    let Message::Abort { transfer: of, .. } = client.hear() else {
+        panic!("it is given up");
+    };
+    assert_eq!(of, transfer);
+}
+
+/// One file of a byte.
+fn offer(transfer: TransferId) -> Offer {
     let entry = Entry {
         name: b"file".to_vec(),
         kind: EntryKind::File,
@@ -116,14 +233,10 @@ fn an_offer_of_no_transfer_is_answered() {
         mtime_seconds: 0,
         mtime_nanos: 0,
     };
-    client.say(&Message::Offer(Offer {
+    Offer {
         transfer,
         segment: 0,
         last: true,
         entries: vec![entry],
-    }));
-    let Message::Abort { transfer: of, .. } = client.hear() else {
-        panic!("it is given up");
-    };
-    assert_eq!(of, transfer);
+    }
 }

@@ -167,7 +167,7 @@ impl World {
         let station = self.station(end);
         station.is_missing = station.is_client;
         if let Some(machine) = &mut station.machine {
-            machine.detached(now, connection, "it is gone");
+            machine.detached(now, connection, None);
         }
     }
 

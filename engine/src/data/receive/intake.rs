@@ -230,7 +230,8 @@ impl Worker {
             }
             Err(errno) => {
                 let error = Error::local(cannot_receive(connection.number), why(errno));
-                self.leave(slot, Some(error));
+                // Memory may be given back, and the others go on.
+                self.leave(slot, Some(error.passing_when(errno == Errno::NOMEM)));
                 false
             }
         }

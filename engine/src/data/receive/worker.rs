@@ -201,7 +201,8 @@ impl Worker {
                 }
             }
             Err(errno) => {
-                self.refuse(number, Error::local(cannot_receive(number), why(errno)));
+                let error = Error::local(cannot_receive(number), why(errno));
+                self.refuse(number, error.passing_when(errno == Errno::NOMEM));
             }
         }
     }

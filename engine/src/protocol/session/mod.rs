@@ -355,12 +355,22 @@ impl SessionMachine {
         self.stop_where(failed);
     }
 
-    /// The connection's worker has let go of it, `why`.
-    pub fn detached(&mut self, now: Nanos, connection: ConnectionId, why: &str) {
+    /// The connection's worker has let go of it: by an error, or because the peer
+    /// closed it between two frames.
+    pub fn detached(&mut self, now: Nanos, connection: ConnectionId, cause: Option<Error>) {
         let missed = self.joins.leave(connection);
         let here = self.here();
+        let is_busy = self.transfers.is_busy();
+        let why = match cause {
+            // What is missing here, the next one would miss, too.
+            Some(error) if !error.passes && is_busy => {
+                return self.stop_where(Err(self.transfers.own(error)));
+            }
+            Some(error) => error.to_string(),
+            None => "it was closed".to_owned(),
+        };
         if let Some(dialling) = &mut self.dialling {
-            let lost = dialling.lost(now, why, missed, here, &self.peer);
+            let lost = dialling.lost(now, &why, missed, here, &self.peer);
             self.stop_where(lost);
             self.join();
         }

@@ -136,15 +136,15 @@ fn what_was_dialled_early_joins_when_a_transfer_begins() {
 #[test]
 fn connections_that_are_lost_are_dialled_after_a_wait() {
     let mut session = carrying(4);
-    session.detached(0, 1, "cut");
-    session.detached(0, 2, "cut");
+    session.detached(0, 1, None);
+    session.detached(0, 2, None);
     assert!(outputs(&mut session, 0).is_empty());
     let due = session.deadline();
     assert_eq!(due, SECOND / 10);
     let dials = outputs(&mut session, due);
     assert!(matches!(dials[..], [SessionOutput::Dial { count: 2 }]));
     // The transfer that is over misses nothing.
-    session.detached(due, 0, "closed");
+    session.detached(due, 0, None);
     session.transfer_ended();
     let later = pass(&mut session, due, 2 * SECOND - 1);
     assert!(later.is_empty(), "{later:?}");
@@ -153,7 +153,7 @@ fn connections_that_are_lost_are_dialled_after_a_wait() {
 #[test]
 fn a_connection_that_is_not_taken_in_is_given_up() {
     let mut session = carrying(2);
-    session.detached(0, 1, "cut");
+    session.detached(0, 1, None);
     outputs(&mut session, SECOND / 10);
     session.dialled(SECOND, Ok(()));
     outputs(&mut session, SECOND);
@@ -170,7 +170,7 @@ fn a_connection_that_is_not_taken_in_is_given_up() {
     });
     assert_eq!(reason, Some(NOT_TAKEN_IN));
     // Others carry: such a peer is tried now and then.
-    session.detached(due, 2, "given up");
+    session.detached(due, 2, None);
     let seen = pass(&mut session, due, due + 19 * SECOND);
     let dials = |output: &SessionOutput| matches!(output, SessionOutput::Dial { .. });
     assert!(!seen.iter().any(dials), "{seen:?}");
@@ -189,7 +189,14 @@ fn what_cannot_change_is_not_tried_again() {
     let seen = outputs(&mut session, 0);
     assert!(matches!(&seen[..], [SessionOutput::Stop(error)] if *error == own));
     assert!(session.deadline() >= SECOND, "no round of dials follows");
-    // Nor is what cannot be joined, at either end.
+    // Nor is what a worker cannot do, or what cannot be joined, at either end.
+    let mut session = carrying(2);
+    let cut = Error::peer("cannot send", "it was reset");
+    session.detached(0, 0, Some(cut));
+    assert_eq!(stop_of(&outputs(&mut session, 0)), None);
+    session.detached(0, 1, Some(own.clone()));
+    let seen = outputs(&mut session, 0);
+    assert_eq!(stop_of(&seen), Some(&own.clone().at(Side::Sender)));
     let mut session = client(1);
     session.start(FIRST, Flow::FromDialler);
     session.dialled(0, Ok(()));
@@ -236,7 +243,7 @@ fn a_silent_peer_ends_session_and_transfer() {
 #[test]
 fn who_was_stopped_gives_everything_its_time_again() {
     let mut session = carrying(1);
-    session.detached(0, 0, "cut");
+    session.detached(0, 0, None);
     outputs(&mut session, SECOND / 10);
     session.dialled(SECOND, Ok(()));
     outputs(&mut session, SECOND);
@@ -439,7 +446,7 @@ fn connections_of_the_other_way_make_room() {
     assert_eq!(seen.iter().filter(given_up).count(), most);
     session.dialled(0, Ok(()));
     assert!(outputs(&mut session, 0).is_empty(), "there is no room yet");
-    session.detached(0, 5, "given up");
+    session.detached(0, 5, None);
     let seen = outputs(&mut session, 0);
     assert!(matches!(
         seen[..],
