@@ -232,7 +232,7 @@ impl<R: Role> Session<R> {
     }
 
     fn tick(&mut self) {
-        let is_leaving = self.running.is_leaving();
+        let is_leaving = self.running.is_leaving() || self.running.core.machine.is_letting_go();
         let core = &mut self.running.core;
         if core.channel.take_sent() {
             core.machine.spoke(core.clock.now());

@@ -150,6 +150,7 @@ impl SendingHalf {
         };
         if walk.len() < limits::SEGMENT_ENTRIES_MAX && self.hearing.wants_more() {
             core.channel.send(&Message::More { transfer });
+            self.machine.names_are_due(true);
         }
         if walk.is_empty() && !self.hearing.has_all() {
             return;
@@ -163,6 +164,7 @@ impl SendingHalf {
     /// Further names of a pull.
     fn hear_names(&mut self, sources: Sources) -> Result<(), Violation> {
         self.hearing.heard(sources.last)?;
+        self.machine.names_are_due(false);
         match &mut self.walk {
             Some(walk) => walk.add(sources.sources),
             None => self.heard.extend(sources.sources),

@@ -5,7 +5,7 @@
 //! is about, so what ends a transfer here is what the test did.
 
 use crate::rng::{MILLI, Rng};
-use crate::scenario::{FileSpec, Scenario, Want};
+use crate::scenario::{Fault, FileSpec, Phase, Scenario, Want, When};
 use crate::world::World;
 use haul_engine::limits;
 use haul_engine::protocol::wire::Message;
@@ -30,7 +30,8 @@ fn world(files: usize, bytes: usize, sender_dials: bool) -> World {
         connections: 2,
         sender_dials,
         window_bytes: None,
-        faults: Vec::new(),
+        // Only where a test lets it strike.
+        faults: vec![(When::Never, Fault::Cut)],
         zero_copy_once_in: 0,
         nanos_per_byte: 1_000,
     };
@@ -53,9 +54,10 @@ fn hands_that_take_ten_minutes_are_waited_for() {
 
 #[test]
 fn a_word_that_is_dropped_ends_the_transfer_in_time() {
-    let words: [(&str, Words); 6] = [
+    let words: [(&str, Words); 7] = [
         ("Offer", |word| matches!(word, Message::Offer(_))),
         ("Answer", |word| matches!(word, Message::Answer(_))),
+        ("Freed", |word| matches!(word, Message::Freed { .. })),
         ("Closed", |word| matches!(word, Message::Closed { .. })),
         // Who says Finished all the same is a liar.
         ("Settled", |word| {
@@ -66,7 +68,10 @@ fn a_word_that_is_dropped_ends_the_transfer_in_time() {
     ];
     for sender_dials in [true, false] {
         for (name, word) in words {
-            let mut world = world(3, 1_000, sender_dials);
+            let mut world = world(3, 10_000, sender_dials);
+            if name == "Freed" {
+                world.pending.push((0, Phase::Moving, 0));
+            }
             world.drops = Some(word);
             world.play();
             assert_eq!(world.findings, Vec::<String>::new(), "{name}");

@@ -201,6 +201,7 @@ pub const PHASES: [Phase; 9] = [
 #[derive(Clone, Copy, Debug)]
 pub enum When {
     Start,
+    Never,
     At(u64),
     /// So long after the phase began for the first time.
     In(Phase, u64),

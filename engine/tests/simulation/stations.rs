@@ -238,6 +238,7 @@ impl World {
             Message::Ready(_) => return self.armed.contains(&Fault::NoReady),
             Message::Offer(_)
             | Message::Answer(_)
+            | Message::Freed { .. }
             | Message::Closed { .. }
             | Message::Settled { .. }
             | Message::Finish { .. }
@@ -415,7 +416,11 @@ impl World {
         for end in ENDS {
             let forgotten = self.bug == Some(Bug::CountForgotten);
             let station = self.station(end);
-            if station.hands > 0 {
+            let lets_go = station
+                .machine
+                .as_ref()
+                .is_some_and(SessionMachine::is_letting_go);
+            if station.hands > 0 || lets_go {
                 station.worked += 1;
             }
             let worked = if forgotten { 0 } else { station.worked };

@@ -294,6 +294,7 @@ impl World {
         self.sender.set_window(self.scenario.window_bytes);
         for (index, (when, _)) in self.scenario.faults.clone().into_iter().enumerate() {
             match when {
+                When::Never => {}
                 When::Start => self.strike(index),
                 When::At(time) => self.queue.at(time, Event::Strike(index)),
                 When::In(phase, delay) => self.pending.push((index, phase, delay)),

@@ -185,6 +185,7 @@ pub struct Sender {
     outputs: VecDeque<SenderOutput>,
     counts: Bytes,
     word_due: WordDue,
+    names_are_due: bool,
 }
 
 impl Sender {
@@ -208,6 +209,7 @@ impl Sender {
             outputs: VecDeque::new(),
             counts: Bytes::default(),
             word_due: WordDue::default(),
+            names_are_due: false,
         }
     }
 
@@ -266,6 +268,12 @@ impl Sender {
     pub fn set_window(&mut self, window_bytes: Option<u64>) {
         let limits = [self.config.window_bytes, window_bytes];
         self.config.window_bytes = limits.into_iter().flatten().min();
+    }
+
+    /// The receiver was asked for further names, or said them.
+    pub fn names_are_due(&mut self, are_due: bool) {
+        self.names_are_due = are_due;
+        self.word_due.heard();
     }
 
     /// The receiver works on what it owes: the wait for it begins anew.

@@ -108,6 +108,12 @@ impl Connection {
 pub(super) struct Connections(pub BTreeMap<ConnectionId, Connection>);
 
 impl Connections {
+    /// True while one is lost that the receiver did not say to be free.
+    pub fn has_lost(&self) -> bool {
+        let is_lost = |connection: &Connection| connection.state == ConnectionState::Lost;
+        self.0.values().any(is_lost)
+    }
+
     /// Who takes the next run: the one with the fewest at hand, of those that
     /// have less than their share of what is to land. `left_bytes` as below.
     pub fn next(&self, left_bytes: Option<u64>) -> Option<ConnectionId> {

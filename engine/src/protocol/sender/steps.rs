@@ -342,8 +342,9 @@ impl Sender {
     }
 
     /// True while a word is missing that the receiver works on, and that waits
-    /// for nothing here: an Answer, the end of a file all of which landed, its
-    /// report. What lands takes what it takes.
+    /// for nothing here: an Answer, names that it was asked for, that it let go of a
+    /// lost connection, the end of a file all of which landed, its report. What
+    /// lands takes what it takes.
     fn is_owed(&self) -> bool {
         let is_offered = |segment: &Segment| matches!(segment, Segment::Offered(_));
         let owes_ends = |segment: &Segment| match segment {
@@ -357,7 +358,9 @@ impl Sender {
         let mut segments = self.segments.values();
         match self.state {
             State::Moving => {
-                segments.clone().any(is_offered)
+                self.names_are_due
+                    || self.connections.has_lost()
+                    || segments.clone().any(is_offered)
                     || segments.clone().all(is_landed) && segments.any(owes_ends)
             }
             State::Reporting => true,

@@ -218,6 +218,11 @@ fn a_receiver_that_does_not_answer_is_given_up_in_time() {
     let mut offering = Sender::new(sender.config);
     offering.offer(vec![entry(1)], true);
     assert_eq!(outputs(&mut offering).len(), 1, "the offer");
+    let mut naming = Sender::new(offering.config);
+    naming.names_are_due(true);
+    let (mut losing, _) = moving(9, 1);
+    losing.connection_lost(0, 0);
+    outputs(&mut losing);
     // All of it landed, and its end is owed.
     let (mut closed, runs) = moving(1, 1);
     sent(&mut closed, 0, runs[0]);
@@ -225,7 +230,7 @@ fn a_receiver_that_does_not_answer_is_given_up_in_time() {
     closed.looked(0, 0, Ok(u64::from(CHUNK)));
     hear(&mut closed, landed(0, 1));
     outputs(&mut closed);
-    for mut sender in [offering, closed] {
+    for mut sender in [offering, naming, losing, closed] {
         let began = 1_000_000_000;
         sender.peer_works();
         assert!(sender.poll(began).is_none());

@@ -47,6 +47,8 @@ enum Answer {
 pub(super) struct Joins {
     here: BTreeMap<ConnectionId, (Way, Answer)>,
     used: BTreeSet<ConnectionId>,
+    /// Of those that are here, the ones that the peer has lost.
+    leaving: BTreeSet<ConnectionId>,
 }
 
 impl Joins {
@@ -109,22 +111,30 @@ impl Joins {
     }
 
     /// Sees to it that the connection cannot join any more: its peer has lost it,
-    /// and what it carries is sent again by another.
-    pub fn bar(&mut self, connection: ConnectionId) {
+    /// and what it carries is sent again by another. True where it did: it is to be
+    /// let go of.
+    pub fn bar(&mut self, connection: ConnectionId) -> bool {
         // More than may join are refused without being known.
         if self.used.len() < limits::JOINS_MAX as usize {
             self.used.insert(connection);
         }
+        let is_here = self.here.contains_key(&connection);
+        if is_here {
+            self.leaving.insert(connection);
+        }
+        is_here
+    }
+
+    /// True while one is here that the peer has lost.
+    pub fn is_letting_go(&self) -> bool {
+        !self.leaving.is_empty()
     }
 
     /// It is gone; true where the peer never took it in.
     pub fn leave(&mut self, connection: ConnectionId) -> bool {
+        self.leaving.remove(&connection);
         let left = self.here.remove(&connection);
         left.is_some_and(|(_, answer)| answer == Answer::Missed)
-    }
-
-    pub fn has(&self, connection: ConnectionId) -> bool {
-        self.here.contains_key(&connection)
     }
 
     /// Those of one way, ascending.
@@ -164,12 +174,13 @@ mod tests {
     #[test]
     fn a_number_joins_once_and_a_barred_one_never() {
         let mut joins = Joins::default();
-        joins.bar(3);
+        assert!(!joins.bar(3) && !joins.is_letting_go());
         assert!(joins.enter(3, Way::In).is_err(), "its chunks are another's");
         joins.enter(4, Way::In).expect("a fresh number");
         assert!(joins.enter(4, Way::In).is_err());
-        assert!(joins.has(4) && !joins.has(3));
+        assert!(joins.bar(4) && joins.is_letting_go());
         joins.leave(4);
+        assert!(!joins.is_letting_go());
         assert!(joins.enter(4, Way::In).is_err(), "its number is used up");
         let full = limits::CONNECTIONS_MAX;
         (10..10 + full).for_each(|number| joins.enter(number, Way::In).expect("room"));

@@ -379,8 +379,7 @@ impl SessionMachine {
     /// Sees to it that the connection cannot join any more, and ends it where it
     /// did; true in that case.
     pub fn bar(&mut self, connection: ConnectionId) -> bool {
-        self.joins.bar(connection);
-        let is_here = self.joins.has(connection);
+        let is_here = self.joins.bar(connection);
         if is_here {
             self.outputs.push_back(SessionOutput::Detach {
                 connection,
@@ -388,6 +387,13 @@ impl SessionMachine {
             });
         }
         is_here
+    }
+
+    /// True while a connection that the peer has lost is not let go of: its last
+    /// writes may take what a disk takes, and the peer waits for it.
+    #[must_use]
+    pub fn is_letting_go(&self) -> bool {
+        self.joins.is_letting_go()
     }
 
     /// What to do next; `None` until something is handed in, or time passed.

@@ -152,10 +152,10 @@
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
 //! what changes after the look no longer matches the checks sent before it.
-//! Who owes a word (Offer, Answer, Closed, Settled or Failed, Finish and
-//! Finished) and works on it says how far it is, in Heartbeats not more than
+//! Who owes a word (Offer, Sources, Answer, Freed, Closed, Settled or Failed, Finish
+//! and Finished) and works on it says how far it is, in Heartbeats not more than
 //! 10 s apart: `worked` changes while targets are made, sources looked at, files
-//! synced, read back or removed, and as long as the kernel holds one such call.
+//! synced, read back or removed, connections let go, and as long as the kernel holds one such call.
 //! Where neither a word of the transfer nor another `worked` came for 30 s, the
 //! transfer is aborted. An Offer of a transfer that does not run is answered by
 //! Abort.
