@@ -9,7 +9,7 @@ use super::transfer::Transfer;
 use super::{dial, greet};
 use crate::data::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::kernel::descriptors;
+use crate::kernel::descriptors::{self, Share};
 use crate::kernel::random::random;
 use crate::kernel::socket::SocketOptions;
 use crate::limits;
@@ -243,6 +243,7 @@ async fn open(
     {
         options.connections = connections.clamp(1, limits::CONNECTIONS_MAX);
     }
+    let least = Share::least()?;
     let fewer = [pace(&mut options), fit(&mut options)];
     let fewer = fewer.into_iter().flatten().collect();
     let sockets = SocketOptions {
@@ -303,7 +304,7 @@ async fn open(
         ));
     };
     let machine = SessionMachine::new(clock.now(), end, name.clone());
-    let core = Core::new(clock, name, channel, links, machine, inner_out);
+    let core = Core::new(clock, name, channel, links, machine, inner_out, least);
     let client = Client::new(handshake, session, address, options, fewer);
     Ok(Session::new(Running::new(core), client, messages, inner))
 }

@@ -130,16 +130,15 @@ impl Client {
             return self.report(active, Err(busy));
         }
         running.begin(active);
-        let begun = match task {
+        match task {
             StartTask::Push { sources, target } => {
-                self.push(running, transfer, sources, target, options)
+                self.push(running, transfer, sources, target, options);
             }
             StartTask::Pull { sources, target } => {
-                self.pull(running, transfer, sources, target, &options)
+                if let Err(error) = self.pull(running, transfer, sources, target, &options) {
+                    running.refuse(error);
+                }
             }
-        };
-        if let Err(error) = begun {
-            running.refuse(error);
         }
     }
 
@@ -150,8 +149,8 @@ impl Client {
         sources: Vec<LocalSource>,
         target: RemoteTarget,
         options: CopyOptions,
-    ) -> Result<()> {
-        let share = self.share(running, sources.len())?;
+    ) {
+        let share = self.share(running, sources.len());
         let inner = running.core.inner.clone();
         let tell = move |news| drop(inner.send(Inner::Stream(transfer, news)));
         let (drop_cache, chunk_bytes) = (options.drop_cache, options.chunk_bytes);
@@ -163,7 +162,6 @@ impl Client {
         let open = move || Done::Opened(Opened::next(walk, room));
         let failed = |error| Done::Opened(Err(error));
         running.core.hand(transfer, open, failed);
-        Ok(())
     }
 
     fn pull(
@@ -174,7 +172,7 @@ impl Client {
         target: LocalTarget,
         options: &CopyOptions,
     ) -> Result<()> {
-        let share = self.share(running, sources.len())?;
+        let share = self.share(running, sources.len());
         let mut saying = Saying::new(sources);
         let (sources, last) = saying.next_part();
         let begin = self.begin(transfer, Task::Pull { sources, last }, options, &share);
@@ -194,7 +192,7 @@ impl Client {
     }
 
     /// Descriptors for a transfer of so many files.
-    fn share(&self, running: &Running, files: usize) -> Result<Share> {
+    fn share(&self, running: &Running, files: usize) -> Share {
         let want = files.saturating_mul(limits::ENTRY_DESCRIPTORS_MAX as usize);
         let connections = self.options.connections as usize;
         running.core.share(want, connections)

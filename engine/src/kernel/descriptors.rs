@@ -85,37 +85,51 @@ fn free_beside(account: &Account) -> usize {
     limit.saturating_sub(open_count(limit) + unopened + SPARE)
 }
 
-/// Descriptors that the files of one transfer may take, until it is dropped.
+/// Descriptors that files may take, promised until it is dropped.
 #[derive(Debug)]
 pub struct Share {
     count: u32,
+    /// What of them is promised to this share; the others are to the one that
+    /// it was grown from.
+    promised: usize,
 }
 
 impl Share {
-    /// At most `want`, and half of what is free, so that the next transfer, or
-    /// the other end of this one, finds some as well. `ahead` are still to be
-    /// opened for other ends than files.
+    /// The least that a session has for the files of its transfers.
     ///
     /// # Errors
-    /// There are not even [`limits::DESCRIPTORS_FIRST`].
-    pub fn take(want: usize, ahead: usize) -> error::Result<Self> {
+    /// [`crate::ErrorKind::Local`] where that is not free.
+    pub fn least() -> error::Result<Self> {
+        let mut account = account();
+        let least = limits::DESCRIPTORS_FIRST;
+        if free_beside(&account) < least as usize {
+            return Err(exhausted("cannot open files for a transfer"));
+        }
+        account.promised += least as usize;
+        Ok(Self {
+            count: least,
+            promised: least as usize,
+        })
+    }
+
+    /// These and more, `want` in all at most: half of what is free, so that the
+    /// next transfer, or the other end of this one, finds some as well. `ahead`
+    /// are still to be opened for other ends than files. It lives no longer than
+    /// this one.
+    #[must_use]
+    pub fn grown(&self, want: usize, ahead: usize) -> Self {
         let mut account = account();
         let free = free_beside(&account).saturating_sub(ahead);
-        let least = limits::DESCRIPTORS_FIRST as usize;
-        if free < least {
-            let limit = limit();
-            let doing = "cannot open files for a transfer";
-            let why = format!("this process may open {limit} files, and too few of them are left");
-            return Err(Error::local(doing, why)
-                .cure("raise the limit of open files (`ulimit -n`), or use fewer connections"));
-        }
         // Every session that a server may have finds the least.
-        let kept = (least * limits::SESSIONS_MAX).min(limit() / 8);
-        let count = want.min(free.saturating_sub(kept) / 2).max(least);
-        account.promised += count;
-        // Within DESCRIPTORS_MAX.
-        let count = count as u32;
-        Ok(Self { count })
+        let kept = (limits::DESCRIPTORS_FIRST as usize * limits::SESSIONS_MAX).min(limit() / 8);
+        let wanted = want.saturating_sub(self.count as usize);
+        let more = wanted.min(free.saturating_sub(kept) / 2);
+        account.promised += more;
+        Self {
+            // Within DESCRIPTORS_MAX.
+            count: self.count + more as u32,
+            promised: more,
+        }
     }
 
     /// How many.
@@ -128,8 +142,17 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut account = account();
-        account.promised = account.promised.saturating_sub(self.count as usize);
+        account.promised = account.promised.saturating_sub(self.promised);
     }
+}
+
+/// Why something cannot be done for want of descriptors, and the cure.
+#[must_use]
+pub fn exhausted(doing: &str) -> Error {
+    let limit = limit();
+    let why = format!("this process may open {limit} files, and too few of them are left");
+    Error::local(doing, why)
+        .cure("raise the limit of open files (`ulimit -n`), or use fewer connections")
 }
 
 /// Says that descriptors of a share are open, as long as it lives.
@@ -228,16 +251,23 @@ mod tests {
     #[test]
     fn shares_leave_something_for_the_next() {
         let all = limit();
-        let shares: Vec<_> = (0..limits::SESSIONS_MAX / 2)
-            .map(|_| Share::take(usize::MAX, 0).expect("the least is left"))
-            .collect();
-        assert!(shares[0].count() as usize <= all / 2);
         let least = limits::DESCRIPTORS_FIRST;
-        assert!(shares.iter().all(|share| share.count() >= least));
-        let promised: usize = shares.iter().map(|share| share.count() as usize).sum();
-        assert!(promised <= all);
-        assert_eq!(Share::take(1, 0).expect("the least").count(), least);
-        assert!(Share::take(1, all).is_err(), "nothing is left ahead");
+        let sessions: Vec<_> = (0..limits::SESSIONS_MAX / 2)
+            .map(|_| Share::least().expect("the least is left"))
+            .collect();
+        let grown = sessions.iter().map(|share| share.grown(usize::MAX, 0));
+        let grown: Vec<_> = grown.collect();
+        assert!(grown[0].count() > least && grown[0].count() as usize <= all / 2);
+        let promised: usize = sessions
+            .iter()
+            .chain(&grown)
+            .map(|share| share.promised)
+            .sum();
+        let counted: usize = grown.iter().map(|share| share.count() as usize).sum();
+        assert!(promised == counted && promised <= all);
+        assert_eq!(sessions[0].grown(6, 0).count(), 6);
+        assert_eq!(sessions[0].grown(usize::MAX, all).count(), least);
+        assert!(Share::least().is_ok(), "there is room for another session");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::serving::Serving;
 use crate::data::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::place;
-use crate::kernel::descriptors::{self, Exhaustion};
+use crate::kernel::descriptors::{self, Exhaustion, Share};
 use crate::kernel::queue::{Reader, Writer, bounded};
 use crate::kernel::random::random;
 use crate::kernel::socket::{self, SocketOptions};
@@ -29,7 +29,7 @@ use crate::session::running::Running;
 use crate::session::runtime::start_runtime;
 use crate::session::software;
 use rustix::io::Errno;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,6 +45,8 @@ use tokio_uring::net::TcpStream;
 /// Events that wait for the caller; further ones are dropped, since a caller
 /// who does not look must not cost memory.
 const EVENTS_MAX: usize = 1024;
+/// How long a session waits for descriptors that others give back.
+const LEAST_WAIT: Duration = Duration::from_secs(2);
 /// The wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
@@ -208,6 +210,8 @@ struct Known {
     secret: SessionSecret,
     /// Its client proved itself; others do not count.
     proved: bool,
+    /// Data connections that wait until it runs.
+    waiting: Cell<Option<u32>>,
 }
 
 async fn serve(
@@ -365,10 +369,7 @@ async fn greeted(
 /// Tells who wants a session that there is no descriptor for it; a data
 /// connection is closed, and its session goes on with the others.
 async fn turn_away(wish: Wish, stream: Rc<TcpStream>, name: &str) -> Error {
-    let limit = descriptors::limit();
-    let why = format!("this process may open {limit} files, and none is left");
-    let error = Error::local(format!("cannot take a connection of {name} in"), why)
-        .cure("raise the limit of open files (`ulimit -n`)");
+    let error = descriptors::exhausted(&format!("cannot take a connection of {name} in"));
     match wish {
         Wish::Data(_) => error,
         Wish::Control(_) => {
@@ -390,6 +391,13 @@ fn take_in(join: &Join, stream: &TcpStream, name: &str, shared: &Shared) -> Resu
         let sentence = format!("{}: its proof does not hold", doing());
         return Err(Error::new(ErrorKind::Unauthorised, sentence));
     }
+    let waiting = session.waiting.get();
+    let least = limits::DESCRIPTORS_FIRST as usize;
+    if waiting.is_some_and(|count| count > 0 && descriptors::free() < least) {
+        // The session itself needs what is left, before it can judge.
+        return Err(descriptors::exhausted(&doing()));
+    }
+    session.waiting.set(waiting.map(|count| count + 1));
     let socket = socket::duplicate(stream)?;
     // A session that ended wants no connection.
     let _ = session.inner.send(Inner::Joining(*join, socket));
@@ -446,6 +454,10 @@ async fn open(
         let error = Error::peer(doing(), "the server has as many sessions as it takes");
         return Err(refuse(&channel, &mut messages, error).await);
     }
+    let least = match least().await {
+        Ok(least) => least,
+        Err(error) => return Err(refuse(&channel, &mut messages, error).await),
+    };
     channel.send(&Message::Ready(answer));
     channel.trust();
     shared.house.tell(ServerEvent::SessionOpened {
@@ -454,10 +466,33 @@ async fn open(
     });
     let links = Links::new(clock, shared.workers, shared.sockets.clone());
     let machine = SessionMachine::new(clock.now(), SessionEnd::Server, name.to_owned());
-    let core = Core::new(clock, name.to_owned(), channel, links, machine, inner_out);
+    let core = Core::new(
+        clock,
+        name.to_owned(),
+        channel,
+        links,
+        machine,
+        inner_out,
+        least,
+    );
     let serving = Serving::new(shared.house.clone(), peer, session);
     let session = Session::new(Running::new(core), serving, messages, inner);
+    registration.runs();
     Ok((registration, session))
+}
+
+/// Descriptors for the files of a session: those that greet meanwhile give some
+/// back soon.
+async fn least() -> Result<Share> {
+    let until = tokio::time::Instant::now() + LEAST_WAIT;
+    loop {
+        match Share::least() {
+            Err(_) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// A session's entry, taken out again when this is dropped.
@@ -477,11 +512,19 @@ impl Registration {
             inner,
             secret,
             proved: false,
+            waiting: Cell::new(Some(0)),
         };
         shared.sessions.borrow_mut().insert(id, known);
         Self {
             id,
             shared: shared.clone(),
+        }
+    }
+
+    /// From now on the session judges its data connections.
+    fn runs(&self) {
+        if let Some(known) = self.shared.sessions.borrow().get(&self.id) {
+            known.waiting.set(None);
         }
     }
 

@@ -8,7 +8,7 @@ use super::house::{House, ServerEvent};
 use crate::error::{Error, Result, Side};
 use crate::files::target::TargetOptions;
 use crate::files::walk::{Reach, Walk};
-use crate::kernel::descriptors::Share;
+use crate::kernel::descriptors::{self, Share};
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
 use crate::protocol::credit::Credit;
@@ -79,7 +79,7 @@ impl Serving {
             drop_cache: begin.drop_cache,
             special_bits: self.session.authenticated,
         };
-        let share = share(running, begin)?;
+        let share = share(running, begin);
         let descriptors_max = Some(share.count());
         running.receive(asked, options, share, Saying::new(Vec::new()))?;
         begun(running, begin.transfer, descriptors_max);
@@ -93,7 +93,7 @@ impl Serving {
         sources: Vec<RemoteSource>,
         last: bool,
     ) -> Result<()> {
-        let share = share(running, &begin)?;
+        let share = share(running, &begin);
         let (reach, transfer) = (Reach::Beneath(self.house.root.clone()), begin.transfer);
         let (drop_cache, chunk_bytes) = (begin.drop_cache, begin.chunk_bytes);
         let mut walk = Walk::new(reach, sources, last, drop_cache, chunk_bytes);
@@ -116,7 +116,8 @@ impl Serving {
         let core = &mut running.core;
         let now = core.clock.now();
         let attached = match core.machine.take_in(connection, join.flow) {
-            Ok(()) => core.links.attach(connection, way, socket, waits),
+            Ok(()) => room_for_another(core.links.count_all())
+                .and_then(|()| core.links.attach(connection, way, socket, waits)),
             Err(error) => return self.refused(error),
         };
         match attached {
@@ -213,9 +214,19 @@ impl Role for Serving {
     }
 }
 
+/// Refuses a data connection besides `count` others that would leave too few
+/// descriptors for files.
+fn room_for_another(count: usize) -> Result<()> {
+    if count == 0 || descriptors::free() > 0 {
+        return Ok(());
+    }
+    // Those that are in go on.
+    Err(descriptors::exhausted("cannot take another data connection in").passing_when(true))
+}
+
 /// Descriptors for a transfer's files, no more than its peer has, and besides
 /// those of the connections that may still come.
-fn share(running: &Running, begin: &Begin) -> Result<Share> {
+fn share(running: &Running, begin: &Begin) -> Share {
     let want = begin
         .descriptors_max
         .map_or(usize::MAX, |most| most as usize);

@@ -9,7 +9,7 @@ use super::hands::blocking;
 use super::inbox::{Done, Inner};
 use super::links::Links;
 use crate::data::Clock;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::kernel::descriptors::Share;
 use crate::limits;
 use crate::protocol::TransferId;
@@ -30,6 +30,8 @@ pub(crate) struct Core {
     /// Decides what the session does.
     pub(crate) machine: SessionMachine,
     pub(crate) inner: mpsc::UnboundedSender<Inner>,
+    /// Descriptors that the files of a transfer have in any case.
+    least: Share,
     hands: Arc<Semaphore>,
     hands_pending: usize,
     /// How far the hands are with what the peer waits for.
@@ -44,6 +46,7 @@ impl Core {
         links: Links,
         machine: SessionMachine,
         inner: mpsc::UnboundedSender<Inner>,
+        least: Share,
     ) -> Self {
         let hands = Arc::new(Semaphore::new(HANDS_MAX));
         Self {
@@ -53,6 +56,7 @@ impl Core {
             links,
             machine,
             inner,
+            least,
             hands,
             hands_pending: 0,
             worked: 0,
@@ -79,14 +83,12 @@ impl Core {
         });
     }
 
-    /// Descriptors for a transfer's files, besides those of `connections` in all
-    /// that may still come.
-    ///
-    /// # Errors
-    /// Too few are left.
-    pub(crate) fn share(&self, want: usize, connections: usize) -> Result<Share> {
+    /// Descriptors for a transfer's files, `want` at most, besides those of
+    /// `connections` in all that may still come.
+    pub(crate) fn share(&self, want: usize, connections: usize) -> Share {
         let missing = connections.saturating_sub(self.links.count_all());
-        Share::take(want, missing * limits::DESCRIPTORS_OF_CONNECTION)
+        let ahead = missing * limits::DESCRIPTORS_OF_CONNECTION;
+        self.least.grown(want, ahead)
     }
 
     /// One piece of work came back.
