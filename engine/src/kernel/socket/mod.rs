@@ -6,7 +6,7 @@
 //!
 //! | option | control connection | data connection |
 //! | --- | --- | --- |
-//! | TCP_NODELAY | on: messages are small and waited for | off: MSG_MORE says where a frame ends |
+//! | TCP_NODELAY | on: messages are small and waited for | on: a frame of a few small files is small, too |
 //! | SO_SNDBUF, SO_RCVBUF | left alone | left to autotuning, unless asked or its maximum is below 4 MiB |
 //! | TCP_CONGESTION | left alone | cubic on loopback and short paths, else bbr where allowed |
 //! | TCP_NOTSENT_LOWAT | left alone | 512 KiB on real paths, so that bytes stay re-assignable |
@@ -156,6 +156,13 @@ pub fn prepare_data(socket: impl AsFd, options: &SocketOptions) -> Result<Vec<St
         .map_err(|errno| Error::local("cannot prepare a data connection", errno))?;
     set_buffers(socket, options, &mut notes)?;
     set_congestion(socket, &options.congestion, &mut notes)?;
+    if is_tcp(socket) {
+        // With Nagle's algorithm the end of each frame waits until all before it
+        // was acknowledged, up to the 40 ms of a delayed acknowledgement: 500
+        // small files under 64 descriptors took 5.5 s so, and 0.14 s without.
+        sockopt::set_tcp_nodelay(socket, true)
+            .map_err(|errno| Error::local("cannot prepare a data connection", errno))?;
+    }
     if !is_local(socket) {
         // Not worth a failed transfer: without it more bytes are sent again
         // when the connection is lost.
