@@ -18,7 +18,7 @@ use haul_engine::protocol::frame::FrameHeader;
 use haul_engine::protocol::ledger::Ledger;
 use haul_engine::protocol::plan::{Plan, digest};
 use haul_engine::protocol::wire::{
-    Answer, ChunkRange, Entry, EntryKind, Message, MessageReader, Offer, Verdict, encode,
+    Answer, ChunkRange, Data, Entry, EntryKind, Message, MessageReader, Offer, Verdict, encode,
 };
 use std::hint::black_box;
 use std::time::Duration;
@@ -160,6 +160,7 @@ fn offer(files: usize, bytes: u64) -> Offer {
                 mode: 0o644,
                 mtime_seconds: 1_700_000_000,
                 mtime_nanos: 5,
+                data: Data::Everywhere,
             })
             .collect(),
     }

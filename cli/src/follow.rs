@@ -335,6 +335,7 @@ mod tests {
         let file = |(name, why): &(&str, &str)| FileReport {
             name: (*name).to_owned(),
             bytes: None,
+            hole_bytes: 0,
             level: None,
             error: Some(ErrorReport::from(&Error::new(ErrorKind::Local, *why))),
         };

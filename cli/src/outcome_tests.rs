@@ -43,6 +43,7 @@ pub fn full_report() -> Report {
         files: vec![FileReport {
             name: "a".to_owned(),
             bytes: Some(1_024),
+            hole_bytes: 0,
             level: Some(Level::Sealed),
             error: Some(ErrorReport::from(&error)),
         }],

@@ -25,6 +25,10 @@ pub fn headline(report: &Report) -> String {
         }
         None => text += ", nothing sealed",
     }
+    let holes: u64 = report.files.iter().map(|file| file.hole_bytes).sum();
+    if holes > 0 {
+        text += &format!(", {} of holes kept", format_size(holes));
+    }
     if report.bytes.resent > 0 {
         text += &format!(", {} sent again", format_size(report.bytes.resent));
     }

@@ -68,6 +68,11 @@ pub const DIRECT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 pub const SEGMENT_ENTRIES_MAX: usize = 4096;
 /// Byte ranges in one verdict, at most.
 pub const VERDICT_RANGES_MAX: usize = 4096;
+/// Stretches of data that are told of one file with holes: 128 MiB of such a
+/// file are told apart to the page, and what has more is told more coarsely.
+pub const DATA_RANGES_MAX: usize = 32 * 1024;
+/// … and of all files of a segment.
+pub const SEGMENT_DATA_RANGES_MAX: usize = 2 * DATA_RANGES_MAX;
 /// Bytes of one path on the wire, at most (Linux' PATH_MAX).
 pub const PATH_BYTES_MAX: usize = 4096;
 /// Bytes of one component of a path (Linux' NAME_MAX).
@@ -168,7 +173,11 @@ const _: () = {
     assert!(PATH_BYTES_MAX <= SEGMENT_NAMES_BYTES_MAX);
     assert!(GREETING_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);
     // Names, and for each entry less than 64 bytes of everything else.
-    assert!(SEGMENT_NAMES_BYTES_MAX + SEGMENT_ENTRIES_MAX * 64 < MESSAGE_BYTES_MAX);
+    const OFFER_RANGES_BYTES_MAX: usize = SEGMENT_DATA_RANGES_MAX * 20;
+    assert!(
+        SEGMENT_NAMES_BYTES_MAX + SEGMENT_ENTRIES_MAX * 64 + OFFER_RANGES_BYTES_MAX
+            < MESSAGE_BYTES_MAX
+    );
     // Ranges of two offsets, and a text for each refused entry.
     assert!(ANSWER_RANGES_MAX * 20 < MESSAGE_BYTES_MAX / 2);
 };

@@ -325,6 +325,8 @@ pub struct FileReport {
     pub name: String,
     /// Its size, once known.
     pub bytes: Option<u64>,
+    /// Those of them that are holes, which are not sent and stay holes.
+    pub hole_bytes: u64,
     /// The level reached; null when it failed.
     pub level: Option<Level>,
     /// Why it failed.

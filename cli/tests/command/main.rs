@@ -7,6 +7,7 @@
 mod benches;
 mod copies;
 mod descriptors;
+mod holes;
 mod limits;
 mod outputs;
 mod reports;

@@ -5,7 +5,7 @@
 //! has the same check.
 
 use crate::options::Pattern;
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind};
 use std::sync::Arc;
 
 /// Random bytes that every page is mixed from: they stay in the second-level
@@ -70,6 +70,7 @@ impl Generated {
             mode: 0o644,
             mtime_seconds: self.made.0,
             mtime_nanos: self.made.1,
+            data: Data::Everywhere,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::beneath::check_path;
 use crate::error::{Error, Result};
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind};
 
 /// What is left of it: its name and the reason.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ impl Missing {
             mode: 0o600,
             mtime_seconds: 0,
             mtime_nanos: 0,
+            data: Data::Everywhere,
         }
     }
 }

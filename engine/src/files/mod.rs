@@ -5,6 +5,7 @@
 //! that it holds, and no final name ever shows a partial file.
 
 mod beneath;
+pub mod extents;
 pub mod generated;
 pub mod missing;
 pub mod place;

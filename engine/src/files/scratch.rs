@@ -6,7 +6,7 @@
 
 use crate::protocol::TransferId;
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Answer, Entry, EntryKind, Offer, Verdict};
+use crate::protocol::wire::{Answer, Data, Entry, EntryKind, Offer, Verdict};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +23,7 @@ pub fn entry(name: &str, size: u64) -> Entry {
         mode: 0o640,
         mtime_seconds: 1_234_567_890,
         mtime_nanos: 123_456_789,
+        data: Data::Everywhere,
     }
 }
 

@@ -6,6 +6,7 @@
 //! nothing, and only regular files are opened for reading.
 
 use super::beneath::{check_path, kind_name, no_openat2, open_beneath};
+use super::extents::data_of;
 use super::generated::Generated;
 use super::missing::Missing;
 use super::stream::StreamSource;
@@ -17,7 +18,7 @@ use crate::limits;
 use crate::protocol::ChunkId;
 use crate::protocol::check::{Check, CheckSeed};
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -141,6 +142,10 @@ pub struct FileSource {
     cold: bool,
     file_system: FileSystem,
     stamp: Stamp,
+    /// Where it had data when it was opened.
+    data: Data,
+    /// See [`FileSource::filled_bytes`].
+    filled_bytes: u64,
     mode: u32,
     identity: Identity,
     name: Vec<u8>,
@@ -237,7 +242,12 @@ impl FileSource {
             .cure("pipe it through standard input: cat FILE | haul copy - TARGET")
             .at(Side::Sender));
         }
-        let cold = file_system != FileSystem::Memory && is_cold(fd.as_fd(), stamp.size);
+        // Only what takes less storage than its size can have holes.
+        let (data, filled_bytes) = match may_have_holes(stat) {
+            true => data_of(fd.as_fd(), stamp.size),
+            false => (Data::Everywhere, 0),
+        };
+        let cold = file_system != FileSystem::Memory && is_cold(fd.as_fd(), stamp.size, &data);
         let mut source = Self {
             fd,
             held: Held::new(1),
@@ -245,6 +255,8 @@ impl FileSource {
             cold,
             file_system,
             stamp,
+            data,
+            filled_bytes,
             mode: stat.st_mode & 0o7777,
             identity: Identity::of(stat),
             name,
@@ -308,6 +320,20 @@ impl FileSource {
         self.file_system == FileSystem::Memory
     }
 
+    /// True where it has holes: a mapping of it is never looked at, because that
+    /// gives a hole in memory storage.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        self.data != Data::Everywhere
+    }
+
+    /// Bytes of holes that are read and sent, because it has more holes than can
+    /// be told.
+    #[must_use]
+    pub fn filled_bytes(&self) -> u64 {
+        self.filled_bytes
+    }
+
     /// Which file it is on this machine.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -330,6 +356,7 @@ impl FileSource {
             mode: self.mode,
             mtime_seconds: self.stamp.mtime.0,
             mtime_nanos: self.stamp.mtime.1,
+            data: self.data.clone(),
         }
     }
 
@@ -487,6 +514,12 @@ fn require_regular(stat: &Stat, display: &str) -> Result<()> {
     .at(Side::Sender))
 }
 
+/// True where less is stored than its size: holes, or compression.
+#[allow(clippy::unnecessary_cast)] // The fields differ in type between architectures.
+fn may_have_holes(stat: &Stat) -> bool {
+    (stat.st_blocks as u64).saturating_mul(512) < stat.st_size as u64
+}
+
 /// Windows of the file that are asked about, and bytes of each.
 const SAMPLES: u64 = 16;
 const SAMPLE_BYTES: u64 = 1024 * 1024;
@@ -494,7 +527,10 @@ const SAMPLE_BYTES: u64 = 1024 * 1024;
 /// True when less than half of the sampled pages are in the page cache. The
 /// samples are spread evenly and hold both ends; a file that is not larger
 /// than all samples together is asked about whole.
-fn is_cold(file: BorrowedFd<'_>, size: u64) -> bool {
+///
+/// Of a file with holes the first stretches of data are asked about: what is not
+/// there cannot be cached.
+fn is_cold(file: BorrowedFd<'_>, size: u64, data: &Data) -> bool {
     let (mut cached, mut asked) = (0, 0);
     let mut count = |offset, bytes| {
         // Where the kernel does not tell, the file counts as warm: the page
@@ -503,7 +539,11 @@ fn is_cold(file: BorrowedFd<'_>, size: u64) -> bool {
         cached += c;
         asked += a;
     };
-    if size <= SAMPLES * SAMPLE_BYTES {
+    if let Data::Ranges(ranges) = data {
+        for range in ranges.iter().take(SAMPLES as usize) {
+            count(range.start, (range.end - range.start).min(SAMPLE_BYTES));
+        }
+    } else if size <= SAMPLES * SAMPLE_BYTES {
         count(0, size);
     } else {
         let last = size - SAMPLE_BYTES;

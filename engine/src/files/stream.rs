@@ -9,7 +9,7 @@ use super::now;
 use crate::error::{Error, Result, Side, why};
 use crate::limits;
 use crate::protocol::ChunkId;
-use crate::protocol::wire::{ChunkRange, Entry, EntryKind};
+use crate::protocol::wire::{ChunkRange, Data, Entry, EntryKind};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -190,6 +190,7 @@ impl StreamSource {
             mode: 0o644,
             mtime_seconds: self.started.0,
             mtime_nanos: self.started.1,
+            data: Data::Everywhere,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind};
 use crate::report::{Latency, Level};
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -113,7 +113,7 @@ impl Target {
         if !options.special_bits && entry.mode & SPECIAL_BITS != 0 {
             return Err(unproved(&display));
         }
-        require_space(place.directory(), &display, entry.size)?;
+        require_space(place.directory(), &display, entry.data_bytes())?;
         let (fd, temporary) = create_temporary(&place)?;
         // From here on the drop removes the temporary file.
         let mut target = Self {
@@ -136,9 +136,15 @@ impl Target {
             descriptors: Held::new(1),
         };
         if entry.kind == EntryKind::File {
-            target.allocate(file_system, entry.size)?;
+            match entry.data {
+                Data::Everywhere => {
+                    target.allocate(file_system, entry.size)?;
+                    target.size_in_memory(file_system, entry.size)?;
+                }
+                // Reserved extents and huge pages would fill its holes.
+                Data::Ranges(_) => target.be_a_hole(entry.size)?,
+            }
             target.open_direct(file_system, entry.size);
-            target.size_in_memory(file_system, entry.size)?;
         }
         Ok(target)
     }
@@ -363,15 +369,23 @@ impl Target {
     }
 
     fn verify(&self, mut back: ReadBack, plan: &Plan, file: FileId, size: u64) -> Result<()> {
-        let found = back.sum(plan, file, size).map_err(|errno| match errno {
+        let unreadable = |errno| match errno {
             Some(errno) => self.failed("read back", errno),
             None => self.differs("it ends too early there"),
-        })?;
+        };
+        let found = back.sum(plan, file, size).map_err(unreadable)?;
         let received = *self.sum.lock().unwrap_or_else(PoisonError::into_inner);
-        if found == received {
-            Ok(())
-        } else {
-            Err(self.differs("its bytes are not those that arrived"))
+        if found != received {
+            return Err(self.differs("its bytes are not those that arrived"));
+        }
+        // A stream's plan has no holes, and no end either.
+        let is_whole = plan.is_stream()
+            || back
+                .has_holes_between(plan, file, size)
+                .map_err(unreadable)?;
+        match is_whole {
+            true => Ok(()),
+            false => Err(self.differs("its holes are not zeros")),
         }
     }
 
@@ -418,15 +432,20 @@ impl Target {
 
     /// Gives a file in memory its size, as a hole, so that it can be mapped.
     fn size_in_memory(&self, file_system: FileSystem, size: u64) -> Result<()> {
-        let Sink::File { fd, .. } = &self.sink else {
-            return Ok(());
-        };
         if file_system != FileSystem::Memory || size < IN_PLACE_BYTES_MIN {
             return Ok(());
         }
-        rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("size", errno))?;
+        self.be_a_hole(size)?;
         self.in_place_bytes.store(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Gives the file its size, all of it a hole until something is written.
+    fn be_a_hole(&self, size: u64) -> Result<()> {
+        let Sink::File { fd, .. } = &self.sink else {
+            return Ok(());
+        };
+        rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("size", errno))
     }
 
     /// Opens the direct descriptor where it was measured to win: with an fsync

@@ -10,8 +10,9 @@ use crate::limits;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
-use rustix::fs::{Advice, Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// One read from the disk: several small chunks, or one of the largest with
@@ -90,22 +91,74 @@ impl ReadBack {
             }
         }
         let mut sum = FileSum::default();
+        let mut next = 0;
         for chunk in plan.chunks_of(file).flatten() {
-            let Some(piece) = plan.pieces(chunk, 1).find(|piece| piece.file == file) else {
+            // Several stretches of one file may share a chunk.
+            if chunk < next {
                 continue;
-            };
-            if piece.file_offset >= size {
-                // A stream's plan has no end of its own.
-                break;
             }
-            let bytes = piece.bytes.min(size - piece.file_offset);
-            // At most one chunk.
-            sum.add(
-                piece.file_offset,
-                self.read(piece.file_offset, bytes as usize)?,
-            );
+            next = chunk + 1;
+            for piece in plan.pieces(chunk, 1).filter(|piece| piece.file == file) {
+                if piece.file_offset >= size {
+                    // A stream's plan has no end of its own.
+                    return Ok(sum);
+                }
+                let bytes = piece.bytes.min(size - piece.file_offset);
+                // At most one chunk.
+                sum.add(
+                    piece.file_offset,
+                    self.read(piece.file_offset, bytes as usize)?,
+                );
+            }
         }
         Ok(sum)
+    }
+
+    /// True when everything of `file` that `plan` does not hold reads as zeros, up
+    /// to `size`.
+    ///
+    /// # Errors
+    /// As [`ReadBack::sum`].
+    pub(super) fn has_holes_between(
+        &mut self,
+        plan: &Plan,
+        file: FileId,
+        size: u64,
+    ) -> Result<bool, Option<Errno>> {
+        let mut end = 0;
+        let pieces = plan
+            .chunks_of(file)
+            .flat_map(|chunks| plan.pieces_of(chunks).filter(|piece| piece.file == file));
+        for piece in pieces {
+            if !self.is_zero(end..piece.file_offset.min(size))? {
+                return Ok(false);
+            }
+            end = end.max(piece.file_offset.saturating_add(piece.bytes));
+        }
+        self.is_zero(end..size)
+    }
+
+    /// Holes of the target's own are not read at all.
+    fn is_zero(&mut self, range: Range<u64>) -> Result<bool, Option<Errno>> {
+        let mut at = range.start;
+        while at < range.end {
+            let start = match rustix::fs::seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) if start < range.end => start,
+                Ok(_) | Err(Errno::NXIO) => return Ok(true),
+                // Who cannot tell has data everywhere.
+                Err(_) => at,
+            };
+            let bytes = (range.end - start).min(limits::CHUNK_BYTES_MAX.into());
+            if self
+                .read(start, bytes as usize)?
+                .iter()
+                .any(|byte| *byte != 0)
+            {
+                return Ok(false);
+            }
+            at = start + bytes;
+        }
+        Ok(true)
     }
 
     /// The `bytes` at `offset`, from the window or by one more read.

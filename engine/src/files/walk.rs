@@ -13,7 +13,7 @@ use crate::kernel::descriptors;
 use crate::kernel::random::random;
 use crate::options::{LocalSource, Pattern, RemoteSource};
 use crate::protocol::credit::Cut;
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind};
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -85,6 +85,8 @@ pub struct Walk {
     is_alone: bool,
     drop_cache: bool,
     chunk_bytes: u32,
+    /// The receiver hands every byte on in order.
+    is_in_order: bool,
     tell: Option<Tell>,
     /// Why nothing is made on the fly.
     no_generated: Option<Error>,
@@ -115,6 +117,7 @@ impl Walk {
             names,
             drop_cache,
             chunk_bytes,
+            is_in_order: false,
             tell: None,
             no_generated: None,
         }
@@ -124,6 +127,13 @@ impl Walk {
     #[must_use]
     pub fn refusing_generated(mut self, error: Error) -> Self {
         self.no_generated = Some(error);
+        self
+    }
+
+    /// Holes are offered as data: who takes bytes in order takes their zeros.
+    #[must_use]
+    pub fn in_order(mut self, is_in_order: bool) -> Self {
+        self.is_in_order = is_in_order;
         self
     }
 
@@ -176,7 +186,10 @@ impl Walk {
                 Err(not_opened) => return Err(not_opened.into()),
             };
             self.names.pop_front();
-            let entry = source.entry();
+            let mut entry = source.entry();
+            if self.is_in_order {
+                entry.data = Data::Everywhere;
+            }
             cut.add(&entry);
             batch.files.push((entry, Arc::new(source)));
         }

@@ -4,7 +4,7 @@
 //! that are offered and not done never exceeds what the receiver allowed, and
 //! both ends weigh an entry alike, from what its offer says of it.
 
-use super::wire::{Entry, EntryKind};
+use super::wire::{Data, Entry, EntryKind};
 use super::{SegmentId, Violation};
 use crate::limits;
 use std::collections::BTreeMap;
@@ -118,6 +118,7 @@ pub struct Cut {
     room: u32,
     entries: usize,
     names_bytes: usize,
+    data_ranges: usize,
     is_stream: bool,
 }
 
@@ -129,6 +130,7 @@ impl Cut {
             room,
             entries: 0,
             names_bytes: 0,
+            data_ranges: 0,
             is_stream: false,
         }
     }
@@ -140,6 +142,7 @@ impl Cut {
         let is_alone = self.entries == 0;
         let fits = self.entries < limits::SEGMENT_ENTRIES_MAX
             && self.names_bytes + limits::PATH_BYTES_MAX <= limits::SEGMENT_NAMES_BYTES_MAX
+            && self.data_ranges + limits::DATA_RANGES_MAX <= limits::SEGMENT_DATA_RANGES_MAX
             && self.room >= limits::ENTRY_DESCRIPTORS_MAX;
         match kind {
             EntryKind::File => !self.is_stream && (is_alone || fits),
@@ -151,6 +154,9 @@ impl Cut {
     pub fn add(&mut self, entry: &Entry) {
         self.entries += 1;
         self.names_bytes += entry.name.len();
+        if let Data::Ranges(ranges) = &entry.data {
+            self.data_ranges += ranges.len();
+        }
         self.is_stream |= entry.kind == EntryKind::Stream;
         self.room = self.room.saturating_sub(descriptors_of(entry));
     }
@@ -169,6 +175,7 @@ mod tests {
             mode: 0,
             mtime_seconds: 0,
             mtime_nanos: 0,
+            data: Data::Everywhere,
         }
     }
 

@@ -5,7 +5,8 @@
 //! belongs to exactly one chunk, and a chunk is never longer than the
 //! transfer's chunk size.
 //!
-//! An extent of at least one chunk starts a chunk of its own and fills chunks
+//! What is wanted of a file is what the answer names of its data: holes are in no
+//! chunk. An extent of at least one chunk starts a chunk of its own and fills chunks
 //! until its end; smaller extents are packed, whole, into a shared chunk until
 //! the next does not fit. A stream is alone in its segment, and its chunks
 //! are counted without an end.
@@ -13,7 +14,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::wire::{Answer, ByteRange, EntryKind, Offer, Verdict};
+use super::wire::{Answer, ByteRange, Data, EntryKind, Offer, Verdict};
 use super::{ChunkId, FileId, Violation};
 use crate::limits;
 use std::ops::Range;
@@ -99,16 +100,18 @@ impl Plan {
             let file = file as FileId;
             match verdict {
                 Verdict::Skip | Verdict::Refused(_) => {}
-                Verdict::Whole => layout.lay(
-                    file,
-                    ByteRange {
+                Verdict::Whole => {
+                    let whole = ByteRange {
                         start: 0,
                         end: entry.size,
-                    },
-                ),
+                    };
+                    layout.lay_data(file, whole, &entry.data);
+                }
                 Verdict::Ranges(ranges) => {
                     check_ranges(ranges, entry.size)?;
-                    ranges.iter().for_each(|range| layout.lay(file, *range));
+                    for range in ranges {
+                        layout.lay_data(file, *range, &entry.data);
+                    }
                 }
             }
         }
@@ -347,6 +350,24 @@ struct Layout {
 }
 
 impl Layout {
+    /// Lays what `range` holds of a file's data.
+    fn lay_data(&mut self, file: FileId, range: ByteRange, data: &Data) {
+        let Data::Ranges(ranges) = data else {
+            return self.lay(file, range);
+        };
+        let first = ranges.partition_point(|stretch| stretch.end <= range.start);
+        for stretch in &ranges[first..] {
+            if stretch.start >= range.end {
+                break;
+            }
+            let part = ByteRange {
+                start: stretch.start.max(range.start),
+                end: stretch.end.min(range.end),
+            };
+            self.lay(file, part);
+        }
+    }
+
     fn lay(&mut self, file: FileId, range: ByteRange) {
         let bytes = range.end - range.start;
         if bytes == 0 {
@@ -408,21 +429,32 @@ pub fn digest(offer: &Offer, verdicts: &[Verdict]) -> [u8; 16] {
             EntryKind::Stream => 1,
         }]);
         hasher.update(&entry.size.to_le_bytes());
+        match &entry.data {
+            Data::Everywhere => drop(hasher.update(&[0])),
+            Data::Ranges(ranges) => {
+                hasher.update(&[1]);
+                hash_ranges(&mut hasher, ranges);
+            }
+        }
         match verdict {
             Verdict::Skip => drop(hasher.update(&[0])),
             Verdict::Whole => drop(hasher.update(&[1])),
             Verdict::Refused(_) => drop(hasher.update(&[2])),
             Verdict::Ranges(ranges) => {
                 hasher.update(&[3]);
-                hasher.update(&(ranges.len() as u64).to_le_bytes());
-                for range in ranges {
-                    hasher.update(&range.start.to_le_bytes());
-                    hasher.update(&range.end.to_le_bytes());
-                }
+                hash_ranges(&mut hasher, ranges);
             }
         }
     }
     let mut digest = [0; 16];
     digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     digest
+}
+
+fn hash_ranges(hasher: &mut blake3::Hasher, ranges: &[ByteRange]) {
+    hasher.update(&(ranges.len() as u64).to_le_bytes());
+    for range in ranges {
+        hasher.update(&range.start.to_le_bytes());
+        hasher.update(&range.end.to_le_bytes());
+    }
 }

@@ -96,7 +96,8 @@ impl Serving {
         let share = share(running, &begin);
         let (reach, transfer) = (Reach::Beneath(self.house.root.clone()), begin.transfer);
         let (drop_cache, chunk_bytes) = (begin.drop_cache, begin.chunk_bytes);
-        let mut walk = Walk::new(reach, sources, last, drop_cache, chunk_bytes);
+        let mut walk = Walk::new(reach, sources, last, drop_cache, chunk_bytes)
+            .in_order(begin.window_bytes.is_some());
         if !self.house.allow_null {
             walk = walk.refusing_generated(null_refused(Side::Sender));
         }

@@ -89,7 +89,7 @@ impl Destination {
         // Each file alone may fit where all of them do not.
         let bytes = entries
             .iter()
-            .map(|entry| entry.size)
+            .map(Entry::data_bytes)
             .fold(0, u64::saturating_add);
         let place = place.and_then(|place| place.require_space(bytes).map(|()| place));
         let create = |entry: &Entry| match &place {

@@ -118,6 +118,16 @@ impl SendingHalf {
             Source::File(file) => file.is_in_memory(),
             Source::Generated(_) | Source::Stream(_) | Source::Missing(_) => false,
         };
+        for (_, source) in &batch.files {
+            if let Source::File(file) = &**source
+                && file.filled_bytes() > 0
+            {
+                let (name, bytes) = (file.display(), file.filled_bytes());
+                tally.note(format!(
+                    "{name} has more holes than are kept apart: {bytes} bytes of the smallest were sent as zeros"
+                ));
+            }
+        }
         if self.options.drop_cache && batch.files.iter().any(|(_, source)| in_memory(source)) {
             let note = "--drop-cache: the source lies in memory, where nothing can be dropped";
             tally.note(note.to_owned());

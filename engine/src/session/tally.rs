@@ -112,6 +112,7 @@ impl Tally {
         let file = |entry: &Entry| FileReport {
             name: String::from_utf8_lossy(&entry.name).into_owned(),
             bytes: (entry.kind == EntryKind::File).then_some(entry.size),
+            hole_bytes: entry.size - entry.data_bytes(),
             level: None,
             error: None,
         };
@@ -327,6 +328,7 @@ fn seconds(from: Nanos, to: Nanos) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::wire::Data;
 
     fn entry() -> Entry {
         Entry {
@@ -336,6 +338,7 @@ mod tests {
             mode: 0o644,
             mtime_seconds: 0,
             mtime_nanos: 0,
+            data: Data::Everywhere,
         }
     }
 

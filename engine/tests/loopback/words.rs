@@ -9,8 +9,9 @@ use haul_engine::limits::CHUNK_BYTES_DEFAULT;
 use haul_engine::options::{CopyOptions, RemoteTarget, Transmit};
 use haul_engine::protocol::TransferId;
 use haul_engine::protocol::handshake::{ClientHandshake, FirstBytes};
-use haul_engine::protocol::wire::{Begin, CheckKind, Task};
-use haul_engine::protocol::wire::{Entry, EntryKind, Message, MessageReader, Offer, encode};
+use haul_engine::protocol::wire::{
+    Begin, CheckKind, Data, Entry, EntryKind, Message, MessageReader, Offer, Task, encode,
+};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -232,6 +233,7 @@ fn offer(transfer: TransferId) -> Offer {
         mode: 0o644,
         mtime_seconds: 0,
         mtime_nanos: 0,
+        data: Data::Everywhere,
     };
     Offer {
         transfer,

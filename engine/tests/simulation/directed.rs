@@ -8,7 +8,7 @@ use crate::rng::{MILLI, Rng};
 use crate::scenario::{Fault, FileSpec, Phase, Scenario, Want, When};
 use crate::world::World;
 use haul_engine::limits;
-use haul_engine::protocol::wire::Message;
+use haul_engine::protocol::wire::{Data, Message};
 
 /// Which words are meant.
 type Words = fn(&Message) -> bool;
@@ -19,6 +19,7 @@ fn world(files: usize, bytes: usize, sender_dials: bool) -> World {
     let mut rng = Rng::new(files as u64);
     let mut file = || FileSpec {
         bytes: rng.bytes(bytes),
+        data: Data::Everywhere,
         want: Want::Whole,
         stream: false,
         endless: false,

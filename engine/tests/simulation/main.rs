@@ -26,7 +26,7 @@ use world::World;
 /// Seeds of the ordinary run.
 const SEEDS: u64 = 1500;
 /// Seeds within which a planted bug has to be found.
-const SEEDS_TO_FIND: u64 = 1500;
+const SEEDS_TO_FIND: u64 = 10_000;
 
 type Pairs = BTreeMap<(Fault, Phase), u32>;
 

@@ -228,6 +228,7 @@ impl World {
                     Verdict::Ranges(ranges)
                 }
             });
+            spec.punch(&mut temporary);
             if matches!(spec.want, Want::Whole | Want::Ranges) {
                 let target = Target {
                     temporary: Some(temporary),

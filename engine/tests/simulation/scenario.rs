@@ -4,7 +4,7 @@
 //! is not a delay is decided here, before it starts.
 
 use crate::rng::{MILLI, Rng};
-use haul_engine::protocol::wire::EntryKind;
+use haul_engine::protocol::wire::{ByteRange, Data, EntryKind};
 
 /// Something that goes wrong, or is asked for, in the middle of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -219,6 +219,8 @@ pub enum Want {
 #[derive(Clone, Debug)]
 pub struct FileSpec {
     pub bytes: Vec<u8>,
+    /// Where it is no hole; elsewhere its bytes are zeros.
+    pub data: Data,
     pub want: Want,
     /// A stream, whose end is learnt late.
     pub stream: bool,
@@ -227,6 +229,19 @@ pub struct FileSpec {
 }
 
 impl FileSpec {
+    /// As a file system has it where nothing was written: holes are zeros.
+    pub fn punch(&self, bytes: &mut [u8]) {
+        let Data::Ranges(ranges) = &self.data else {
+            return;
+        };
+        let mut end = 0;
+        for range in ranges {
+            bytes[end..range.start as usize].fill(0);
+            end = range.end as usize;
+        }
+        bytes[end..].fill(0);
+    }
+
     pub fn kind(&self) -> EntryKind {
         if self.stream {
             EntryKind::Stream
@@ -304,6 +319,7 @@ fn batch(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
         };
         return vec![FileSpec {
             bytes: rng.bytes(bytes as usize),
+            data: Data::Everywhere,
             want: if rng.once_in(12) {
                 Want::Refuse
             } else {
@@ -322,8 +338,14 @@ fn batch(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
                 3 | 4 => rng.within(0..12 * chunk),
                 _ => rng.within(0..40 * chunk),
             };
+            let mut bytes = rng.bytes(bytes as usize);
+            let data = match rng.once_in(5) {
+                true => with_holes(rng, &mut bytes),
+                false => Data::Everywhere,
+            };
             FileSpec {
-                bytes: rng.bytes(bytes as usize),
+                bytes,
+                data,
                 want: match rng.within(0..16) {
                     0 => Want::Skip,
                     1 => Want::Refuse,
@@ -335,4 +357,20 @@ fn batch(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
             }
         })
         .collect()
+}
+
+/// Makes some of `bytes` holes; where the rest lies.
+fn with_holes(rng: &mut Rng, bytes: &mut [u8]) -> Data {
+    let size = bytes.len() as u64;
+    let (mut ranges, mut end) = (Vec::new(), 0);
+    while end < size {
+        // From one end to the other in some ten steps, the first often a hole.
+        let start = (end + rng.within(u64::from(!ranges.is_empty())..size / 8 + 2)).min(size);
+        bytes[end as usize..start as usize].fill(0);
+        end = (start + rng.within(1..size / 8 + 2)).min(size);
+        if start < end {
+            ranges.push(ByteRange { start, end });
+        }
+    }
+    Data::Ranges(ranges)
 }

@@ -558,5 +558,6 @@ fn entry_of(segment: SegmentId, file: FileId, spec: &FileSpec) -> Entry {
         mode: 0o644,
         mtime_seconds: 0,
         mtime_nanos: 0,
+        data: spec.data.clone(),
     }
 }

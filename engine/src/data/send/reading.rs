@@ -11,7 +11,7 @@ use super::pool::RUN_BLOCKS_MAX;
 use super::worker::Worker;
 use crate::data::SendEvent;
 use crate::error::Error;
-use crate::files::source::Source;
+use crate::files::source::{FileSource, Source};
 use crate::kernel::ring::{Completion, Outcome};
 use crate::options::Transmit;
 use crate::protocol::plan::Piece;
@@ -324,8 +324,10 @@ impl Worker {
         let (direct, warm, files) = match load.files() {
             Some(files) => {
                 let direct = files.iter().any(|(_, file, _)| file.direct().is_some());
-                let cold = files.iter().any(|(_, file, _)| file.is_cold());
-                (direct, !direct && !cold, true)
+                // A look through a mapping gives a hole in memory storage.
+                let aside = |file: &FileSource| file.is_cold() || file.has_holes();
+                let aside = files.iter().any(|(_, file, _)| aside(file));
+                (direct, !direct && !aside, true)
             }
             None => (false, false, false),
         };

@@ -19,6 +19,7 @@ fn offer(sizes: &[u64]) -> Offer {
         mode: 0,
         mtime_seconds: 0,
         mtime_nanos: 0,
+        data: Data::Everywhere,
     });
     Offer {
         transfer: TransferId([3; 16]),
@@ -271,4 +272,58 @@ fn ranges_are_ascending_apart_and_inside() {
         assert!(with(bad).is_err());
     }
     assert!(plan(&offer(&[1]), vec![]).is_err());
+}
+
+/// Data in some of 64 places of 10 bytes, by the bits of `places`.
+fn data(places: u64) -> Data {
+    let mut ranges: Vec<ByteRange> = Vec::new();
+    for place in (0..64).filter(|place| places >> place & 1 == 1) {
+        let (start, end) = (place * 10, place * 10 + 10);
+        match ranges.last_mut().filter(|last| last.end == start) {
+            Some(last) => last.end = end,
+            None => ranges.push(ByteRange { start, end }),
+        }
+    }
+    Data::Ranges(ranges)
+}
+
+proptest! {
+    #[test]
+    fn every_wanted_byte_of_data_is_in_one_chunk_and_no_hole_is(
+        places in prop::collection::vec(any::<u64>(), 1..5),
+        wanted in prop::option::of((0u64..300, 1u64..340)),
+    ) {
+        let mut offer = offer(&vec![640; places.len()]);
+        for (entry, places) in offer.entries.iter_mut().zip(&places) {
+            entry.data = data(*places);
+        }
+        let verdict = wanted.map_or(Verdict::Whole, |(start, bytes)| {
+            Verdict::Ranges(vec![ByteRange { start, end: start + bytes }])
+        });
+        let plan = plan(&offer, vec![verdict; places.len()]).expect("it fits");
+        let mut covered = vec![[0_u8; 640]; places.len()];
+        for piece in plan.pieces_of(0..plan.chunk_count().expect("files")) {
+            let (from, to) = (piece.file_offset, piece.file_offset + piece.bytes);
+            covered[piece.file as usize][from as usize..to as usize].iter_mut().for_each(|byte| *byte += 1);
+        }
+        let (start, end) = wanted.map_or((0, 640), |(start, bytes)| (start, start + bytes));
+        for (covered, places) in covered.iter().zip(&places) {
+            for (at, count) in (0u64..).zip(covered) {
+                let is_data = places >> (at / 10) & 1 == 1;
+                let is_wanted = (start..end).contains(&at);
+                prop_assert_eq!(*count, u8::from(is_data && is_wanted), "byte {}", at);
+            }
+        }
+        let planned: u64 = (0..places.len()).map(|file| plan.bytes_of(file as u32)).sum();
+        prop_assert_eq!(plan.wanted_bytes(), planned);
+    }
+
+    #[test]
+    fn a_plan_of_other_data_has_another_digest(one in any::<u64>(), other in any::<u64>()) {
+        let mut offers = [offer(&[640]), offer(&[640])];
+        offers[0].entries[0].data = data(one);
+        offers[1].entries[0].data = data(other);
+        let [one_digest, other_digest] = offers.map(|offer| digest(&offer, &[Verdict::Whole]));
+        prop_assert_eq!(one_digest == other_digest, one == other);
+    }
 }

@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind};
 use proptest::prelude::*;
 
 const TRANSFER: TransferId = TransferId([1; 16]);
@@ -20,6 +20,7 @@ fn offer(segment: SegmentId, sizes: &[u64], last: bool) -> Message {
         mode: 0o644,
         mtime_seconds: 0,
         mtime_nanos: 0,
+        data: Data::Everywhere,
     });
     Message::Offer(Offer {
         transfer: TRANSFER,

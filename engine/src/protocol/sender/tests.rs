@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::protocol::plan::digest;
-use crate::protocol::wire::{Answer, EntryKind, Verdict};
+use crate::protocol::wire::{Answer, Data, EntryKind, Verdict};
 use proptest::prelude::*;
 
 const TRANSFER: TransferId = TransferId([1; 16]);
@@ -20,6 +20,7 @@ fn entry(size: u64) -> Entry {
         mode: 0o644,
         mtime_seconds: 0,
         mtime_nanos: 0,
+        data: Data::Everywhere,
     }
 }
 

@@ -4,7 +4,7 @@
 //! Invariant: every decoded message passed here, so nothing behind it has to
 //! fear a count, a name, a size or a text that a peer made up.
 
-use super::{Answer, Begin, Entry, EntryKind, Message, Offer, Task, Verdict};
+use super::{Answer, Begin, Data, Entry, EntryKind, Message, Offer, Task, Verdict};
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
@@ -81,6 +81,15 @@ fn check_offer(offer: &Offer) -> Result<(), Violation> {
         limits::SEGMENT_NAMES_BYTES_MAX,
         "bytes of names",
     )?;
+    let ranges = entries.iter().map(|entry| match &entry.data {
+        Data::Everywhere => 0,
+        Data::Ranges(ranges) => ranges.len(),
+    });
+    at_most(
+        ranges.sum(),
+        limits::SEGMENT_DATA_RANGES_MAX,
+        "stretches of data",
+    )?;
     let mut bytes: u64 = 0;
     for entry in entries {
         check_entry(entry)?;
@@ -121,6 +130,18 @@ fn check_entry(entry: &Entry) -> Result<(), Violation> {
             "a stream of unknown size",
             format!("a stream of {} bytes", entry.size),
         ));
+    }
+    if let Data::Ranges(ranges) = &entry.data {
+        let inside = ranges
+            .iter()
+            .all(|range| range.start < range.end && range.end <= entry.size);
+        let ordered = ranges.windows(2).all(|pair| pair[0].end < pair[1].start);
+        if !inside || !ordered || entry.kind == EntryKind::Stream {
+            return Err(Violation::new(
+                "ascending stretches of data inside a file",
+                format!("{} stretches", ranges.len()),
+            ));
+        }
     }
     if entry.mtime_nanos >= 1_000_000_000 {
         return Err(Violation::new(

@@ -139,6 +139,32 @@ pub struct Entry {
     pub mtime_seconds: i64,
     /// … and nanoseconds.
     pub mtime_nanos: u32,
+    /// Where it has data; the rest are holes, which are neither read nor sent.
+    pub data: Data,
+}
+
+impl Entry {
+    /// Bytes that are no hole.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        match &self.data {
+            Data::Everywhere => self.size,
+            // They are disjoint, and inside the file.
+            Data::Ranges(ranges) => ranges.iter().map(|range| range.end - range.start).sum(),
+        }
+    }
+}
+
+/// Where a file has data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Data {
+    /// It has no holes, or nobody can tell.
+    #[default]
+    Everywhere,
+    /// In these ranges, ascending, not touching; possibly in none.
+    Ranges(
+        #[serde(deserialize_with = "bounded::<_, _, { limits::DATA_RANGES_MAX }>")] Vec<ByteRange>,
+    ),
 }
 
 /// A segment, offered.

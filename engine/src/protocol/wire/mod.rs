@@ -220,8 +220,8 @@
 //!   other end to dial, for a receiver behind a firewall.
 //! - **Join and retire at any time**: connections are numbered, not counted.
 //!   Dial and Retire are requests: whoever hears one MAY ignore it.
-//! - **Byte ranges**: an Answer asks for ranges, so resuming, holes and skipping
-//!   are answers; **changed blocks** are ranges plus an optional message with
+//! - **Byte ranges**: an Answer asks for ranges of the data that an Offer tells of,
+//!   so resuming and skipping are answers; **changed blocks** are ranges plus an optional message with
 //!   the receiver's sums.
 //! - **A third party** starts a transfer by Begin in a session of its own with
 //!   either end; the proof that the ends show each other is a token for it.

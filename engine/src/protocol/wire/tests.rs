@@ -129,6 +129,7 @@ fn offer() -> impl Strategy<Value = Offer> {
             mode,
             mtime_seconds,
             mtime_nanos,
+            data: Data::Everywhere,
         });
     let files = (
         any::<[u8; 16]>(),
@@ -516,6 +517,7 @@ fn names_and_sizes_are_checked_where_they_come_in() {
         mode: 0,
         mtime_seconds: 0,
         mtime_nanos: 0,
+        data: Data::Everywhere,
     };
     assert!(read(good.clone(), 3));
     for name in [

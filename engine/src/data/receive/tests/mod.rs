@@ -17,7 +17,7 @@ use crate::protocol::check::CheckSeed;
 use crate::protocol::frame::FrameHeader;
 use crate::protocol::ledger::{Admission, Ledger};
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Answer, ChunkRange, Entry, EntryKind, Offer, Verdict};
+use crate::protocol::wire::{Answer, ChunkRange, Data, Entry, EntryKind, Offer, Verdict};
 use crate::protocol::{ChunkId, ConnectionId, Nanos, TransferId};
 use crate::report::SideReport;
 use std::io::Write;
@@ -180,6 +180,7 @@ fn plan(kind: EntryKind, sizes: &[u64], chunk_bytes: u32) -> Plan {
         mode: 0o644,
         mtime_seconds: 0,
         mtime_nanos: 0,
+        data: Data::Everywhere,
     };
     let offer = Offer {
         transfer: TRANSFER,
