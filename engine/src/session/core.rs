@@ -101,8 +101,8 @@ impl Core {
     /// is inside a call, too, whether that lists 4096 targets, syncs or reads back:
     /// the kernel tells nobody how far such a call is, and whether it is slow or
     /// stuck, but a word that nobody works on moves nothing.
-    pub(crate) fn count_work(&mut self, is_busy: bool) -> u64 {
-        if is_busy || !self.hands_empty() {
+    pub(crate) fn count_work(&mut self, workers_are_busy: bool) -> u64 {
+        if workers_are_busy || !self.hands_empty() {
             self.worked += 1;
         }
         self.worked

@@ -232,12 +232,12 @@ impl<R: Role> Session<R> {
     }
 
     fn tick(&mut self) {
-        let is_leaving = self.running.is_leaving() || self.running.core.machine.is_letting_go();
+        let is_working = self.running.is_working() || self.running.core.machine.is_letting_go();
         let core = &mut self.running.core;
         if core.channel.take_sent() {
             core.machine.spoke(core.clock.now());
         }
-        let worked = core.count_work(is_leaving);
+        let worked = core.count_work(is_working);
         core.machine.worked(worked);
         let silence_max = Duration::from_millis(u64::from(limits::TCP_USER_TIMEOUT_MILLIS));
         core.links.detach_silent(silence_max);

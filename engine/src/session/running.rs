@@ -363,10 +363,14 @@ impl Running {
         }
     }
 
-    /// True while workers are waited for that let go of an ended transfer.
-    pub(crate) fn is_leaving(&self) -> bool {
-        let half = self.active.as_ref().map(|active| &active.half);
-        matches!(half, Some(Half::Receiving(receiving)) if receiving.is_leaving())
+    /// True while workers do what the peer's next word waits for: runs that go out,
+    /// and files of an ended transfer that are let go of.
+    pub(crate) fn is_working(&self) -> bool {
+        match self.active.as_ref().map(|active| &active.half) {
+            Some(Half::Sending(sending)) => sending.machine().is_sending(),
+            Some(Half::Receiving(receiving)) => receiving.is_leaving(),
+            Some(Half::Opening(_)) | None => false,
+        }
     }
 
     /// A caller stops a transfer.

@@ -30,6 +30,7 @@ fn world(files: usize, bytes: usize, sender_dials: bool) -> World {
         descriptors: [100_000; 2],
         connections: 2,
         sender_dials,
+        asks_again: false,
         window_bytes: None,
         // Only where a test lets it strike.
         faults: vec![(When::Never, Fault::Cut)],

@@ -8,6 +8,7 @@ mod dials;
 mod directed;
 mod faults;
 mod judge;
+mod next;
 mod planted;
 mod receiving;
 mod rng;
@@ -24,7 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use world::World;
 
 /// Seeds of the ordinary run.
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 2000;
 /// Seeds within which a planted bug has to be found.
 const SEEDS_TO_FIND: u64 = 10_000;
 

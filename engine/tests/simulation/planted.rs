@@ -53,9 +53,11 @@ pub enum Bug {
     DetachForgotten,
     /// Only the first round is dialled.
     DialForgotten,
+    /// A transfer is said to be over when the next one begins.
+    EndToldEarly,
 }
 
-pub const BUGS: [Bug; 22] = [
+pub const BUGS: [Bug; 23] = [
     Bug::RequeueBeforeFreed,
     Bug::ReleaseBeforeReaped,
     Bug::ClosedMadeUp,
@@ -78,6 +80,7 @@ pub const BUGS: [Bug; 22] = [
     Bug::JoinedForgotten,
     Bug::DetachForgotten,
     Bug::DialForgotten,
+    Bug::EndToldEarly,
 ];
 
 impl World {

@@ -262,6 +262,8 @@ pub struct Scenario {
     pub connections: u32,
     /// The sender's end dials; else the receiver's.
     pub sender_dials: bool,
+    /// The client asks for another transfer as soon as this one ended for it.
+    pub asks_again: bool,
     pub window_bytes: Option<u64>,
     pub faults: Vec<(When, Fault)>,
     /// Bytes leave without a copy once in so many runs; 0 is never.
@@ -292,6 +294,7 @@ impl Scenario {
             descriptors: [(); 2].map(|()| rng.pick(&[0, 5, 9, 30, 400, 400])),
             connections: rng.pick(&[1, 2, 2, 3, 4]),
             sender_dials: rng.once_in(2),
+            asks_again: rng.once_in(3),
             window_bytes: rng
                 .once_in(4)
                 .then(|| u64::from(chunk_bytes) * rng.within(1..12)),

@@ -7,13 +7,13 @@
 use crate::planted::Bug;
 use crate::rng::MILLI;
 use crate::scenario::Fault;
-use crate::world::{Event, TRANSFER, World};
+use crate::world::{Event, NEXT, TRANSFER, World};
 use haul_engine::error::{Error, ErrorKind};
 use haul_engine::limits;
 use haul_engine::options::{RemoteSource, RemoteTarget, Transmit};
-use haul_engine::protocol::ConnectionId;
 use haul_engine::protocol::session::{Greeting, SessionEnd, SessionMachine, SessionOutput};
 use haul_engine::protocol::wire::{Begin, CheckKind, Flow, Message, Task};
+use haul_engine::protocol::{ConnectionId, TransferId};
 use std::collections::VecDeque;
 
 /// What a peer without a proof is; no other error is of this kind here.
@@ -58,6 +58,9 @@ pub struct Station {
     pub rounds: VecDeque<u64>,
     /// A connection is missing, and no round was put out since.
     pub is_missing: bool,
+    /// The client asked for the next transfer, and the server took it up.
+    pub asked_again: bool,
+    pub runs_next: bool,
 }
 
 impl Station {
@@ -80,6 +83,8 @@ impl Station {
             early_joins: Vec::new(),
             rounds: VecDeque::new(),
             is_missing: false,
+            asked_again: false,
+            runs_next: false,
         }
     }
 }
@@ -111,20 +116,26 @@ impl World {
         self.queue.after(delay, Event::Start);
     }
 
-    /// The caller's transfer starts.
-    pub fn start(&mut self) {
+    pub fn start_transfer(&mut self, transfer: TransferId) {
         let client = self.client();
-        if self.station(client).is_over {
-            return;
-        }
         let flow = match client {
             End::Sender => Flow::FromDialler,
             End::Receiver => Flow::ToDialler,
         };
         let started = self
             .machine(client)
-            .map(|machine| machine.start(TRANSFER, flow));
-        assert_eq!(started, Some(true), "nothing runs yet");
+            .map(|machine| machine.start(transfer, flow));
+        assert_eq!(started, Some(true), "nothing runs now");
+        self.station(client).rounds.clear();
+    }
+
+    /// The caller's transfer starts.
+    pub fn start(&mut self) {
+        let client = self.client();
+        if self.station(client).is_over {
+            return;
+        }
+        self.start_transfer(TRANSFER);
         match client {
             // A push begins once its sources are open.
             End::Sender => self.open_sources(),
@@ -135,7 +146,7 @@ impl World {
                     sources,
                     last: true,
                 };
-                let begin = begin(task, self.receiver_descriptors());
+                let begin = begin(TRANSFER, task, self.receiver_descriptors());
                 self.tell(client, &begin);
             }
         }
@@ -165,7 +176,11 @@ impl World {
         let message = match self.at_sender.is_client {
             true => {
                 let target = RemoteTarget::Null;
-                begin(Task::Push { target }, self.scenario.descriptors[0])
+                begin(
+                    TRANSFER,
+                    Task::Push { target },
+                    self.scenario.descriptors[0],
+                )
             }
             false => begun(None),
         };
@@ -242,7 +257,11 @@ impl World {
             | Message::Closed { .. }
             | Message::Settled { .. }
             | Message::Finish { .. }
-            | Message::Finished { .. } => Fault::WordDropped,
+            | Message::Finished { .. }
+                if message.transfer() != Some(NEXT) =>
+            {
+                Fault::WordDropped
+            }
             _ => return forgotten,
         };
         forgotten || self.disarm(fault)
@@ -262,6 +281,7 @@ impl World {
 
     fn hear_message(&mut self, end: End, message: Message) {
         let now = self.queue.now;
+        let lets_go_early = self.bug == Some(Bug::EndToldEarly);
         let station = self.station(end);
         if station.is_over {
             return;
@@ -269,6 +289,11 @@ impl World {
         station.heard_at = now;
         if matches!(message, Message::Joined { .. }) {
             station.rounds.clear();
+        }
+        if let (true, Some(machine), Message::Begin(_)) =
+            (lets_go_early, &mut station.machine, &message)
+        {
+            machine.transfer_ended();
         }
         match (&mut station.machine, message) {
             (None, Message::Proof(_)) => self.open_session(end),
@@ -297,6 +322,9 @@ impl World {
 
     /// A word for the transfer, or a proof.
     fn hear_transfer(&mut self, end: End, message: Message) {
+        if message.transfer() == Some(NEXT) {
+            return self.hear_next(end, &message);
+        }
         match &message {
             Message::Ready(_) => {
                 if let Some(machine) = self.machine(end) {
@@ -334,12 +362,15 @@ impl World {
     /// An end's half of the transfer is over; the client's caller has what it
     /// wanted, and closes.
     pub fn transfer_ended(&mut self, end: End) {
+        let asks_again = self.scenario.asks_again;
         let station = self.station(end);
         let closes = station.is_client;
         if let Some(machine) = &mut station.machine {
             machine.transfer_ended();
         }
-        if closes {
+        if closes && asks_again && !station.is_over && !station.asked_again {
+            self.ask_again(end);
+        } else if closes {
             let delay = match self.drops {
                 // Nothing else is to end what the other end waits for.
                 Some(_) => 2 * limits::WORD_WAIT_NANOS_MAX,
@@ -415,12 +446,13 @@ impl World {
     pub fn tick(&mut self) {
         for end in ENDS {
             let forgotten = self.bug == Some(Bug::CountForgotten);
+            let sends = end == End::Sender && self.sender.is_sending();
             let station = self.station(end);
             let lets_go = station
                 .machine
                 .as_ref()
                 .is_some_and(SessionMachine::is_letting_go);
-            if station.hands > 0 || lets_go {
+            if station.hands > 0 || lets_go || sends {
                 station.worked += 1;
             }
             let worked = if forgotten { 0 } else { station.worked };
@@ -436,6 +468,7 @@ impl World {
             SessionOutput::Dial { count } => self.dial(end, count),
             SessionOutput::Join { connection, .. } => self.join(end, connection),
             SessionOutput::Detach { connection, why } => self.give_up(end, connection, why),
+            SessionOutput::Begin(begin) if begin.transfer == NEXT => self.begin_next(end),
             SessionOutput::Begin(begin) => match end {
                 End::Sender => {
                     self.sender.allow(begin.descriptors_max.unwrap_or(0));
@@ -447,7 +480,7 @@ impl World {
                     self.tell(end, &begun);
                 }
             },
-            SessionOutput::Transfer(_) => self.found("a second transfer was begun"),
+            SessionOutput::Transfer(message) => self.hear_transfer(end, message),
             SessionOutput::PeerWorks => {
                 self.station(end).worked_at = self.queue.now;
                 match end {
@@ -552,9 +585,9 @@ impl World {
     }
 }
 
-fn begin(task: Task, descriptors_max: u32) -> Message {
+pub fn begin(transfer: TransferId, task: Task, descriptors_max: u32) -> Message {
     Message::Begin(Begin {
-        transfer: TRANSFER,
+        transfer,
         task,
         chunk_bytes: limits::CHUNK_BYTES_MIN,
         check: CheckKind::Xxh3,

@@ -25,6 +25,8 @@ use haul_engine::report::Level;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const TRANSFER: TransferId = TransferId([7; 16]);
+/// The one that the client may ask for behind it, which the server does not want.
+pub const NEXT: TransferId = TransferId([8; 16]);
 /// More events than any honest run needs.
 const STEPS_MAX: u64 = 400_000;
 /// More time than any of them takes.

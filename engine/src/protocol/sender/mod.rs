@@ -240,6 +240,14 @@ impl Sender {
         self.segments.values().any(moving)
     }
 
+    /// True while runs are on their way into sockets: whatever the receiver waits
+    /// for waits for them, also where their file failed meanwhile.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        let sends = |connection: &Connection| !connection.unsent.is_empty();
+        self.connections.0.values().any(sends)
+    }
+
     /// Offers a segment; `last` says that none follows. The entries are within
     /// [`limits::SEGMENT_ENTRIES_MAX`] and [`limits::SEGMENT_NAMES_BYTES_MAX`],
     /// and a stream is alone.

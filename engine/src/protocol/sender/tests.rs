@@ -250,6 +250,25 @@ fn a_receiver_that_does_not_answer_is_given_up_in_time() {
 }
 
 #[test]
+fn a_run_that_goes_out_is_work_though_its_file_failed() {
+    let (mut sender, runs) = moving(4, 1);
+    assert!(sender.is_sending());
+    let error = Error::local("cannot write", "no space left");
+    let failed = Message::Failed {
+        transfer: TRANSFER,
+        segment: 0,
+        file: 0,
+        error,
+    };
+    hear(&mut sender, failed);
+    let finishes = |output: &SenderOutput| matches!(output, SenderOutput::Finish);
+    // The receiver, which waits for the last word, hears that meanwhile.
+    assert!(!outputs(&mut sender).iter().any(finishes) && sender.is_sending());
+    runs.iter().for_each(|run| sent(&mut sender, 0, *run));
+    assert!(outputs(&mut sender).iter().any(finishes) && !sender.is_sending());
+}
+
+#[test]
 fn an_acknowledgement_counts_once_and_a_connection_is_freed_once() {
     let (mut sender, runs) = moving(1000, 1);
     let run = runs[0];

@@ -167,7 +167,7 @@ impl SessionMachine {
             }
             Message::Lost { connection } | Message::Freed { connection } => {
                 if self.transfers.is_busy() {
-                    return Some(message);
+                    return self.behind_begin(message);
                 }
                 // Between transfers nothing of it is awaited.
                 self.bar(connection);
@@ -210,7 +210,7 @@ impl SessionMachine {
                 };
                 // Messages of a transfer that is over are late, not wrong.
                 if self.transfers.runs(transfer) {
-                    return Some(message);
+                    return self.behind_begin(message);
                 }
                 if let Some(answer) = self.transfers.keep(transfer, message) {
                     self.say(answer);
@@ -218,6 +218,19 @@ impl SessionMachine {
                 None
             }
         }
+    }
+
+    /// The message, or nothing where it has to wait behind what was not put out yet
+    /// of its transfer's begin.
+    fn behind_begin(&mut self, message: Message) -> Option<Message> {
+        let begins = |output: &SessionOutput| {
+            matches!(output, SessionOutput::Begin(_) | SessionOutput::Transfer(_))
+        };
+        if self.outputs.iter().any(begins) {
+            self.outputs.push_back(SessionOutput::Transfer(message));
+            return None;
+        }
+        Some(message)
     }
 
     /// The server's proof holds.

@@ -353,6 +353,28 @@ fn the_next_transfer_waits_for_the_last_ones_end() {
 }
 
 #[test]
+fn no_word_overtakes_its_transfers_begin() {
+    let mut session = server();
+    session.handle_message(0, begin(FIRST));
+    assert!(session.handle_message(0, offer(FIRST)).is_none());
+    let lost = Message::Lost { connection: 0 };
+    assert!(session.handle_message(0, lost).is_none());
+    let seen = outputs(&mut session, 0);
+    assert!(
+        matches!(
+            seen[..],
+            [
+                SessionOutput::Begin(_),
+                SessionOutput::Transfer(Message::Offer(_)),
+                SessionOutput::Transfer(Message::Lost { .. })
+            ]
+        ),
+        "{seen:?}"
+    );
+    assert!(session.handle_message(0, offer(FIRST)).is_some());
+}
+
+#[test]
 fn what_is_kept_for_the_next_transfer_is_bounded() {
     let mut session = server();
     session.handle_message(0, begin(FIRST));
@@ -404,6 +426,7 @@ fn an_error_that_is_told_is_the_peers() {
     assert_eq!(stop_of(&seen).map(|error| error.side), Some(Side::Receiver));
     let mut session = server();
     session.handle_message(0, begin(FIRST));
+    outputs(&mut session, 0);
     let abort = Message::Abort {
         transfer: FIRST,
         error: refused,

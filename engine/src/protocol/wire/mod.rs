@@ -155,7 +155,7 @@
 //! Who owes a word (Offer, Sources, Answer, Freed, Closed, Settled or Failed, Finish
 //! and Finished) and works on it says how far it is, in Heartbeats not more than
 //! 10 s apart: `worked` changes while targets are made, sources looked at, files
-//! synced, read back or removed, connections let go, and as long as the kernel holds one such call.
+//! synced, read back or removed, runs sent, connections let go, and as long as the kernel holds one such call.
 //! Where neither a word of the transfer nor another `worked` came for 30 s, the
 //! transfer is aborted. An Offer of a transfer that does not run is answered by
 //! Abort.
