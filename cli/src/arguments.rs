@@ -4,6 +4,7 @@
 //! option (each subcommand checks what it combines). Invariant: a value that
 //! passed here is in its range, and what did not pass is one sentence.
 
+use crate::clean::{self, CleanArguments};
 use crate::console::When;
 use crate::endpoint::{Endpoint, PORT_DEFAULT};
 use crate::size;
@@ -22,7 +23,7 @@ const UNITS_HELP: &str = "\
 Sizes:  a number of bytes, or with KiB, MiB, GiB (powers of 1024) or kB, MB, GB
         (powers of 1000). Rates: bytes per second, with the same suffixes.";
 
-/// The exit codes of DESIGN's contract.
+/// The exit codes, which scripts rely on.
 const CODES_HELP: &str = "\
 Exit codes:
   0    everything reached the level asked for
@@ -120,6 +121,9 @@ pub enum Command {
     /// Measure: file to file over loopback, or to a server
     #[command(after_help = format!("{BENCH_HELP}\n\n{UNITS_HELP}\n\n{CODES_HELP}"))]
     Bench(BenchArguments),
+    /// Remove temporary files that no running transfer holds
+    #[command(after_help = format!("{}\n\n{CODES_HELP}", clean::HELP))]
+    Clean(CleanArguments),
     /// What this kernel and machine offer, what slows haul here, and the cures
     Doctor(DoctorArguments),
     /// Write a shell's completions to standard output

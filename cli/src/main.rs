@@ -5,6 +5,7 @@
 
 mod arguments;
 mod bench;
+mod clean;
 mod completions;
 mod console;
 mod copy;
@@ -85,6 +86,7 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
             &Interrupts::take_over()?,
         )),
         Command::Serve(serve) => serve::run(serve, console, &Interrupts::take_over()?),
+        Command::Clean(clean) => clean::run(clean, console),
         Command::Doctor(doctor) => doctor::run(doctor, console),
         Command::Completions(completions) => completions::run(completions, console).map(|()| 0),
         Command::Man(man) => man::run(man, console).map(|()| 0),

@@ -4,6 +4,7 @@
 //! never shown, only where it is.
 
 use crate::arguments::{Auto, ServeArguments, congestion};
+use crate::clean;
 use crate::console::Console;
 use crate::interrupt::Interrupts;
 use crate::refusals::Refusals;
@@ -45,6 +46,7 @@ pub fn run(
         congestion: congestion(&arguments.congestion),
         workers: None,
     })?;
+    clean::in_background(&arguments.root);
     let stop = server.stop_handle();
     interrupts.on_stop(move || stop.stop());
     if !arguments.quiet {

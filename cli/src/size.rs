@@ -3,6 +3,8 @@
 //! Leaves to others: which sizes make sense where. Invariant: a unit that
 //! could be read two ways ("256K", "10Mb") is refused, never guessed.
 
+use std::time::Duration;
+
 /// One KiB in bytes.
 const KIB: u64 = 1024;
 /// The suffixes that are understood, and their bytes.
@@ -80,6 +82,27 @@ pub fn parse_seconds(text: &str) -> Result<f64, String> {
             "\"{text}\" is out of range; write more than 0 seconds and at most a year"
         ))
     }
+}
+
+/// Reads an age: a number with s, min, h or d.
+///
+/// # Errors
+/// A clause that says what is wrong with the text.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is not an age; write it as in 90s, 30min, 12h or 7d");
+    let digits = text
+        .trim()
+        .trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds = match &text.trim()[digits.len()..] {
+        "s" => 1,
+        "min" | "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number = digits.trim_end().parse::<u64>().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// The bytes that `suffix` stands for.
@@ -203,6 +226,33 @@ fn ratio(bytes: u64, unit: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_have_a_unit() {
+        let seconds = |text| parse_age(text).map(|age| age.as_secs());
+        for (text, want) in [
+            ("90s", 90),
+            ("30min", 1_800),
+            ("30m", 1_800),
+            ("12h", 43_200),
+            ("7d", 604_800),
+            ("0s", 0),
+        ] {
+            assert_eq!(seconds(text), Ok(want), "{text}");
+        }
+        for text in [
+            "",
+            "7",
+            "d",
+            "-1d",
+            "1.5h",
+            "7 weeks",
+            "99999999999999999999d",
+            "300000000000000000d",
+        ] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_in_every_unit() {

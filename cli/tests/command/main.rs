@@ -5,6 +5,7 @@
 //! process behind.
 
 mod benches;
+mod cleaning;
 mod copies;
 mod descriptors;
 mod holes;

@@ -5,6 +5,7 @@
 //! that it holds, and no final name ever shows a partial file.
 
 mod beneath;
+pub mod clean;
 pub mod extents;
 pub mod generated;
 pub mod missing;
@@ -14,6 +15,7 @@ pub mod stream;
 pub mod target;
 pub mod walk;
 
+mod temporary;
 mod verify;
 
 #[cfg(test)]

@@ -6,11 +6,11 @@
 //! one; a target that is dropped before it was settled leaves nothing behind.
 
 use super::place::Place;
+use super::temporary;
 use super::verify::ReadBack;
 use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, require_space};
 use crate::error::{Error, ErrorKind, Result, Side, why};
-use crate::kernel::descriptors::{self, Held};
-use crate::kernel::random::random;
+use crate::kernel::descriptors::Held;
 use crate::limits;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
@@ -29,8 +29,6 @@ const ALLOCATE_BYTES_MIN: u64 = 1024 * 1024;
 /// Files in memory below this are not received in place: for a few huge pages
 /// the window costs as much as it saves.
 const IN_PLACE_BYTES_MIN: u64 = 4 * 1024 * 1024;
-/// Random names that are tried before giving up; one is enough.
-const NAMES_TRIED_MAX: u32 = 16;
 
 /// Where verified bytes go.
 #[derive(Debug)]
@@ -114,7 +112,7 @@ impl Target {
             return Err(unproved(&display));
         }
         require_space(place.directory(), &display, entry.data_bytes())?;
-        let (fd, temporary) = create_temporary(&place)?;
+        let (fd, temporary) = temporary::create(&place)?;
         // From here on the drop removes the temporary file.
         let mut target = Self {
             sink: Sink::File { fd, direct: None },
@@ -487,30 +485,6 @@ impl Drop for Target {
 fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let identity = |fd| rustix::fs::fstat(fd).map(|stat| Identity::of(&stat));
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-/// A new file under a name that nobody has.
-fn create_temporary(place: &Place) -> Result<(OwnedFd, String)> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut errno = Errno::EXIST;
-    for _ in 0..NAMES_TRIED_MAX {
-        let name = format!(".haul-{:016x}", u64::from_ne_bytes(random()?));
-        let open = || rustix::fs::openat(place.directory(), &name, flags, Mode::RUSR | Mode::WUSR);
-        match descriptors::patiently(open) {
-            Ok(fd) => return Ok((fd, name)),
-            Err(Errno::EXIST) => {}
-            Err(failed) => {
-                errno = failed;
-                break;
-            }
-        }
-    }
-    let display = place.display();
-    let error = Error::local(
-        format!("cannot write {display}: no file can be created in its directory"),
-        why(errno),
-    );
-    Err(error.at(Side::Receiver))
 }
 
 fn timed_sync(fd: BorrowedFd<'_>, sync: &mut Latency) -> rustix::io::Result<()> {
