@@ -98,7 +98,7 @@ impl Core {
     }
 
     /// How far this end is with what its peer waits for. It goes on while a hand
-    /// is inside a call, too, whether that lists 4096 targets, syncs or reads back:
+    /// is inside a call, too, whether that makes 4096 targets, syncs or reads back:
     /// the kernel tells nobody how far such a call is, and whether it is slow or
     /// stuck, but a word that nobody works on moves nothing.
     pub(crate) fn count_work(&mut self, workers_are_busy: bool) -> u64 {
