@@ -12,6 +12,7 @@ use crate::token::{self, Found};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use haul_engine::Error;
+use haul_engine::error::why;
 use haul_engine::limits;
 use haul_engine::options::{Congestion, CopyOptions, PoolOptions, Transmit};
 use std::ffi::OsString;
@@ -542,7 +543,7 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     }
     let mut addresses: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
-        .map_err(|error| format!("cannot resolve \"{host}\": {error}"))?
+        .map_err(|error| format!("cannot resolve \"{host}\": {}", why(error)))?
         .collect();
     addresses.dedup();
     Ok(Listen(addresses))

@@ -144,19 +144,9 @@ pub fn usage(sentence: impl Into<String>) -> Error {
     Error::new(ErrorKind::Usage, sentence)
 }
 
-/// A local fault: `doing` is "cannot open /x/y", `why` is the system's reason,
-/// said as the engine says it.
+/// A local fault: `doing` is "cannot open /x/y", `why` is the system's reason.
 #[must_use]
 pub fn fault(doing: impl Display, why: impl Display) -> Error {
-    let why = why.to_string();
-    let why = why.split(" (os error").next().unwrap_or_default();
-    let mut letters = why.chars();
-    let why: String = letters
-        .next()
-        .map(|first| first.to_ascii_lowercase())
-        .into_iter()
-        .chain(letters)
-        .collect();
     Error::local(doing, why)
 }
 

@@ -470,10 +470,10 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
             Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => {
                 fault(format!("cannot copy into {}", target.display()), error)
             }
-            Ok(_) | Err(_) => usage(format!(
-                "cannot copy into {}: it is not a directory",
-                target.display()
-            )),
+            Ok(_) | Err(_) => {
+                let doing = format!("cannot copy into {}", target.display());
+                fault(doing, "it is not a directory")
+            }
         });
     }
     let Some(name) = target.file_name() else {

@@ -105,7 +105,7 @@ fn where_a_local_target_is() {
     );
     let code =
         |target: PathBuf, directory| place(&target, directory).expect_err("refused").exit_code();
-    assert_eq!(code(root.join("file"), true), 2, "a file as a directory");
+    assert_eq!(code(root.join("file"), true), 1, "a file as a directory");
     assert_eq!(code(root.join("none"), true), 1, "a missing directory");
     assert_eq!(code(root.join("none/new"), false), 1, "a missing parent");
     assert_eq!(code(root.join("file/new"), false), 1, "a file as a parent");

@@ -4,6 +4,7 @@
 //! fact to the sentence and removes none). Invariant: `Display` is one
 //! sentence, with the cure at its end where there is one.
 
+use crate::reason;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -30,7 +31,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The process exit code of DESIGN's contract.
+    /// The process's exit code, which scripts rely on.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -90,12 +91,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The system's reason as a clause: "no such file or directory".
 pub fn why(reason: impl Into<std::io::Error>) -> String {
-    let text = reason.into().to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(letters).collect()
-    })
+    reason::clause(&reason.into().to_string())
 }
 
 impl Error {
@@ -112,14 +108,22 @@ impl Error {
         }
     }
 
-    /// A local fault: `doing` is "cannot open /x/y", `why` is the system's reason.
+    /// A local fault: `doing` is "cannot open /x/y", `why` is the system's reason,
+    /// which is said in our words and brings its cure, until another is given.
     pub fn local(doing: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::Local, format!("{doing}: {why}"))
+        Self::because(ErrorKind::Local, &doing, &why)
     }
 
-    /// A fault of a connection or of the peer.
+    /// A fault of a connection or of the peer; `why` as in [`Error::local`].
     pub fn peer(doing: impl fmt::Display, why: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::Peer, format!("{doing}: {why}"))
+        Self::because(ErrorKind::Peer, &doing, &why)
+    }
+
+    fn because(kind: ErrorKind, doing: &dyn fmt::Display, why: &dyn fmt::Display) -> Self {
+        let why = reason::clause(&why.to_string());
+        let mut error = Self::new(kind, format!("{doing}: {why}"));
+        error.cure = reason::cure(&why).map(str::to_owned);
+        error
     }
 
     /// A mistake in what was asked for.

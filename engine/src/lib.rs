@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod limits;
 pub mod options;
 pub mod protocol;
+pub mod reason;
 pub mod report;
 pub mod server;
 pub mod session;

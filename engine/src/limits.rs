@@ -95,8 +95,9 @@ pub const SEGMENT_BYTES_MAX: u64 = i64::MAX as u64;
 /// Chunk ranges in one `Landed`, at most.
 pub const LANDED_RANGES_MAX: usize = 4096;
 /// Bytes of one error's sentence, or of any other text that a peer sends for
-/// people to read, at most; longer ones are cut.
-pub const TEXT_BYTES_MAX: usize = 1024;
+/// people to read, at most: the longest path and a sentence around it; longer ones
+/// are cut in their middle.
+pub const TEXT_BYTES_MAX: usize = PATH_BYTES_MAX + 1024;
 /// Notes of one end's report, at most; the others are dropped.
 pub const NOTES_MAX: usize = 128;
 /// Bytes of a stream that may be sent and not yet acknowledged.

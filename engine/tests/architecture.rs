@@ -19,8 +19,9 @@ const CODE_LINES_MAX: usize = 600;
 
 /// The rooms of the engine, lowest first; the order of imports. Rooms of one
 /// rank may see each other, except for those that stand apart.
-const ROOMS: [(&str, u8); 11] = [
+const ROOMS: [(&str, u8); 12] = [
     ("limits", 0),
+    ("reason", 0),
     ("error", 1),
     ("options", 1),
     ("report", 1),

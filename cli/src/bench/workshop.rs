@@ -132,7 +132,10 @@ impl Drop for Workshop {
         if let Some(folder) = &self.folder
             && let Err(error) = std::fs::remove_dir_all(folder)
         {
-            tracing::warn!("cannot remove {}: {error}", folder.display());
+            tracing::warn!(
+                "{}",
+                fault(format!("cannot remove {}", folder.display()), error)
+            );
         }
     }
 }

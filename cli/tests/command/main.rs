@@ -8,6 +8,7 @@ mod benches;
 mod cleaning;
 mod copies;
 mod descriptors;
+mod faults;
 mod holes;
 mod limits;
 mod outputs;

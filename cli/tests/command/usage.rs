@@ -25,7 +25,7 @@ fn each_mistake_has_its_exit_code() {
         ("copy a haul://h:0/c", 2),
         ("copy haul://127.0.0.1:1/a haul://127.0.0.1:1/c", 2),
         ("copy a b c", 1),
-        ("copy a d b", 2),
+        ("copy a d b", 1),
         ("copy d c", 2),
         ("copy a a", 2),
         ("copy --json a -", 2),

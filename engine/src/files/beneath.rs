@@ -20,6 +20,9 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 
+const TOO_LONG_NAME: &str = "the name is too long: it has more than 255 bytes";
+const TOO_LONG_PATH: &str = "the path is too long: it has 4096 bytes or more";
+
 /// Opens what `path` names below `directory`.
 pub(super) fn open_beneath(
     directory: BorrowedFd<'_>,
@@ -62,7 +65,7 @@ pub(super) fn no_openat2() -> Error {
 /// name.
 pub(super) fn check_path(path: &[u8]) -> std::result::Result<(), &'static str> {
     if path.len() >= limits::PATH_BYTES_MAX {
-        return Err("the path is too long");
+        return Err(TOO_LONG_PATH);
     }
     if path.first() == Some(&b'/') {
         return Err("the path is absolute");
@@ -78,8 +81,18 @@ pub(super) fn check_name(name: &[u8]) -> std::result::Result<(), &'static str> {
         b".." => Err("\"..\" is not followed"),
         name if name.contains(&0) => Err("the name holds a NUL byte"),
         name if name.contains(&b'/') => Err("the name holds a slash"),
-        name if name.len() > limits::NAME_BYTES_MAX => Err("the name is longer than 255 bytes"),
+        name if name.len() > limits::NAME_BYTES_MAX => Err(TOO_LONG_NAME),
         _ => Ok(()),
+    }
+}
+
+/// The refusal of a path that came from a peer, which `why` says is not taken.
+pub(super) fn unfit(doing: &str, why: &'static str) -> Error {
+    let sentence = format!("{doing} below the root: {why}");
+    match why {
+        // No file system has such a name, and says so where the path is not judged.
+        TOO_LONG_NAME | TOO_LONG_PATH => Error::new(ErrorKind::Local, sentence),
+        _ => Error::usage(sentence),
     }
 }
 

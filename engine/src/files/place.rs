@@ -11,7 +11,8 @@
 //! followed nor replaced.
 
 use super::beneath::{
-    DIRECTORY, check_name, check_path, kind_name, no_openat2, open_beneath, split, why_beneath,
+    DIRECTORY, check_name, check_path, kind_name, no_openat2, open_beneath, split, unfit,
+    why_beneath,
 };
 use super::{require_space, shown};
 use crate::error::{Error, Result, Side, why};
@@ -114,9 +115,8 @@ pub fn resolve_beneath(
         let directory = open(b".").map_err(|errno| refusal(&display, errno))?;
         return Ok(inside(directory, display, true));
     }
-    check_path(path).map_err(|why| {
-        Error::usage(format!("cannot write {display:?} below the root: {why}")).at(Side::Receiver)
-    })?;
+    check_path(path)
+        .map_err(|why| unfit(&format!("cannot write {display:?}"), why).at(Side::Receiver))?;
     let found = directory_or_refusal(open(path), directory_required, &display, true)?;
     if let Some(found) = found {
         return Ok(found);

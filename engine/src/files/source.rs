@@ -5,7 +5,7 @@
 //! by that descriptor alone, so a name that is replaced meanwhile changes
 //! nothing, and only regular files are opened for reading.
 
-use super::beneath::{check_path, kind_name, no_openat2, open_beneath};
+use super::beneath::{check_path, kind_name, no_openat2, open_beneath, unfit};
 use super::extents::data_of;
 use super::generated::Generated;
 use super::missing::Missing;
@@ -181,7 +181,11 @@ impl FileSource {
             // ".", ".." and "/" are directories, which the opening refuses.
             None => Vec::new(),
         };
-        Self::open_by(open, name, display)
+        // The user's links are followed, so that only a loop of them is in the way.
+        let refused = |display: &str, errno| {
+            Error::local(format!("cannot open {display}"), errno).at(Side::Sender)
+        };
+        Self::open_by(open, refused, name, display)
     }
 
     /// Opens a peer's `path` below `root`: no link is followed, nothing above
@@ -200,18 +204,18 @@ impl FileSource {
     /// The same, and whether only a descriptor was missing.
     pub fn try_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<Self, NotOpened> {
         let display = shown(path);
-        check_path(path).map_err(|why| {
-            Error::usage(format!("cannot read {display:?} below the root: {why}")).at(Side::Sender)
-        })?;
+        check_path(path)
+            .map_err(|why| unfit(&format!("cannot read {display:?}"), why).at(Side::Sender))?;
         let open = |flags| open_beneath(root, path, flags | OFlags::NOFOLLOW);
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
-        Self::open_by(open, name.to_vec(), display)
+        Self::open_by(open, refusal, name.to_vec(), display)
     }
 
     /// Opens by `open` twice: first as a mere place, to see what it is without
     /// waking a device or hanging on a FIFO, then for reading.
     fn open_by(
         open: impl Fn(OFlags) -> rustix::io::Result<OwnedFd>,
+        refusal: impl Fn(&str, Errno) -> Error,
         name: Vec<u8>,
         display: String,
     ) -> Result<Self, NotOpened> {

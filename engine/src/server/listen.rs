@@ -305,8 +305,9 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
             }
             Err(_) if *shared.stopped.borrow() => break,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
                 let errno = Errno::from_io_error(&error);
+                let error = Error::local("cannot accept a connection", error);
+                tracing::warn!("{error}");
                 if !(errno.is_some_and(|errno| errno.is_exhaustion()) && spare.take().is_some()) {
                     tokio::time::sleep(ACCEPT_WAIT).await;
                 }

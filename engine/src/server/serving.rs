@@ -134,7 +134,6 @@ impl Serving {
     }
 
     fn refused(&self, error: Error) {
-        tracing::warn!(%error, "a data connection was refused");
         self.house.tell(ServerEvent::Refused {
             peer: self.peer,
             error,

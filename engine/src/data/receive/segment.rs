@@ -6,7 +6,7 @@
 
 use super::frame::Good;
 use crate::data::ReceiveSegment;
-use crate::error::{Error, why};
+use crate::error::Error;
 use crate::files::target::{Sink, Target};
 use crate::protocol::ledger::Ledger;
 use crate::protocol::wire::ChunkRange;
@@ -93,14 +93,5 @@ pub fn write_failed(target: &Target, errno: Option<Errno>) -> Error {
     let Some(errno) = errno else {
         return Error::local(doing, "the system wrote nothing");
     };
-    let error = Error::local(doing, why(errno));
-    match errno {
-        Errno::NOSPC => error.cure("free space there and run the same command again"),
-        Errno::DQUOT => error.cure("raise the quota and run the same command again"),
-        Errno::FBIG => {
-            error.cure("use a file system or a limit (`ulimit -f`) that allows its size")
-        }
-        Errno::IO => error.cure("check the disk (`dmesg`)"),
-        _ => error,
-    }
+    Error::local(doing, errno)
 }

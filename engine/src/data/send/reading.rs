@@ -10,7 +10,7 @@ use super::load::{Load, Path, Stage, cached};
 use super::pool::RUN_BLOCKS_MAX;
 use super::worker::Worker;
 use crate::data::SendEvent;
-use crate::error::Error;
+use crate::error::{Error, why};
 use crate::files::source::{FileSource, Source};
 use crate::kernel::ring::{Completion, Outcome};
 use crate::options::Transmit;
@@ -99,7 +99,8 @@ impl Worker {
         if let Err(errno) = self.ring.register(&arena) {
             // Plain reads do the same with more work for each.
             self.note(&format!(
-                "the sending buffers could not be registered with the kernel ({errno}): raise RLIMIT_MEMLOCK (`ulimit -l`) for cheaper reads"
+                "the sending buffers could not be registered with the kernel ({}): raise RLIMIT_MEMLOCK (`ulimit -l`) for cheaper reads",
+                why(errno)
             ));
         }
     }

@@ -379,7 +379,7 @@ fn a_read_only_file_system_is_one_sentence() {
     let error = create(&path, &entry("x", 3), PLAIN).expect_err("read-only");
     assert_eq!(error.kind, ErrorKind::Local);
     assert!(
-        error.to_string().ends_with("read-only file system"),
+        error.sentence.ends_with("the file system is read-only") && error.cure.is_some(),
         "{error}"
     );
 }

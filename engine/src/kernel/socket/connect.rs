@@ -33,7 +33,7 @@ pub fn dial(
 ) -> Result<OwnedFd> {
     let doing = || format!("cannot connect to {address}");
     let failed = |doing: String, error: &std::io::Error| {
-        Error::local(doing, reason(error)).passing_when(passes(error))
+        Error::local(doing, error).passing_when(passes(error))
     };
     let socket = Socket::new(
         Domain::for_address(address),
@@ -67,7 +67,7 @@ fn not_connected(doing: String, error: &std::io::Error, wait: Duration) -> Error
             .cure("start `haul serve` there or check the port"),
         Kind::TimedOut => Error::peer(doing, format!("no answer in {} s", wait.as_secs()))
             .cure("check the address, the route and firewalls on the way"),
-        _ => Error::peer(doing, reason(error)),
+        _ => Error::peer(doing, error),
     };
     failed.passing_when(passes(error))
 }
@@ -118,21 +118,12 @@ fn listen_on(
 
 fn not_listening(address: SocketAddr, error: &std::io::Error) -> Error {
     use std::io::ErrorKind as Kind;
-    let refused = Error::local(format!("cannot listen on {address}"), reason(error));
+    let refused = Error::local(format!("cannot listen on {address}"), error);
     match error.kind() {
         Kind::AddrInUse => refused.cure("choose another port with --listen"),
         Kind::AddrNotAvailable => refused.cure("choose an address of this machine with --listen"),
         Kind::PermissionDenied => refused.cure("choose a port of 1024 or more with --listen"),
         _ => refused,
-    }
-}
-
-/// The system's reason without its number.
-fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_lowercase(),
-        None => text,
     }
 }
 

@@ -214,13 +214,22 @@ fn clean(text: &mut String) {
     }
 }
 
-/// Cuts a text to at most `bytes_max` bytes, between two characters.
+/// Cuts a text to at most `bytes_max` bytes, in its middle and between two
+/// characters: what was being done stands at its front, why it failed at its end.
 pub fn cut(text: &mut String, bytes_max: usize) {
-    if text.len() > bytes_max {
-        let mut end = bytes_max;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
+    const MARK: &str = "\u{2026}";
+    if text.len() <= bytes_max {
+        return;
     }
+    let kept = bytes_max.saturating_sub(MARK.len());
+    let mut end = kept.div_ceil(2);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut start = text.len() - kept / 2;
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    let mark = if bytes_max < MARK.len() { "" } else { MARK };
+    text.replace_range(end..start, mark);
 }

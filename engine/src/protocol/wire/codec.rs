@@ -101,9 +101,10 @@ fn read<T: DeserializeOwned>(tag: u16, body: &[u8]) -> Result<T, Violation> {
             format!("the body of message {tag} to end"),
             format!("{} more bytes", rest.len()),
         )),
-        Err(error) => Err(Violation::new(
+        // The decoder's own words name its types, which say nothing to a user.
+        Err(_) => Err(Violation::new(
             format!("a body of message {tag}"),
-            format!("{} bytes that do not decode: {error}", body.len()),
+            format!("{} bytes that make none", body.len()),
         )),
     }
 }
