@@ -159,7 +159,7 @@ impl Client {
         // The receiver has not said yet how many it has.
         let room = Credit::new(share.count(), 0).room(0);
         self.starting = Some((Task::Push { target }, options, share));
-        let open = move || Done::Opened(Opened::next(walk, room));
+        let open = move || Done::Opened(Opened::next(walk, room, true));
         let failed = |error| Done::Opened(Err(error));
         running.core.hand(transfer, open, failed);
     }

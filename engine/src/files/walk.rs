@@ -161,13 +161,15 @@ impl Walk {
         self.names.is_empty()
     }
 
-    /// Opens what one segment of `room` descriptors takes of the next names.
+    /// Opens what one segment of `room` descriptors takes of the next names;
+    /// `waits` for the first where every descriptor is in use, which ends in that
+    /// file's failure. Without, such a part may be empty.
     /// What keeps one of several from being opened is that file's failure alone.
     ///
     /// # Errors
     /// Any failure of a source that is alone; else those that are the machine's
     /// or concern all of them.
-    pub fn next_batch(&mut self, room: u32) -> Result<Batch> {
+    pub fn next_batch(&mut self, room: u32, waits: bool) -> Result<Batch> {
         let mut cut = Cut::new(room);
         let mut batch = Batch {
             files: Vec::new(),
@@ -177,9 +179,10 @@ impl Walk {
             && cut.takes(named.kind())
         {
             let named = named.clone();
-            let source = match self.open_or_miss(&named, batch.files.is_empty()) {
+            let waits = waits && batch.files.is_empty();
+            let source = match self.open_or_miss(&named, waits) {
                 Ok(source) => source,
-                Err(NotOpened::Exhausted(_)) if !batch.files.is_empty() => {
+                Err(NotOpened::Exhausted(_)) => {
                     batch.ran_out = true;
                     break;
                 }

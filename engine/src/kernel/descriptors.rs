@@ -28,12 +28,15 @@ struct Account {
     held: usize,
     /// How often some were given back.
     releases: u64,
+    /// How often that had been when somebody waited in vain for the next time.
+    in_vain: Option<u64>,
 }
 
 static ACCOUNT: Mutex<Account> = Mutex::new(Account {
     promised: 0,
     held: 0,
     releases: 0,
+    in_vain: None,
 });
 static RELEASED: Condvar = Condvar::new();
 
@@ -215,7 +218,15 @@ fn patiently_for<T, E: Exhaustion>(
     let mut until = Instant::now() + patience;
     loop {
         match open() {
-            Err(error) if error.is_exhaustion() && Instant::now() < until => {}
+            Err(error) if error.is_exhaustion() => {
+                let mut account = account();
+                // Who comes after one that waited in vain need not do so, too.
+                let is_vain = account.in_vain == Some(account.releases);
+                if is_vain || Instant::now() >= until {
+                    account.in_vain = Some(account.releases);
+                    return Err(error);
+                }
+            }
             result => return result,
         }
         let (account, _) = RELEASED

@@ -104,7 +104,7 @@ impl Serving {
         let peer = begin.descriptors_max.unwrap_or(0);
         let room = Credit::new(share.count(), peer).room(0);
         self.starting = Some((begin, share, Hearing::new(last)));
-        let open = move || Done::Opened(Opened::next(walk, room));
+        let open = move || Done::Opened(Opened::next(walk, room, true));
         let failed = |error| Done::Opened(Err(error));
         running.core.hand(transfer, open, failed);
         Ok(())

@@ -68,12 +68,12 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Opens the next that `room` descriptors take; blocks.
+    /// Opens the next that `room` descriptors take; blocks, and `waits` for one.
     ///
     /// # Errors
     /// Those of [`Walk::next_batch`].
-    pub(crate) fn next(mut walk: Walk, room: u32) -> Result<Self> {
-        let batch = walk.next_batch(room)?;
+    pub(crate) fn next(mut walk: Walk, room: u32, waits: bool) -> Result<Self> {
+        let batch = walk.next_batch(room, waits)?;
         Ok(Self { walk, batch })
     }
 }

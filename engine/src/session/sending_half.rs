@@ -57,6 +57,8 @@ pub(crate) struct SendingHalf {
     /// What was named meanwhile.
     heard: Vec<RemoteSource>,
     hearing: Hearing,
+    /// Not even one descriptor was left: none is tried before some come back.
+    is_starved: bool,
     /// This end's descriptors, until the end.
     _share: Share,
     sources: BTreeMap<SegmentId, Vec<Arc<Source>>>,
@@ -94,6 +96,7 @@ impl SendingHalf {
             walk: None,
             heard: Vec::new(),
             hearing,
+            is_starved: false,
             _share: share,
             sources: BTreeMap::new(),
             segments: BTreeMap::new(),
@@ -132,6 +135,11 @@ impl SendingHalf {
             let note = "--drop-cache: the source lies in memory, where nothing can be dropped";
             tally.note(note.to_owned());
         }
+        if batch.ran_out {
+            self.machine.ran_out_of_descriptors();
+            tally.note(RAN_OUT.to_owned());
+        }
+        self.is_starved = batch.ran_out && batch.files.is_empty() && !self.sources.is_empty();
         let (entries, sources): (Vec<_>, Vec<_>) = batch.files.into_iter().unzip();
         if entries.is_empty() && !is_last {
             return;
@@ -145,17 +153,13 @@ impl SendingHalf {
             }
         }
         self.sources.insert(segment, sources);
-        if batch.ran_out {
-            self.machine.ran_out_of_descriptors();
-            tally.note(RAN_OUT.to_owned());
-        }
     }
 
     /// Has the hands open what there is room for, and asks for further names
     /// before they run out.
     fn open_next(&mut self, core: &mut Core) {
         let (transfer, room) = (self.transfer, self.machine.room());
-        let Some(walk) = self.walk.as_ref().filter(|_| room > 0) else {
+        let Some(walk) = self.walk.as_ref().filter(|_| room > 0 && !self.is_starved) else {
             return;
         };
         if walk.len() < limits::SEGMENT_ENTRIES_MAX && self.hearing.wants_more() {
@@ -166,7 +170,9 @@ impl SendingHalf {
             return;
         }
         if let Some(walk) = self.walk.take() {
-            let open = move || Done::Opened(Opened::next(walk, room));
+            // While anything moves its end gives some back.
+            let waits = self.sources.is_empty();
+            let open = move || Done::Opened(Opened::next(walk, room, waits));
             core.hand(transfer, open, |error| Done::Opened(Err(error)));
         }
     }
@@ -402,6 +408,7 @@ impl SendingHalf {
                 None => tally.ended(segment, file, size, &result),
             },
             SenderOutput::SegmentDone { segment } => {
+                self.is_starved = false;
                 self.segments.remove(&segment);
                 self.forget_pages(core, segment);
             }

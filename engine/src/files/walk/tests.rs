@@ -28,13 +28,13 @@ fn every_name_is_opened_once_in_parts_of_the_room() {
     let mut walk = local(&paths);
     let mut names = Vec::new();
     while !walk.is_empty() {
-        let batch = walk.next_batch(8).expect("opened");
+        let batch = walk.next_batch(8, true).expect("opened");
         assert!((1..=8).contains(&batch.files.len()) && !batch.ran_out);
         names.extend(batch.files.into_iter().map(|(entry, _)| entry.name));
     }
     let wanted: Vec<_> = (0..25).map(|n| format!("f{n:03}").into_bytes()).collect();
     assert_eq!(names, wanted);
-    assert!(walk.next_batch(8).expect("nothing").files.is_empty());
+    assert!(walk.next_batch(8, true).expect("nothing").files.is_empty());
 }
 
 #[test]
@@ -45,12 +45,12 @@ fn one_of_several_fails_alone_and_one_alone_fails_all() {
     // A directory among files is that one's failure, too.
     std::fs::create_dir(directory.path().join("d")).expect("made");
     paths[2] = directory.path().join("d");
-    let batch = local(&paths).next_batch(100).expect("opened");
+    let batch = local(&paths).next_batch(100, true).expect("opened");
     let is_missing = |(_, source): &(_, Arc<Source>)| matches!(**source, Source::Missing(_));
     let missing: Vec<_> = batch.files.iter().map(is_missing).collect();
     assert_eq!(missing, [true, false, true]);
     for path in [&paths[0], &paths[2]] {
-        let alone = local(std::slice::from_ref(path)).next_batch(100);
+        let alone = local(std::slice::from_ref(path)).next_batch(100, true);
         assert!(alone.is_err(), "{}", path.display());
     }
 }
@@ -69,7 +69,7 @@ fn a_stream_is_a_part_of_its_own() {
     let mut walk = Walk::new(Reach::User, names, true, false, limits::CHUNK_BYTES_MIN);
     let mut counts = Vec::new();
     while !walk.is_empty() {
-        counts.push(walk.next_batch(100).expect("made").files.len());
+        counts.push(walk.next_batch(100, true).expect("made").files.len());
     }
     assert_eq!(counts, [2, 1, 1, 1]);
 }
