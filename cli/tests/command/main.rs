@@ -12,6 +12,7 @@ mod faults;
 mod holes;
 mod limits;
 mod outputs;
+mod rates;
 mod reports;
 mod servers;
 mod support;

@@ -67,6 +67,7 @@ impl<R: Role> Session<R> {
             if self.closing.is_some() && !self.running.is_busy() {
                 break;
             }
+            let deadline = self.deadline();
             // Nothing that is dropped here is a ring operation.
             tokio::select! {
                 incoming = self.messages.recv(), if self.closing.is_none() => self.incoming(incoming),
@@ -74,7 +75,7 @@ impl<R: Role> Session<R> {
                     if let Some(inner) = inner { self.inner(inner) }
                 }
                 () = self.running.core.links.ready() => {}
-                () = due(self.running.core.clock, self.running.core.machine.deadline()) => {}
+                () = due(self.running.core.clock, deadline) => {}
                 _ = tick.tick() => self.tick(),
             }
         }
@@ -82,6 +83,12 @@ impl<R: Role> Session<R> {
         let clean = error.is_none();
         ended(error);
         self.end(clean).await;
+    }
+
+    /// When something is to be decided or sent though nothing happens.
+    fn deadline(&self) -> Nanos {
+        let own = self.running.core.machine.deadline();
+        self.running.wakes_at().map_or(own, |then| own.min(then))
     }
 
     /// Closes the channel and ends the workers.

@@ -94,7 +94,8 @@ impl Links {
         waits: bool,
     ) -> Result<Vec<String>> {
         let notes = socket::prepare_data(socket.as_fd(), &self.sockets)?;
-        if waits && way == Way::Out && first_window::is_long(socket.as_fd()) {
+        let is_limited = self.rate_limit_bytes_per_second.is_some();
+        if waits && way == Way::Out && !is_limited && first_window::is_long(socket.as_fd()) {
             first_window::fill(socket.as_fd())?;
         }
         let second = rustix::io::fcntl_dupfd_cloexec(&socket, 3)

@@ -40,9 +40,9 @@ enum Half {
     /// The hands open the sources.                      To: Sending, Receiving.
     Opening(Opening),
     /// Segments go out.                                  From: Opening.
-    Sending(SendingHalf),
+    Sending(Box<SendingHalf>),
     /// Segments come in.                                 From: Opening.
-    Receiving(ReceivingHalf),
+    Receiving(Box<ReceivingHalf>),
 }
 
 /// The transfer that runs.
@@ -187,7 +187,7 @@ impl Running {
                 sending.finish_streams();
             }
         }
-        active.half = Half::Sending(sending);
+        active.half = Half::Sending(Box::new(sending));
     }
 
     /// It receives, to where was asked.
@@ -208,7 +208,7 @@ impl Running {
         let core = &mut self.core;
         let receiving =
             ReceivingHalf::start(core, transfer, chunk_bytes, asked, options, share, saying)?;
-        active.half = Half::Receiving(receiving);
+        active.half = Half::Receiving(Box::new(receiving));
         Ok(())
     }
 
@@ -415,6 +415,14 @@ impl Running {
             }
         }
         None
+    }
+
+    /// When the transfer goes on by itself, as it waits for a limited rate.
+    pub(crate) fn wakes_at(&self) -> Option<Nanos> {
+        match self.active.as_ref().map(|active| &active.half) {
+            Some(Half::Sending(sending)) => sending.machine().wakes_at(),
+            _ => None,
+        }
     }
 
     /// Tells how far the transfer is.

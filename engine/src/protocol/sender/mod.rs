@@ -4,6 +4,7 @@
 //! Invariant: a chunk is in at most one place: not yet handed out, in one run,
 //! called back and waiting, or landed.
 
+mod allowance;
 mod file;
 mod hear;
 mod schedule;
@@ -22,6 +23,7 @@ use super::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId, TransferId};
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
 use crate::report::{Bytes, Level, SideReport};
+use allowance::Allowance;
 use file::FileState;
 use schedule::{Connection, ConnectionState, Connections};
 use std::collections::{BTreeMap, VecDeque};
@@ -186,6 +188,10 @@ pub struct Sender {
     counts: Bytes,
     word_due: WordDue,
     names_are_due: bool,
+    /// Where the rate is limited.
+    allowance: Option<Allowance>,
+    /// When the next run may go that waits for the rate alone.
+    allowed_at: Option<Nanos>,
 }
 
 impl Sender {
@@ -210,7 +216,18 @@ impl Sender {
             counts: Bytes::default(),
             word_due: WordDue::default(),
             names_are_due: false,
+            allowance: config
+                .bytes_per_second_max
+                .map(|rate| Allowance::new(rate, config.chunk_bytes.into())),
+            allowed_at: None,
         }
+    }
+
+    /// When it is to be polled again though nothing happens, as a run waits for
+    /// the limited rate.
+    #[must_use]
+    pub fn wakes_at(&self) -> Option<Nanos> {
+        self.allowed_at
     }
 
     /// The descriptors that the next segment may take: more than none when it

@@ -56,6 +56,16 @@ impl Sender {
         }
         let left_bytes = self.left_bytes();
         let connection = self.connections.next(left_bytes)?;
+        self.allowed_at = None;
+        let allowed = self.allowance.as_mut();
+        let allowed = match allowed.map(|allowance| allowance.at(now, left_bytes)) {
+            Some(Err(then)) => {
+                self.allowed_at = Some(then);
+                return None;
+            }
+            Some(Ok(bytes)) => bytes,
+            None => u64::MAX,
+        };
         let window_bytes = self.config.window_bytes;
         let chunk_bytes = u64::from(self.config.chunk_bytes);
         let run_bytes = self.connections.run_bytes(
@@ -64,6 +74,7 @@ impl Sender {
             window_bytes,
             self.config.bytes_per_second_max,
         );
+        let run_bytes = run_bytes.min(allowed);
         let count_max = (run_bytes / chunk_bytes).clamp(1, u64::from(limits::RUN_CHUNKS_MAX));
         let window_chunks = window_bytes.map(|bytes| (bytes / chunk_bytes).max(1));
         let mut found = None;
@@ -119,6 +130,9 @@ impl Sender {
         }
         if let Some(known) = self.connections.0.get_mut(&connection) {
             known.take(now, run.segment, key, open_bytes);
+        }
+        if let Some(allowance) = &mut self.allowance {
+            allowance.take(open_bytes);
         }
         SenderOutput::Run {
             connection,
