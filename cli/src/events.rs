@@ -24,6 +24,9 @@ enum Line<'a> {
         seconds: f64,
         landed_bytes: u64,
         planned_bytes: Option<u64>,
+        stage: &'static str,
+        files: u64,
+        ended_files: u64,
         connections: &'a [ConnectionProgress],
     },
     File {
@@ -94,6 +97,12 @@ impl Events {
                 seconds: progress.seconds,
                 landed_bytes: progress.landed_bytes,
                 planned_bytes: progress.planned_bytes,
+                stage: match progress.is_sealing() {
+                    true => "sealing",
+                    false => "moving",
+                },
+                files: progress.files,
+                ended_files: progress.ended_files,
                 connections: &progress.connections,
             },
             Event::FileEnded(file) => Line::File { run, file },

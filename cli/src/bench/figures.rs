@@ -424,6 +424,8 @@ mod tests {
             intervals.add(&Progress {
                 landed_bytes: u64::from(tenth) * 10,
                 planned_bytes: Some(260),
+                files: 1,
+                ended_files: 0,
                 seconds: f64::from(tenth) / 10.0,
                 connections: Vec::new(),
             });
@@ -447,6 +449,8 @@ mod tests {
             intervals.add(&Progress {
                 landed_bytes: 1,
                 planned_bytes: None,
+                files: 1,
+                ended_files: 0,
                 seconds,
                 connections: Vec::new(),
             });

@@ -15,7 +15,7 @@ use crate::events::Events;
 use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
 use crate::outcome::{self, ReportJson};
-use crate::progress::Shown;
+use crate::progress::{Sealing, Shown};
 use crate::size::{format_connections, format_size};
 use crate::table;
 use figures::{BenchJson, Configuration, Intervals, Run};
@@ -150,7 +150,8 @@ impl Bench<'_> {
         };
         let mut intervals = Intervals::new(number, self.arguments.interval);
         let output = &self.arguments.output;
-        let mut shown = Shown::new(self.console, output.progress, output.quiet);
+        let sealing = Sealing::of(&options);
+        let mut shown = Shown::new(self.console, output.progress, output.quiet, sealing);
         let followed = follow::follow(
             transfer,
             self.interrupts,

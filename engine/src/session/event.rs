@@ -42,10 +42,23 @@ pub struct Progress {
     pub landed_bytes: u64,
     /// `None` while a stream has no known end.
     pub planned_bytes: Option<u64>,
+    /// Files offered so far.
+    pub files: u64,
+    /// Those of them that are sealed, placed, delivered or failed.
+    pub ended_files: u64,
     /// Since the transfer was asked for.
     pub seconds: f64,
     /// This end's view of each data connection.
     pub connections: Vec<ConnectionProgress>,
+}
+
+impl Progress {
+    /// True while all that is to land has landed, and files are still being synced,
+    /// read back and renamed.
+    #[must_use]
+    pub fn is_sealing(&self) -> bool {
+        self.planned_bytes == Some(self.landed_bytes) && self.ended_files < self.files
+    }
 }
 
 /// What the control thread sends to the caller.

@@ -442,6 +442,8 @@ impl Running {
             active.tally.tell(Event::Progress(Progress {
                 landed_bytes: bytes.landed,
                 planned_bytes,
+                files: active.tally.file_count(),
+                ended_files: active.tally.ended_count(),
                 seconds: active.tally.seconds(),
                 connections: self.core.links.progress(way),
             }));

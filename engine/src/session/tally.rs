@@ -34,6 +34,7 @@ pub(crate) struct Tally {
     segments: u32,
     /// Files of all segments.
     file_count: u64,
+    ended_count: u64,
     /// Segments of a stream that did not end.
     streams: BTreeSet<u32>,
     past: Past,
@@ -57,6 +58,7 @@ impl Tally {
             files: BTreeMap::new(),
             segments: 0,
             file_count: 0,
+            ended_count: 0,
             streams: BTreeSet::new(),
             past: Past::default(),
             latencies: Latencies::default(),
@@ -85,6 +87,11 @@ impl Tally {
     /// Files planned so far.
     pub(crate) fn file_count(&self) -> u64 {
         self.file_count
+    }
+
+    /// Files that ended so far.
+    pub(crate) fn ended_count(&self) -> u64 {
+        self.ended_count
     }
 
     /// True while a stream has no known end.
@@ -146,6 +153,7 @@ impl Tally {
         };
         if slot.level.is_none() && slot.error.is_none() {
             planned.open -= 1;
+            self.ended_count += 1;
         }
         // A stream is alone in its segment.
         self.streams.remove(&segment);
