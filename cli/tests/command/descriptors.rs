@@ -4,8 +4,7 @@
 //! but time, and whatever is short, a command ends, with the files or with a
 //! sentence. The limit is set by prlimit(1), for haul alone.
 
-use crate::support::{Folder, Ran, Server, run};
-use std::io::Write;
+use crate::support::{Folder, Ran, Server, can_limit, run};
 use std::process::Command;
 
 /// Enough to be more than one message names and many times what 64 descriptors
@@ -33,14 +32,6 @@ fn under(limit: &str, command: &Command) -> Command {
         };
     }
     limited
-}
-
-fn can_limit() -> bool {
-    let can = Command::new("prlimit").arg("--version").output().is_ok();
-    if !can {
-        let _ = writeln!(std::io::stderr(), "skipped: there is no prlimit(1) here");
-    }
-    can
 }
 
 /// A folder with `SOURCES` small files in `s`, each with its own content, and

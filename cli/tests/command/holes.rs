@@ -3,7 +3,7 @@
 //! Leaves to others: which ranges there are (the engine's own tests). Invariant:
 //! neither end has more storage after a copy than its data takes.
 
-use crate::support::{Folder, Ran, Server, run};
+use crate::support::{Folder, Ran, Server, run, skip};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -40,16 +40,11 @@ impl Mount {
             }
         };
         if !mounted {
-            skip(kind);
+            skip(&format!("no {kind} can be made and mounted here"));
             return None;
         }
         Some(Self(folder))
     }
-}
-
-#[allow(clippy::print_stderr)] // A skipped test says so.
-fn skip(kind: &str) {
-    eprintln!("skipped: no {kind} can be made and mounted here");
 }
 
 impl Drop for Mount {

@@ -4,7 +4,7 @@
 //! ends, with the file or with a sentence. The limits are set by prlimit(1) and
 //! setpriv(1); without these two nothing is tested here.
 
-use crate::support::{Folder, Ran, Server, bytes, run};
+use crate::support::{Folder, Ran, Server, bytes, can_limit, run};
 use std::process::{Command, Stdio};
 
 /// haul in the folder without root's privileges, and with `limits` of prlimit(1).
@@ -27,11 +27,6 @@ fn limited(folder: &Folder, limits: &str, arguments: &str) -> Ran {
     run(command, Vec::new())
 }
 
-fn can_limit() -> bool {
-    let has = |name: &str| Command::new(name).arg("--version").output().is_ok();
-    has("prlimit") && has("setpriv")
-}
-
 #[test]
 fn zero_copy_ends_where_no_memory_can_be_pinned() {
     if !can_limit() {
@@ -49,6 +44,26 @@ fn zero_copy_ends_where_no_memory_can_be_pinned() {
         assert!(ran.error().contains("without a copy"), "{}", ran.stderr);
         assert_eq!(folder.names("."), ["a"], "nothing is left");
     }
+}
+
+#[test]
+fn an_unreadable_source_is_refused() {
+    if !can_limit() {
+        return;
+    }
+    let folder = Folder::new();
+    folder.write("secret", b"x");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
+    std::fs::set_permissions(folder.path("secret"), mode).expect("chmod");
+    // Root itself reads everything.
+    let ran = limited(&folder, "--core=0", "copy -q secret b");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let error = ran.error();
+    assert!(
+        error.contains("cannot open secret: permission denied"),
+        "{error}"
+    );
+    assert_eq!(folder.names("."), ["secret"]);
 }
 
 #[test]

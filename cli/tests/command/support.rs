@@ -276,3 +276,27 @@ pub fn on_disk(path: &Path) -> bool {
     const TMPFS_MAGIC: i128 = 0x0102_1994;
     rustix::fs::statfs(path).is_ok_and(|found| i128::from(found.f_type) != TMPFS_MAGIC)
 }
+
+/// Says why a test did nothing, and notes it where `HAUL_SKIPPED` says.
+pub fn skip(why: &str) {
+    // Past the capture of a test's output: who passes without having run says so.
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+    if let Some(list) = std::env::var_os("HAUL_SKIPPED") {
+        let list = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(list);
+        let said = list.and_then(|mut list| writeln!(list, "{why}"));
+        said.expect("HAUL_SKIPPED names a file that can be written");
+    }
+}
+
+/// True where commands can be run under limits and as somebody else.
+pub fn can_limit() -> bool {
+    let has = |name: &str| Command::new(name).arg("--version").output().is_ok();
+    let can = has("prlimit") && has("setpriv");
+    if !can {
+        skip("there is no prlimit(1) or setpriv(1) here");
+    }
+    can
+}

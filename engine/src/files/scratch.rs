@@ -111,7 +111,7 @@ impl Mount {
         if run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", point]) {
             return Some(mount);
         }
-        skip("no tmpfs can be mounted here");
+        crate::kernel::skip("no tmpfs can be mounted here");
         None
     }
 
@@ -130,7 +130,7 @@ impl Mount {
         if made && run("mount", &["-o", "loop", "-t", kind, image, point]) {
             return Some(mount);
         }
-        skip(&format!("no {kind} can be made and mounted here"));
+        crate::kernel::skip(&format!("no {kind} can be made and mounted here"));
         None
     }
 
@@ -177,10 +177,4 @@ impl Drop for Mount {
         let point = self.path();
         run("umount", &["-l", point.to_str().expect("text")]);
     }
-}
-
-/// Says why a test did nothing.
-#[allow(clippy::print_stderr)] // Only tests call it, and they must say it.
-pub fn skip(why: &str) {
-    eprintln!("skipped: {why}");
 }

@@ -20,3 +20,8 @@ pub mod ring;
 pub mod socket;
 pub mod standard;
 pub mod thread;
+
+#[cfg(test)]
+mod skipped;
+#[cfg(test)]
+pub(crate) use skipped::skip;

@@ -3,7 +3,7 @@
 //! Leaves to others: those that prove nothing (impostor.rs). Invariant: each
 //! gets an answer in words, and the server serves the next.
 
-use crate::support::{Site, TOKEN, assert_same, push};
+use crate::support::{Site, TOKEN, assert_same, push, skip};
 use haul_engine::Error;
 use haul_engine::limits::CHUNK_BYTES_DEFAULT;
 use haul_engine::options::{CopyOptions, RemoteTarget, Transmit};
@@ -114,7 +114,7 @@ impl Frozen {
             return Some(frozen);
         }
         let why = "no file system can be mounted and frozen here";
-        let _ = writeln!(std::io::stderr(), "skipped: {why}");
+        skip(why);
         None
     }
 

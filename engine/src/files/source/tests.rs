@@ -93,19 +93,6 @@ fn a_fifo_does_not_hang_either_way_of_opening() {
 }
 
 #[test]
-fn an_unreadable_file_is_refused() {
-    if rustix::process::geteuid().is_root() {
-        return scratch::skip("root reads everything");
-    }
-    let directory = tempfile::tempdir().expect("directory");
-    let path = directory.path().join("secret");
-    std::fs::write(&path, "x").expect("write");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o000);
-    std::fs::set_permissions(&path, mode).expect("chmod");
-    refused(local(&path), ErrorKind::Local, "permission denied");
-}
-
-#[test]
 fn links_are_followed_for_the_user_and_never_below_a_root() {
     let outside = tempfile::tempdir().expect("directory");
     let inside = tempfile::tempdir().expect("directory");

@@ -21,11 +21,10 @@ fn in_place_segment(file: std::fs::File, bytes: u64) -> (Arc<ReceiveSegment>, st
 }
 
 /// True where this kernel can make huge pages at all.
-#[allow(clippy::print_stderr)] // A skipped test says so.
 fn has_huge_pages() -> bool {
     let here = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
     if !here {
-        eprintln!("skipped: this kernel is built without transparent huge pages");
+        crate::kernel::skip("this kernel is built without transparent huge pages");
     }
     here
 }
@@ -168,7 +167,6 @@ impl Drop for Mounted {
 }
 
 #[test]
-#[allow(clippy::print_stderr)] // A skipped test says so.
 fn every_kind_of_memory_file_system_keeps_what_is_received() {
     // A huge page that fallocate(2) left unfilled is mapped as it is by
     // MADV_COLLAPSE, and what is received into it reads as zeros (Linux 6.18).
@@ -179,7 +177,7 @@ fn every_kind_of_memory_file_system_keeps_what_is_received() {
         "huge=never",
     ] {
         let Some(mounted) = Mounted::with(options) else {
-            eprintln!("skipped: mounting a file system with {options} needs root");
+            crate::kernel::skip(&format!("mounting a file system with {options} needs root"));
             continue;
         };
         let path = mounted.0.path().join("file");
