@@ -258,7 +258,7 @@ async fn open(
     // The data connections' handshakes pass the time until the welcome is here.
     let (count, bind) = (options.connections as usize, options.bind);
     dial::dial_all(address, bind, &sockets, count, &inner_out);
-    let mut links = Links::new(clock, options.workers, sockets);
+    let mut links = Links::new(clock, options.workers, sockets, Arc::default());
     links.pace(options.rate_limit_bytes_per_second)?;
     let stream = Rc::new(tokio_uring::net::TcpStream::from_std(socket.into()));
     let deadline = Deadline::start(stream.clone(), clock);

@@ -8,6 +8,7 @@ use super::greet::{self, Greeting, Greetings, Wish};
 use super::house::{House, ServerEvent};
 use super::serving::Serving;
 use crate::data::Clock;
+use crate::data::receive::Stock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::place;
 use crate::kernel::descriptors::{self, Exhaustion, Share};
@@ -199,6 +200,8 @@ struct Shared {
     allow_unauthenticated: bool,
     workers: Option<usize>,
     sockets: SocketOptions,
+    /// Receive blocks, from session to session.
+    stock: Arc<Stock>,
     sessions: RefCell<BTreeMap<u64, Known>>,
     greetings: Greetings,
     stopped: watch::Receiver<bool>,
@@ -237,6 +240,7 @@ async fn serve(
         allow_unauthenticated: options.allow_unauthenticated,
         workers: options.workers,
         sockets,
+        stock: Arc::default(),
         sessions: RefCell::default(),
         greetings: Greetings::default(),
         stopped: stopped.clone(),
@@ -465,7 +469,12 @@ async fn open(
         peer,
         authenticated: session.authenticated,
     });
-    let links = Links::new(clock, shared.workers, shared.sockets.clone());
+    let links = Links::new(
+        clock,
+        shared.workers,
+        shared.sockets.clone(),
+        shared.stock.clone(),
+    );
     let machine = SessionMachine::new(clock.now(), SessionEnd::Server, name.to_owned());
     let core = Core::new(
         clock,

@@ -26,9 +26,6 @@ pub(crate) struct Crew<C, E> {
     events: AsyncFd<Reader<E>>,
 }
 
-/// What starts a worker: its name, its commands, its events, the clock.
-type Spawn<C, E> = fn(&str, Reader<C>, Writer<E>, Clock) -> Result<JoinHandle<()>>;
-
 impl<C, E> Crew<C, E> {
     /// Starts `count` workers, each named `name` and its number.
     ///
@@ -38,7 +35,7 @@ impl<C, E> Crew<C, E> {
         name: &str,
         count: usize,
         clock: Clock,
-        spawn: Spawn<C, E>,
+        spawn: impl Fn(&str, Reader<C>, Writer<E>, Clock) -> Result<JoinHandle<()>>,
     ) -> Result<Self> {
         let failed = |error: std::io::Error| Error::local("cannot start worker threads", error);
         let (writer, reader) = queue::bounded(EVENTS_MAX).map_err(failed)?;

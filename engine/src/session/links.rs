@@ -6,6 +6,7 @@
 
 use super::crew::{Crew, Joiner, workers_by_cores};
 use super::first_window;
+use crate::data::receive::Stock;
 use crate::data::{self, Clock, Parting, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
 use crate::error::{Error, Result};
 use crate::kernel::socket::{self, SocketOptions};
@@ -33,6 +34,7 @@ pub(crate) struct Links {
     clock: Clock,
     worker_count: usize,
     sockets: SocketOptions,
+    stock: Arc<Stock>,
     /// Of all sending connections together.
     rate_limit_bytes_per_second: Option<u64>,
     links: BTreeMap<ConnectionId, Link>,
@@ -42,12 +44,19 @@ pub(crate) struct Links {
 
 impl Links {
     /// No connection and no thread yet. `worker_count` is for each way.
-    pub(crate) fn new(clock: Clock, workers: Option<usize>, sockets: SocketOptions) -> Self {
+    /// `stock` has the receive blocks that other sessions left.
+    pub(crate) fn new(
+        clock: Clock,
+        workers: Option<usize>,
+        sockets: SocketOptions,
+        stock: Arc<Stock>,
+    ) -> Self {
         let worker_count = workers.unwrap_or_else(workers_by_cores).max(1);
         Self {
             clock,
             worker_count,
             sockets,
+            stock,
             rate_limit_bytes_per_second: None,
             links: BTreeMap::new(),
             outgoing: None,
@@ -159,7 +168,9 @@ impl Links {
                 "haul-recv",
                 self.worker_count,
                 self.clock,
-                data::receive::spawn,
+                |name, commands, events, clock| {
+                    data::receive::spawn(name, commands, events, clock, &self.stock)
+                },
             )?,
         };
         Ok(self.incoming.insert(crew))

@@ -33,6 +33,7 @@ mod pool;
 mod segment;
 mod slab;
 mod state;
+mod stock;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,9 @@ use crate::error::Result;
 use crate::kernel::queue::Reader;
 use crate::kernel::thread::block_write_signals;
 use state::Worker;
+use std::sync::Arc;
 use std::thread::JoinHandle;
+pub use stock::Stock;
 use windows::Pace;
 
 /// Starts a receiving worker. It ends on [`ReceiveCommand::Stop`], and when
@@ -59,8 +62,10 @@ pub fn spawn(
     commands: Reader<ReceiveCommand>,
     events: ReceiveEvents,
     clock: Clock,
+    stock: &Arc<Stock>,
 ) -> Result<JoinHandle<()>> {
-    spawn_with(name, commands, events, clock, Pace::default())
+    let stock = stock.clone();
+    spawn_with(name, commands, events, clock, stock, Pace::default())
 }
 
 /// The same, where a first huge page is slow from another time on.
@@ -69,6 +74,7 @@ fn spawn_with(
     commands: Reader<ReceiveCommand>,
     events: ReceiveEvents,
     clock: Clock,
+    stock: Arc<Stock>,
     pace: Pace,
 ) -> Result<JoinHandle<()>> {
     thread::spawn(
@@ -76,7 +82,7 @@ fn spawn_with(
         &WORDS,
         move || {
             block_write_signals();
-            Worker::new(commands, events, clock, pace)
+            Worker::new(commands, events, clock, stock, pace)
         },
         Worker::run,
         Worker::give_up,

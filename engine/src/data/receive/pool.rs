@@ -4,6 +4,7 @@
 //! [`BLOCKS_BYTES_MAX`] exist, and a block that was given back is the next to
 //! be taken, because it is still in the cache.
 
+use super::stock::Stock;
 use crate::kernel::memory::{Arena, Block};
 use crate::limits::BLOCKS_BYTES_MAX;
 use rustix::io::Errno;
@@ -14,14 +15,29 @@ use std::sync::Arc;
 const ARENA_BYTES: usize = 2 * 1024 * 1024;
 
 /// A worker's blocks, made as they are needed.
-#[derive(Default)]
 pub struct Pool {
+    stock: Arc<Stock>,
     idle: Vec<Arc<Block>>,
     /// Bytes of all arenas that have a block left.
     bytes: usize,
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stock.leave(self.idle.drain(..));
+    }
+}
+
 impl Pool {
+    /// Without a block yet; those that others left are taken first.
+    pub fn new(stock: Arc<Stock>) -> Self {
+        Self {
+            stock,
+            idle: Vec::new(),
+            bytes: 0,
+        }
+    }
+
     /// A block of `block_bytes`, a power of two; `None` while as many as may
     /// exist are in use, at least one of which is then given back later.
     ///
@@ -31,6 +47,12 @@ impl Pool {
         let fitting = |block: &Arc<Block>| block.len() == block_bytes;
         if let Some(place) = self.idle.iter().rposition(fitting) {
             return Ok(Some(self.idle.remove(place)));
+        }
+        if self.bytes + block_bytes <= BLOCKS_BYTES_MAX
+            && let Some(block) = self.stock.take(block_bytes)
+        {
+            self.bytes += block_bytes;
+            return Ok(Some(block));
         }
         let arena_bytes = ARENA_BYTES.max(block_bytes);
         let map = || Arena::new(block_bytes, arena_bytes / block_bytes, true);
@@ -73,7 +95,7 @@ mod tests {
 
     #[test]
     fn blocks_are_bounded_and_reused() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(Arc::default());
         let mut taken = Vec::new();
         while let Some(block) = pool.take(MIB).expect("memory") {
             taken.push(block);
@@ -85,8 +107,39 @@ mod tests {
     }
 
     #[test]
+    fn what_one_pool_leaves_the_next_takes_first() {
+        let stock = Arc::new(Stock::default());
+        let position = |block: &Arc<Block>| block.as_slice().as_ptr();
+        let mut first = Pool::new(stock.clone());
+        let block = first.take(MIB).expect("memory").expect("room");
+        let seen = position(&block);
+        first.give(block);
+        drop(first);
+        let mut second = Pool::new(stock.clone());
+        let mut other = second.take(4 * MIB).expect("memory").expect("room");
+        assert_eq!(other.len(), 4 * MIB, "of another size");
+        other = second.take(MIB).expect("memory").expect("room");
+        assert_eq!(position(&other), seen);
+        // However many leave theirs, the stock is bounded.
+        let mut pools: Vec<_> = (0..4).map(|_| Pool::new(stock.clone())).collect();
+        for pool in &mut pools {
+            let mut taken = Vec::new();
+            while let Some(block) = pool.take(MIB).expect("memory") {
+                taken.push(block);
+            }
+            // Those that were left come singly, the others two at a time.
+            let bounds = BLOCKS_BYTES_MAX - MIB..=BLOCKS_BYTES_MAX;
+            assert!(bounds.contains(&(taken.len() * MIB)), "{}", taken.len());
+            taken.into_iter().for_each(|block| pool.give(block));
+        }
+        drop(pools);
+        let left = std::iter::from_fn(|| stock.take(MIB)).count();
+        assert_eq!(left * MIB, BLOCKS_BYTES_MAX);
+    }
+
+    #[test]
     fn blocks_of_another_size_make_room() {
-        let mut pool = Pool::default();
+        let mut pool = Pool::new(Arc::default());
         let mut taken = Vec::new();
         while let Some(block) = pool.take(MIB).expect("memory") {
             taken.push(block);

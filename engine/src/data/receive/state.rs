@@ -10,6 +10,7 @@ use super::counts::Counts;
 use super::pool::Pool;
 use super::segment::target;
 use super::slab::Slab;
+use super::stock::Stock;
 use super::stream::Ordered;
 use super::windows::{Pace, Windows};
 use crate::data::{Clock, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
@@ -90,6 +91,7 @@ impl Worker {
         commands: Reader<ReceiveCommand>,
         events: ReceiveEvents,
         clock: Clock,
+        stock: Arc<Stock>,
         pace: Pace,
     ) -> Result<Self> {
         let commands = Arc::new(commands);
@@ -105,7 +107,7 @@ impl Worker {
             opened: HashMap::new(),
             forgotten: VecDeque::new(),
             forgetting: Vec::new(),
-            pool: Pool::default(),
+            pool: Pool::new(stock),
             windows: Windows::new(pace),
             queue: VecDeque::new(),
             landings: Slab::default(),

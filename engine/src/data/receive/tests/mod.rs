@@ -51,7 +51,15 @@ impl Rig {
     fn with(pace: Pace) -> Self {
         let (commands, reader) = bounded(64).expect("queue");
         let (writer, events) = bounded(1024).expect("queue");
-        let thread = spawn_with("receive", reader, writer, Clock::start(), pace).expect("a ring");
+        let thread = spawn_with(
+            "receive",
+            reader,
+            writer,
+            Clock::start(),
+            Arc::default(),
+            pace,
+        )
+        .expect("a ring");
         Self {
             commands: Some(commands),
             events,
