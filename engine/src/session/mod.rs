@@ -4,7 +4,7 @@
 //! Leaves to others: dialling and starting transfers (client), accepting and
 //! opening what a peer names (server), file work (blocking threads) and bulk
 //! bytes (the data plane). Invariant: it waits for nothing but sockets, timers
-//! and queues, and knows neither client nor server: they are its [`role::Role`].
+//! and queues, and knows neither client nor server: they are its `role::Role`.
 
 pub(crate) mod channel;
 pub(crate) mod core;
