@@ -144,6 +144,9 @@ pub const CONNECT_WAIT_NANOS_MAX: u64 = 10_000_000_000;
 pub const TCP_USER_TIMEOUT_MILLIS: u32 = 15_000;
 /// Rounds of redials in a row without one landed chunk.
 pub const REDIALS_MAX: u32 = 8;
+/// Times that a source is read once more because its inode was touched; one that
+/// is touched during each of them does not come to rest.
+pub const LOOKS_MAX: u32 = 5;
 /// Times that one damaged chunk is sent again before its files fail.
 pub const RESENDS_MAX: u32 = 8;
 /// Chunks of one segment that were damaged or drained and have not landed

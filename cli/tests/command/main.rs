@@ -16,4 +16,5 @@ mod rates;
 mod reports;
 mod servers;
 mod support;
+mod touched;
 mod usage;

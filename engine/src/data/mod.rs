@@ -77,8 +77,8 @@ pub struct ReceiveSegment {
     pub ledger: Mutex<Ledger>,
     /// By `FileId`; `None` where nothing is wanted.
     pub targets: Vec<Option<Arc<Target>>>,
-    /// Keep a sum of each file's pieces for `--verify`.
-    pub verify: bool,
+    /// What lands is summed for its targets ([`Target::keeps_sum`]).
+    pub keeps_sums: bool,
     /// Where the sink takes bytes only in order (standard output): the first
     /// chunk that was not written yet, over all workers. Starts at 0.
     pub in_order: AtomicU64,

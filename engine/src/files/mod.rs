@@ -8,6 +8,7 @@ mod beneath;
 pub mod clean;
 pub mod extents;
 pub mod generated;
+pub mod look;
 pub mod missing;
 pub mod place;
 pub mod source;
@@ -15,8 +16,8 @@ pub mod stream;
 pub mod target;
 pub mod walk;
 
+mod read_back;
 mod temporary;
-mod verify;
 
 #[cfg(test)]
 mod scratch;

@@ -166,12 +166,10 @@ impl StreamSource {
         let _ = rustix::io::write(&self.shared.stop, &1u64.to_ne_bytes());
     }
 
-    /// Bytes read so far; a stream is read once, so that it cannot differ.
-    ///
-    /// # Errors
-    /// None today: the signature is that of every source.
-    pub fn look_again(&self) -> Result<u64> {
-        Ok(self.shared.lock().read_bytes)
+    /// Bytes read so far: a stream is read once, so that it cannot differ.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.shared.lock().read_bytes
     }
 
     /// What sentences call it.

@@ -6,8 +6,8 @@
 //! one; a target that is dropped before it was settled leaves nothing behind.
 
 use super::place::Place;
+use super::read_back::ReadBack;
 use super::temporary;
-use super::verify::ReadBack;
 use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, require_space};
 use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::kernel::descriptors::Held;
@@ -15,7 +15,7 @@ use crate::limits;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Data, Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind, Touched};
 use crate::report::{Latency, Level};
 use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -61,6 +61,9 @@ pub struct TargetOptions {
     /// Take files with setuid or setgid bits: never from a peer without proof.
     pub special_bits: bool,
 }
+
+/// Which pieces of a plan a file has: the plan, and its number there.
+pub type Pieces<'a> = (&'a Plan, FileId);
 
 /// setuid and setgid.
 const SPECIAL_BITS: u32 = 0o6000;
@@ -254,11 +257,18 @@ impl Target {
         self.in_place_bytes.store(0, Ordering::Relaxed);
     }
 
-    /// The piece at `offset` landed. With verification, call it exactly once
-    /// for the part of each landed chunk that belongs to this file, with the
-    /// bytes that were checked; without, it costs nothing.
+    /// Whether [`Target::note_piece`] is to be called: with verification, and
+    /// where what was written cannot be read again.
+    #[must_use]
+    pub fn keeps_sum(&self) -> bool {
+        self.options.verify || matches!(self.sink, Sink::Stdout(_))
+    }
+
+    /// The piece at `offset` landed. Where [`Target::keeps_sum`], call it exactly
+    /// once for the part of each landed chunk that belongs to this file, with
+    /// the bytes that were checked.
     pub fn note_piece(&self, offset: u64, bytes: &[u8]) {
-        if !self.options.verify {
+        if !self.keeps_sum() {
             return;
         }
         let mut sum = FileSum::default();
@@ -270,25 +280,35 @@ impl Target {
 
     /// Makes it what was promised: exact size, mode and mtime, fsync,
     /// verification, the rename over the final name, and the directory's
-    /// fsync. `size` is the source's, `plan` and `file` tell its pieces. Each
-    /// fsync is counted in `sync`. No operation on the sink may be outstanding.
+    /// fsync. `size` is the source's, `pieces` tell which are the file's. Where
+    /// the source was `touched`, what landed is held against it before
+    /// anything else. Each fsync is counted in `sync`. No operation on the sink may
+    /// be outstanding.
     ///
     /// # Errors
     /// [`ErrorKind::Integrity`] when the disk gives back other bytes than
-    /// arrived, [`ErrorKind::Local`] for everything else. The temporary file
+    /// arrived, or a touched source holds others; [`ErrorKind::Unauthorised`] when
+    /// it got privileged bits that are not taken; [`ErrorKind::Local`] for
+    /// everything else. The temporary file
     /// is removed; the final name is untouched, unless only the directory's
     /// fsync failed.
     pub fn settle(
         &self,
         size: u64,
-        plan: &Plan,
-        file: FileId,
+        touched: Option<Touched>,
+        pieces: Pieces<'_>,
         sync: &mut Latency,
     ) -> Result<Level> {
-        let (Sink::File { fd, .. }, Some(held)) = (&self.sink, &self.held) else {
-            return Ok(Level::Delivered);
+        let result = match (&self.sink, &self.held) {
+            (Sink::File { fd, .. }, Some(held)) => {
+                self.settle_file(fd, held, size, touched, pieces, sync)
+            }
+            (Sink::Stdout(_), _) => self
+                .hold_against(self.received(), touched)
+                .map(|()| Level::Delivered),
+            // It keeps nothing that could differ.
+            _ => Ok(Level::Delivered),
         };
-        let result = self.settle_file(fd, held, size, plan, file, sync);
         if result.is_err() {
             self.discard();
         }
@@ -300,11 +320,16 @@ impl Target {
         fd: &OwnedFd,
         held: &Named,
         size: u64,
-        plan: &Plan,
-        file: FileId,
+        touched: Option<Touched>,
+        pieces: Pieces<'_>,
         sync: &mut Latency,
     ) -> Result<Level> {
-        let read_back = self.finish_contents(fd, size)?;
+        self.finish_size(fd, size)?;
+        if touched.is_some() {
+            self.hold_against(self.sum_of(fd, size, pieces)?, touched)?;
+        }
+        let mode = touched.map_or(self.mode, |touched| touched.mode & 0o7777);
+        let read_back = self.finish_metadata(fd, mode)?;
         let options = &self.options;
         if self.must_reach_disk() {
             // Pages that are still dirty cannot be dropped, nor read from the disk.
@@ -312,7 +337,7 @@ impl Target {
                 .map_err(|errno| self.failed("write the last of", errno))?;
         }
         if let Some(read_back) = read_back {
-            self.verify(read_back, plan, file, size)?;
+            self.verify(read_back, pieces, size)?;
         }
         if options.drop_cache {
             // Advice only: a file system without a page cache may refuse it.
@@ -329,9 +354,52 @@ impl Target {
         Ok(Level::Sealed)
     }
 
-    /// Size and metadata, and the way to read it back, which is opened while
-    /// the temporary file's own mode still allows it.
-    fn finish_contents(&self, fd: &OwnedFd, size: u64) -> Result<Option<ReadBack>> {
+    /// What landed of it.
+    fn received(&self) -> FileSum {
+        *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Target::received`], read from the file where no sum was kept.
+    fn sum_of(&self, fd: &OwnedFd, size: u64, (plan, file): Pieces<'_>) -> Result<FileSum> {
+        if self.keeps_sum() {
+            return Ok(self.received());
+        }
+        let failed = |errno: Option<Errno>| match errno {
+            Some(errno) => self.failed("read again", errno),
+            None => self.differs("it ends too early there"),
+        };
+        let mut back = ReadBack::as_it_is(fd.as_fd()).map_err(|errno| failed(Some(errno)))?;
+        back.sum(plan, file, size).map_err(failed)
+    }
+
+    /// Only a source that holds what landed may be sealed, with the bits that it
+    /// has now.
+    fn hold_against(&self, landed: FileSum, touched: Option<Touched>) -> Result<()> {
+        let Some(Touched { mode, sum }) = touched else {
+            return Ok(());
+        };
+        let display = &self.display;
+        if sum != landed {
+            let wrong = match self.held {
+                Some(_) => format!("cannot seal {display}"),
+                None => format!("{display} got what its source does not hold"),
+            };
+            return Err(Error::new(
+                ErrorKind::Integrity,
+                format!(
+                    "{wrong}: its source changed while it was read, though its size and modification time are as before"
+                ),
+            )
+            .cure("copy it again when nothing writes to it")
+            .at(Side::Sender));
+        }
+        if !self.options.special_bits && mode & SPECIAL_BITS != 0 && self.held.is_some() {
+            return Err(unproved(display));
+        }
+        Ok(())
+    }
+
+    fn finish_size(&self, fd: &OwnedFd, size: u64) -> Result<()> {
         let stat = rustix::fs::fstat(fd).map_err(|errno| self.failed("look at", errno))?;
         // Regular files have no negative size.
         let written = stat.st_size as u64;
@@ -346,13 +414,19 @@ impl Target {
         if written > size {
             rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("cut", errno))?;
         }
+        Ok(())
+    }
+
+    /// Mode and time, and the way to read it back, which is opened while the
+    /// temporary file's own mode still allows it.
+    fn finish_metadata(&self, fd: &OwnedFd, mode: u32) -> Result<Option<ReadBack>> {
         let read_back = if self.options.verify {
-            let opened = ReadBack::open(fd.as_fd());
+            let opened = ReadBack::from_disk(fd.as_fd());
             Some(opened.map_err(|errno| self.failed("read back", errno))?)
         } else {
             None
         };
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode))
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))
             .map_err(|errno| self.failed("set the mode of", errno))?;
         let times = Timestamps {
             last_access: Timespec {
@@ -366,14 +440,13 @@ impl Target {
         Ok(read_back)
     }
 
-    fn verify(&self, mut back: ReadBack, plan: &Plan, file: FileId, size: u64) -> Result<()> {
+    fn verify(&self, mut back: ReadBack, (plan, file): Pieces<'_>, size: u64) -> Result<()> {
         let unreadable = |errno| match errno {
             Some(errno) => self.failed("read back", errno),
             None => self.differs("it ends too early there"),
         };
         let found = back.sum(plan, file, size).map_err(unreadable)?;
-        let received = *self.sum.lock().unwrap_or_else(PoisonError::into_inner);
-        if found != received {
+        if found != self.received() {
             return Err(self.differs("its bytes are not those that arrived"));
         }
         // A stream's plan has no holes, and no end either.

@@ -8,6 +8,7 @@
 //! it finds damage, not forgery: a keyed kind is the same 16 bytes on the wire.
 
 use super::{ChunkId, SegmentId, TransferId};
+use serde::{Deserialize, Serialize};
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// One chunk's check as it stands in a frame's table.
@@ -61,8 +62,9 @@ impl CheckSeed {
 }
 
 /// A sum over a file's pieces that does not depend on the order they come in,
-/// for `--verify`: each piece's hash is bound to its offset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// for `--verify` and for a source that was touched: each piece's hash is bound to
+/// its offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSum(u128);
 
 impl FileSum {

@@ -8,7 +8,7 @@ use crate::files::stream::StreamNews;
 use crate::files::target::Target;
 use crate::files::walk::{Batch, Walk};
 use crate::options::{CopyOptions, LocalSource, LocalTarget, RemoteSource, RemoteTarget};
-use crate::protocol::check::Check;
+use crate::protocol::sender::{Looked, Rechecked};
 use crate::protocol::wire::{Join, Verdict};
 use crate::protocol::{ChunkId, FileId, Nanos, SegmentId, TransferId};
 use crate::report::{Latency, Level};
@@ -100,11 +100,11 @@ pub(crate) enum Done {
     Looked {
         segment: SegmentId,
         file: FileId,
-        result: Result<u64>,
+        result: Result<Looked>,
     },
     Rechecked {
         segment: SegmentId,
         chunk: ChunkId,
-        result: Result<Check>,
+        result: Result<Rechecked>,
     },
 }

@@ -17,7 +17,7 @@ use crate::kernel::descriptors::Share;
 use crate::protocol::ledger::Ledger;
 use crate::protocol::names::Saying;
 use crate::protocol::receiver::{Receiver, ReceiverConfig, ReceiverOutput};
-use crate::protocol::wire::{Message, Offer, Sources, Verdict};
+use crate::protocol::wire::{Message, Offer, Sources, Touched, Verdict};
 use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::Latency;
 use std::collections::{BTreeMap, VecDeque};
@@ -245,6 +245,10 @@ impl ReceivingHalf {
                 let Some(targets) = self.targets.get(&segment).cloned() else {
                     return self.machine.stop(never_prepared(segment));
                 };
+                // Who reads a stream once cannot find it touched.
+                let mut sinks = targets.iter().flatten();
+                let keeps_sums = self.options.verify
+                    || !plan.is_stream() && sinks.any(|target| target.keeps_sum());
                 let data = Arc::new(ReceiveSegment {
                     transfer: self.transfer,
                     segment,
@@ -252,7 +256,7 @@ impl ReceivingHalf {
                     seed,
                     ledger: Mutex::new(Ledger::new()),
                     targets,
-                    verify: self.options.verify,
+                    keeps_sums,
                     in_order: AtomicU64::new(0),
                 });
                 core.links
@@ -271,7 +275,8 @@ impl ReceivingHalf {
                 segment,
                 file,
                 size,
-            } => self.settle(core, segment, file, size),
+                touched,
+            } => self.settle(core, segment, file, size, touched),
             ReceiverOutput::Discard { segment, file } => self.discard(core, segment, file),
             ReceiverOutput::FileEnded {
                 segment,
@@ -304,7 +309,14 @@ impl ReceivingHalf {
         }
     }
 
-    fn settle(&mut self, core: &mut Core, segment: SegmentId, file: FileId, size: u64) {
+    fn settle(
+        &mut self,
+        core: &mut Core,
+        segment: SegmentId,
+        file: FileId,
+        size: u64,
+        touched: Option<Touched>,
+    ) {
         let (Some(target), Some(data)) = (
             self.target(segment, file),
             self.segments.get(&segment).cloned(),
@@ -319,7 +331,7 @@ impl ReceivingHalf {
         };
         let settle = move || {
             let mut sync = Latency::default();
-            let result = target.settle(size, &data.plan, file, &mut sync);
+            let result = target.settle(size, touched, (&data.plan, file), &mut sync);
             settled(result, sync)
         };
         let failed = move |error| settled(Err(error), Latency::default());

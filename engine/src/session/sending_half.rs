@@ -10,7 +10,8 @@ use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::files::source::{self, Source};
+use crate::files::look;
+use crate::files::source::Source;
 use crate::files::stream::{StreamNews, StreamSource};
 use crate::files::walk::Walk;
 use crate::kernel::descriptors::Share;
@@ -448,24 +449,31 @@ impl SendingHalf {
             chunk,
             result,
         };
-        let recheck =
-            move || rechecked(source::recheck(&data.plan, data.seed, &data.sources, chunk));
+        let recheck = move || {
+            rechecked(Ok(look::recheck(
+                &data.plan,
+                data.seed,
+                &data.sources,
+                chunk,
+            )))
+        };
         core.hand(self.transfer, recheck, move |error| rechecked(Err(error)));
     }
 
     fn look(&mut self, core: &mut Core, segment: SegmentId, file: FileId) {
-        let found = self
-            .sources
-            .get(&segment)
-            .and_then(|sources| sources.get(file as usize));
-        match found.cloned() {
-            Some(source) => {
+        let data = self.segments.get(&segment).cloned();
+        let found = data.and_then(|data| {
+            let source = data.sources.get(file as usize)?.clone()?;
+            Some((data, source))
+        });
+        match found {
+            Some((data, source)) => {
                 let looked = move |result| Done::Looked {
                     segment,
                     file,
                     result,
                 };
-                let look = move || looked(source.look_again());
+                let look = move || looked(look::look(&source, &data.plan, file));
                 core.hand(self.transfer, look, move |error| looked(Err(error)));
             }
             None => {

@@ -10,6 +10,9 @@ use crate::world::{Event, World};
 use haul_engine::error::{Error, ErrorKind};
 use haul_engine::protocol::ConnectionId;
 
+/// Outputs of all machines between two events, at most.
+const OUTPUTS_MAX: u32 = 100_000;
+
 impl World {
     /// True when the phase holds now.
     pub fn is_in(&self, phase: Phase) -> bool {
@@ -79,7 +82,10 @@ impl World {
             Fault::CutUnseenBySender => self.cut(fault, 30_000, 50),
             Fault::CutUnseenByReceiver => self.cut(fault, 50, 30_000),
             Fault::ControlLost => self.lose_control(),
-            Fault::SourceChanged | Fault::SourceTruncated => self.change_source(fault),
+            Fault::SourceChanged
+            | Fault::SourceTruncated
+            | Fault::SourceTouched
+            | Fault::SourceForged => self.change_source(fault),
             Fault::Retire => self.retire(),
             Fault::Join
             | Fault::DialsRefused
@@ -211,12 +217,19 @@ impl World {
         let Some(source) = self.sources.get_mut(&key) else {
             return;
         };
-        if fault == Fault::SourceTruncated {
-            source.bytes.truncate(at);
-        } else {
-            source.bytes[at..].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        source.touched = true;
+        match fault {
+            Fault::SourceTouched => return,
+            Fault::SourceTruncated => source.bytes.truncate(at),
+            // All of it, so that whatever was read before tells.
+            Fault::SourceForged => source.bytes.iter_mut().for_each(|byte| *byte ^= 0x5a),
+            _ => source.bytes[at..].iter_mut().for_each(|byte| *byte ^= 0x5a),
         }
-        source.changed_at.get_or_insert(now);
+        if fault == Fault::SourceForged {
+            source.is_forged = true;
+        } else {
+            source.changed_at.get_or_insert(now);
+        }
     }
 
     fn retire(&mut self) {
@@ -247,7 +260,11 @@ impl World {
     /// Carries all outputs of both machines out.
     pub fn pump(&mut self) {
         let now = self.queue.now;
-        loop {
+        for carried in 0.. {
+            if carried > OUTPUTS_MAX {
+                self.found("it goes on and on, and no time passes");
+                return;
+            }
             if self.at_sender.runs
                 && let Some(output) = self.sender.poll(now)
             {

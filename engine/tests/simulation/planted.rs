@@ -37,6 +37,10 @@ pub enum Bug {
     DiscardForgotten,
     /// The second look at a source is not taken.
     LookSkipped,
+    /// A change of the inode is taken for none.
+    TouchIgnored,
+    /// What landed is not held against a source that was touched.
+    SumIgnored,
     /// The receiver is said to have more descriptors than it has.
     CreditInflated,
     /// The session is never told that time passes: no deadline fires.
@@ -57,7 +61,7 @@ pub enum Bug {
     EndToldEarly,
 }
 
-pub const BUGS: [Bug; 23] = [
+pub const BUGS: [Bug; 25] = [
     Bug::RequeueBeforeFreed,
     Bug::ReleaseBeforeReaped,
     Bug::ClosedMadeUp,
@@ -72,6 +76,8 @@ pub const BUGS: [Bug; 23] = [
     Bug::LandedBeforeWritten,
     Bug::DiscardForgotten,
     Bug::LookSkipped,
+    Bug::TouchIgnored,
+    Bug::SumIgnored,
     Bug::CreditInflated,
     Bug::ClockStandsStill,
     Bug::RoundsAhead,
@@ -92,6 +98,7 @@ impl World {
                 segment,
                 file,
                 size,
+                touched,
                 ..
             } if self.bug == Some(Bug::StaleClosedTaken) => Message::Closed {
                 transfer,
@@ -99,6 +106,7 @@ impl World {
                 file,
                 size,
                 recalls: self.recalls_now(segment, file),
+                touched,
             },
             other => other,
         }
@@ -126,6 +134,7 @@ impl World {
                 file,
                 size: entry.size,
                 recalls: self.recalls_now(segment, file),
+                touched: None,
             };
             let now = self.queue.now;
             if let Err(violation) = self.receiver.handle_message(now, message) {

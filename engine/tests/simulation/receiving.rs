@@ -8,6 +8,7 @@
 use crate::planted::Bug;
 use crate::rng::MILLI;
 use crate::scenario::{Fault, Want};
+use crate::sending::sum_of;
 use crate::stations::End;
 use crate::wire::{FileKey, Item, Payload, Target};
 use crate::world::{Event, ReceiveNews, World};
@@ -19,7 +20,7 @@ use haul_engine::protocol::frame::FrameHeader;
 use haul_engine::protocol::ledger::{Admission, Ledger};
 use haul_engine::protocol::plan::Plan;
 use haul_engine::protocol::receiver::ReceiverOutput;
-use haul_engine::protocol::wire::{ByteRange, ChunkRange, Message, Offer, Verdict};
+use haul_engine::protocol::wire::{ByteRange, ChunkRange, Message, Offer, Touched, Verdict};
 use haul_engine::protocol::{ChunkId, ConnectionId, FileId, SegmentId};
 use haul_engine::report::Level;
 
@@ -84,7 +85,8 @@ impl World {
                 segment,
                 file,
                 size,
-            } => self.settle((segment, file), size),
+                touched,
+            } => self.settle((segment, file), size, touched),
             ReceiverOutput::Discard { segment, file } => {
                 if let Some(target) = self.targets.get_mut(&(segment, file)) {
                     target.failed = true;
@@ -525,7 +527,7 @@ impl World {
         }
     }
 
-    fn settle(&mut self, key: FileKey, size: u64) {
+    fn settle(&mut self, key: FileKey, size: u64, touched: Option<Touched>) {
         self.seen.settling.insert(key);
         if self
             .targets
@@ -538,18 +540,25 @@ impl World {
             self.found("a file is settled that was never closed");
         }
         let delay = self.hand(End::Receiver, 150);
-        self.queue.after(delay, Event::SettleDone(key, size));
+        self.queue
+            .after(delay, Event::SettleDone(key, size, touched));
     }
 
-    pub fn settle_done(&mut self, key: FileKey, size: u64) {
+    pub fn settle_done(&mut self, key: FileKey, size: u64, touched: Option<Touched>) {
         self.seen.settling.remove(&key);
         self.hand_returned(End::Receiver);
         let fails = self.disarm(Fault::SettleError);
         let Some(target) = self.targets.get_mut(&key) else {
             return;
         };
+        let differs = touched.is_some_and(|touched| {
+            let landed = target.temporary.as_deref().unwrap_or_default();
+            sum_of(&self.opened[&key.0].plan, key.1, landed) != touched.sum
+        });
         let result = if fails {
             Err(Error::local("cannot sync", "input/output error"))
+        } else if differs && self.bug != Some(Bug::SumIgnored) {
+            Err(Error::new(ErrorKind::Integrity, "the source changed"))
         } else {
             target.sealed = target.temporary.take();
             let stream = self.sources[&key].stream;

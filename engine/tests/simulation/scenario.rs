@@ -29,6 +29,10 @@ pub enum Fault {
     SourceChanged,
     /// A source gets shorter.
     SourceTruncated,
+    /// A source's inode changes, and nothing else.
+    SourceTouched,
+    /// A source's bytes change, and size and modification time are set back.
+    SourceForged,
     /// The next write fails.
     WriteError,
     /// The next settling fails.
@@ -68,7 +72,7 @@ pub enum Fault {
     WordDropped,
 }
 
-pub const FAULTS: [Fault; 28] = [
+pub const FAULTS: [Fault; 30] = [
     Fault::Cut,
     Fault::CutUnseenBySender,
     Fault::CutUnseenByReceiver,
@@ -79,6 +83,8 @@ pub const FAULTS: [Fault; 28] = [
     Fault::SwapChunks,
     Fault::SourceChanged,
     Fault::SourceTruncated,
+    Fault::SourceTouched,
+    Fault::SourceForged,
     Fault::WriteError,
     Fault::SettleError,
     Fault::DrainRun,
@@ -157,7 +163,11 @@ impl Fault {
     pub fn may_fail_files(self) -> bool {
         matches!(
             self,
-            Self::SourceChanged | Self::SourceTruncated | Self::WriteError | Self::SettleError
+            Self::SourceChanged
+                | Self::SourceTruncated
+                | Self::SourceForged
+                | Self::WriteError
+                | Self::SettleError
         )
     }
 }

@@ -12,10 +12,11 @@ use crate::wire::{FileKey, Item, Payload};
 use crate::world::{Event, SendNews, TRANSFER, World};
 use haul_engine::error::{Error, ErrorKind};
 use haul_engine::limits;
-use haul_engine::protocol::check::Check;
+use haul_engine::protocol::check::{Check, FileSum};
 use haul_engine::protocol::frame::FrameHeader;
-use haul_engine::protocol::sender::SenderOutput;
-use haul_engine::protocol::wire::{ChunkRange, Message};
+use haul_engine::protocol::plan::Plan;
+use haul_engine::protocol::sender::{Looked, Rechecked, SenderOutput};
+use haul_engine::protocol::wire::{ChunkRange, Message, Touched};
 use haul_engine::protocol::{ChunkId, ConnectionId, FileId, Run, SegmentId};
 use std::collections::BTreeSet;
 
@@ -405,7 +406,7 @@ impl World {
         }
     }
 
-    pub fn looked(&mut self, key: FileKey, early: Option<Result<u64, Error>>) {
+    pub fn looked(&mut self, key: FileKey, early: Option<Result<Looked, Error>>) {
         self.seen.looks -= 1;
         self.hand_returned(End::Sender);
         let result = early.unwrap_or_else(|| self.look(key));
@@ -413,18 +414,47 @@ impl World {
     }
 
     /// What a look at the source shows now.
-    fn look(&self, key: FileKey) -> Result<u64, Error> {
+    fn look(&mut self, key: FileKey) -> Result<Looked, Error> {
+        if let Some(source) = self.sources.get_mut(&key) {
+            source.seen.clone_from(&source.bytes);
+        }
         let source = &self.sources[&key];
+        let unchanged = |size: usize| Looked {
+            size: size as u64,
+            touched: None,
+        };
         if self.bug == Some(Bug::LookSkipped) {
-            return Ok(source.original.len() as u64);
+            return Ok(unchanged(source.original.len()));
         }
         if source.changed_at.is_some() {
             return Err(Error::new(ErrorKind::Integrity, "the source changed"));
         }
-        Ok(if source.stream {
-            source.come as u64
-        } else {
-            source.bytes.len() as u64
+        if source.stream {
+            return Ok(unchanged(source.come));
+        }
+        let looked = unchanged(source.bytes.len());
+        let (plan, _) = &self.plans[&key.0];
+        if !source.touched || plan.is_stream() || self.bug == Some(Bug::TouchIgnored) {
+            return Ok(looked);
+        }
+        let mut outside = source.bytes.clone();
+        outside.resize(source.original.len(), 0);
+        for piece in plan.chunks_of(key.1).flat_map(|own| plan.pieces_of(own)) {
+            if piece.file == key.1 {
+                let own = piece.file_offset as usize..(piece.file_offset + piece.bytes) as usize;
+                outside[own.clone()].copy_from_slice(&source.original[own]);
+            }
+        }
+        if outside != source.original {
+            return Err(Error::new(ErrorKind::Integrity, "a hole was written to"));
+        }
+        let touched = Touched {
+            mode: 0o600,
+            sum: sum_of(plan, key.1, &source.bytes),
+        };
+        Ok(Looked {
+            touched: Some(touched),
+            ..looked
         })
     }
 
@@ -445,6 +475,35 @@ impl World {
         };
         let bytes = self.read_chunk(segment, chunk, len, None);
         let check = self.check(segment, chunk, &bytes);
-        self.sender.rechecked(segment, chunk, Ok(check));
+        let files: Vec<FileId> = self.plans[&segment].0.files_of(chunk..chunk + 1).collect();
+        let is_changed = |file: &FileId| self.sources[&(segment, *file)].changed_at.is_some();
+        let is_touched = |file: &FileId| self.sources[&(segment, *file)].touched;
+        let mut suspects: Vec<FileId> = files.iter().copied().filter(is_changed).collect();
+        if suspects.is_empty() {
+            suspects = files.into_iter().filter(is_touched).collect();
+        }
+        let error = Error::new(ErrorKind::Integrity, "the source changed");
+        let suspects = suspects.into_iter().map(|file| (file, error.clone()));
+        let now = Rechecked {
+            check,
+            suspects: suspects.collect(),
+        };
+        self.sender.rechecked(segment, chunk, Ok(now));
     }
+}
+
+/// The sum of a file's pieces, as reading them back gives it.
+pub fn sum_of(plan: &Plan, file: FileId, bytes: &[u8]) -> FileSum {
+    let mut sum = FileSum::default();
+    let chunks: BTreeSet<ChunkId> = plan.chunks_of(file).flatten().collect();
+    for chunk in chunks {
+        for piece in plan.pieces(chunk, 1).filter(|piece| piece.file == file) {
+            let start = piece.file_offset as usize;
+            sum.add(
+                piece.file_offset,
+                &bytes[start..start + piece.bytes as usize],
+            );
+        }
+    }
+    sum
 }

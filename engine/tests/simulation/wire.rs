@@ -75,6 +75,11 @@ pub struct Source {
     pub bytes: Vec<u8>,
     /// When it was changed first.
     pub changed_at: Option<u64>,
+    /// Its inode changed, which is all that tells of what was forged.
+    pub touched: bool,
+    pub is_forged: bool,
+    /// What it was when it was looked at last.
+    pub seen: Vec<u8>,
     /// When it was read last for a chunk that counts.
     pub last_read_at: u64,
     pub stream: bool,
@@ -89,6 +94,9 @@ impl Source {
             original: spec.bytes.clone(),
             bytes: spec.bytes.clone(),
             changed_at: None,
+            touched: false,
+            is_forged: false,
+            seen: Vec::new(),
             last_read_at: 0,
             stream: spec.stream,
             endless: spec.endless,

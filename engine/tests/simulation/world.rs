@@ -18,8 +18,8 @@ use haul_engine::protocol::check::CheckSeed;
 use haul_engine::protocol::credit::Cut;
 use haul_engine::protocol::plan::Plan;
 use haul_engine::protocol::receiver::{Receiver, ReceiverConfig};
-use haul_engine::protocol::sender::{Sender, SenderConfig};
-use haul_engine::protocol::wire::{ChunkRange, Entry, Message};
+use haul_engine::protocol::sender::{Looked, Sender, SenderConfig};
+use haul_engine::protocol::wire::{ChunkRange, Entry, Message, Touched};
 use haul_engine::protocol::{ChunkId, ConnectionId, FileId, Run, SegmentId, TransferId};
 use haul_engine::report::Level;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,8 +55,8 @@ pub enum Event {
     ReceiveNews(ReceiveNews),
     /// The hands are done.
     Prepared(SegmentId),
-    SettleDone(FileKey, u64),
-    Looked(FileKey, Option<Result<u64, Error>>),
+    SettleDone(FileKey, u64, Option<Touched>),
+    Looked(FileKey, Option<Result<Looked, Error>>),
     Rechecked(SegmentId, ChunkId),
     DiscardDone(FileKey),
     FinishSender,
@@ -380,7 +380,7 @@ impl World {
             Event::SendNews(news) => self.send_news_heard(news),
             Event::ReceiveNews(news) => self.receive_news_heard(news),
             Event::Prepared(segment) => self.prepared(segment),
-            Event::SettleDone(file, size) => self.settle_done(file, size),
+            Event::SettleDone(file, size, touched) => self.settle_done(file, size, touched),
             Event::DiscardDone(file) => self.discard_done(file),
             Event::Looked(file, early) => self.looked(file, early),
             Event::Rechecked(segment, chunk) => self.rechecked(segment, chunk),

@@ -65,7 +65,7 @@ impl Worker {
         else {
             return Found::Not;
         };
-        if segment.verify || self.is_over(&segment) {
+        if segment.keeps_sums || self.is_over(&segment) {
             return Found::Not;
         }
         let (chunks, bytes) = frame.fitting(&segment, frame.block_bytes());

@@ -376,7 +376,7 @@ impl Worker {
         let (number, segment, block) = came;
         let ahead = payload_bytes(segment, good, good.chunks.start..chunks.start);
         let bytes = payload_bytes(segment, good, chunks.clone());
-        if segment.verify
+        if segment.keeps_sums
             && let Some(block) = block
         {
             // Before the event, which may be followed by the verification.

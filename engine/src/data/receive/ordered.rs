@@ -10,7 +10,7 @@
 
 use super::counts::Method;
 use super::frame::Good;
-use super::segment::{chunk_range, ledger, target, write_failed};
+use super::segment::{chunk_range, ledger, note_pieces, target, write_failed};
 use super::state::{Worker, cannot_receive};
 use super::stream::Held;
 use super::token;
@@ -171,6 +171,9 @@ impl Worker {
         let landed = held.written == held.bytes.len()
             && ledger(&segment).land(held.number, held.chunks.clone());
         if landed {
+            if segment.keeps_sums {
+                note_pieces(&segment, held.chunks.clone(), &held.bytes);
+            }
             segment.in_order.store(held.chunks.end, Ordering::Release);
         }
         if landed && !closed {

@@ -4,10 +4,7 @@
 
 use super::*;
 use crate::files::place::open_root;
-use crate::files::scratch::{self, Mount, bytes, plan};
-use crate::options::Pattern;
-use crate::protocol::TransferId;
-use std::io::Write;
+use crate::files::scratch::{self, Mount, bytes};
 use std::os::unix::fs::symlink;
 
 fn local(path: &Path) -> Result<FileSource> {
@@ -35,7 +32,7 @@ fn an_entry_tells_name_size_mode_and_time() {
         let mut back = vec![0; size];
         source.read_at(0, &mut back).expect("reads");
         assert_eq!(back, bytes(size));
-        assert_eq!(source.look_again(), Ok(size as u64));
+        assert_eq!(source.state(), Ok(State::Unchanged));
         assert!(!source.is_cold() && source.direct().is_none());
     }
 }
@@ -133,79 +130,6 @@ fn links_are_followed_for_the_user_and_never_below_a_root() {
     refused(below(&[b'/'; 5000]), ErrorKind::Local, "too long");
     refused(below(b"sub"), ErrorKind::Usage, "is a directory");
     refused(below(b"gone"), ErrorKind::Local, "no such file");
-}
-
-#[test]
-fn a_source_that_changes_is_seen() {
-    let directory = tempfile::tempdir().expect("directory");
-    let path = directory.path().join("file");
-    let look = |change: &dyn Fn()| {
-        std::fs::write(&path, bytes(10_000)).expect("write");
-        // So that every later change moves the time, whatever the clock's tick.
-        let old = std::time::SystemTime::UNIX_EPOCH;
-        let file = std::fs::File::options().write(true).open(&path);
-        file.and_then(|file| file.set_modified(old)).expect("mtime");
-        let source = local(&path).expect("opens");
-        change();
-        let error = source.look_again().expect_err("is seen");
-        assert_eq!(error.kind, ErrorKind::Integrity);
-        assert!(
-            error.sentence.contains("changed while it was read"),
-            "{error}"
-        );
-    };
-    let open = || {
-        std::fs::File::options()
-            .append(true)
-            .open(&path)
-            .expect("opens")
-    };
-    look(&|| open().set_len(9_999).expect("truncate"));
-    look(&|| open().write_all(b"more").expect("append"));
-    look(&|| std::fs::write(&path, bytes(10_000)).expect("rewrite"));
-    look(&|| std::fs::remove_file(&path).expect("unlink"));
-
-    // A name that goes to another file changes nothing of the held one, but
-    // its own inode lost a link, which is said.
-    std::fs::write(&path, bytes(10_000)).expect("write");
-    let source = local(&path).expect("opens");
-    open().set_len(5_000).expect("truncate");
-    let mut back = vec![0; 10_000];
-    let error = source.read_at(0, &mut back).expect_err("is short");
-    assert_eq!(error.kind, ErrorKind::Integrity);
-    assert!(error.sentence.contains("ends at byte 5000"), "{error}");
-}
-
-#[test]
-fn a_chunk_is_checked_again_over_all_its_files() {
-    let directory = tempfile::tempdir().expect("directory");
-    let (one, two) = (directory.path().join("one"), directory.path().join("two"));
-    std::fs::write(&one, bytes(1000)).expect("write");
-    std::fs::write(&two, bytes(2000)).expect("write");
-    let held = |path: &Path| Some(Arc::new(Source::File(local(path).expect("opens"))));
-    let made = Generated::new(Pattern::Random, Some(70_000), 1);
-    let mut payload = vec![0; 70_000];
-    made.fill(0, &mut payload);
-    let sources = [
-        held(&one),
-        held(&two),
-        Some(Arc::new(Source::Generated(made))),
-    ];
-    let plan = plan(&[Some(1000), Some(2000), Some(70_000)], 65_536);
-    let seed = CheckSeed::new(TransferId([1; 16]), 0, plan.digest());
-    let shared = [bytes(1000), bytes(2000)].concat();
-    assert_eq!(
-        recheck(&plan, seed, &sources, 0),
-        Ok(seed.check(0, &shared))
-    );
-    let tail = seed.check(2, &payload[65_536..]);
-    assert_eq!(recheck(&plan, seed, &sources, 2), Ok(tail));
-
-    std::fs::write(&two, bytes(1999)).expect("rewrite");
-    let error = recheck(&plan, seed, &sources, 0).expect_err("is short now");
-    assert_eq!(error.kind, ErrorKind::Integrity);
-    let closed = [None, None, None];
-    assert!(recheck(&plan, seed, &closed, 0).is_err());
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn chunks_come_in_order_with_a_short_last_one() {
             .collect();
         assert!(all == bytes, "{size}");
         assert!(stream.chunk(chunks).is_none());
-        assert_eq!(stream.look_again(), Ok(size as u64));
+        assert_eq!(stream.read_bytes(), size as u64);
         writer.join().expect("writer").expect("writes");
     }
 }

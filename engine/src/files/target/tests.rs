@@ -53,7 +53,7 @@ fn land(target: &Target, contents: &[u8]) {
 
 fn settle(target: &Target, size: u64) -> Result<Level> {
     let mut sync = Latency::default();
-    let level = target.settle(size, &plan(&[Some(size)], CHUNK), 0, &mut sync);
+    let level = target.settle(size, None, (&plan(&[Some(size)], CHUNK), 0), &mut sync);
     assert_eq!(
         sync.is_empty(),
         level != Ok(Level::Sealed) && sync.is_empty()
@@ -382,6 +382,60 @@ fn a_read_only_file_system_is_one_sentence() {
         error.sentence.ends_with("the file system is read-only") && error.cure.is_some(),
         "{error}"
     );
+}
+
+#[test]
+fn a_touched_source_is_sealed_only_if_it_holds_what_landed() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("file");
+    let size = 100_000;
+    let contents = bytes(size);
+    let sum_of = |contents: &[u8]| {
+        let mut sum = FileSum::default();
+        for (at, piece) in contents.chunks(CHUNK as usize).enumerate() {
+            sum.add(at as u64 * u64::from(CHUNK), piece);
+        }
+        sum
+    };
+    let settle = |target: &Target, mode: u32, sum| {
+        let plan = plan(&[Some(size as u64)], CHUNK);
+        let touched = Some(Touched { mode, sum });
+        target.settle(size as u64, touched, (&plan, 0), &mut Latency::default())
+    };
+    let other = [&contents[..size - 1], b"!"].concat();
+    let placed = TargetOptions {
+        fsync: false,
+        ..PLAIN
+    };
+    for options in [PLAIN, placed] {
+        std::fs::write(&path, "old").expect("write");
+        let made = || {
+            let target = create(&path, &entry("x", size as u64), options).expect("creates");
+            land(&target, &contents);
+            target
+        };
+        let error = settle(&made(), 0o600, sum_of(&other)).expect_err("differs");
+        assert_eq!(
+            (error.kind, error.side),
+            (ErrorKind::Integrity, Side::Sender)
+        );
+        let error = settle(&made(), 0o4711, sum_of(&contents)).expect_err("no proof");
+        assert_eq!(error.kind, ErrorKind::Unauthorised);
+        assert_eq!(std::fs::read(&path).expect("reads"), b"old");
+        settle(&made(), 0o604, sum_of(&contents)).expect("seals");
+        assert!(std::fs::read(&path).expect("reads") == contents);
+        let mode = std::fs::metadata(&path).expect("metadata").mode();
+        assert_eq!(mode & 0o7777, 0o604);
+    }
+    assert_eq!(names(directory.path()), ["file"]);
+
+    // What was written in order cannot be read again: its sum was kept.
+    let target = Target::stdout(PLAIN).expect("creates");
+    target.note_piece(0, &contents[..CHUNK as usize]);
+    target.note_piece(CHUNK.into(), &contents[CHUNK as usize..]);
+    let delivered = settle(&target, 0o600, sum_of(&contents));
+    assert_eq!(delivered, Ok(Level::Delivered));
+    settle(&target, 0o600, sum_of(&other)).expect_err("differs");
 }
 
 #[test]

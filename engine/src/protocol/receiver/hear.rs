@@ -36,8 +36,16 @@ impl Receiver {
                 file,
                 size,
                 recalls,
+                touched,
                 ..
-            } => self.hear_closed(segment, file, Closed { size, recalls }),
+            } => {
+                let closed = Closed {
+                    size,
+                    recalls,
+                    touched,
+                };
+                self.hear_closed(segment, file, closed)
+            }
             Message::Changed {
                 segment,
                 file,

@@ -14,7 +14,7 @@ use super::check::CheckSeed;
 use super::credit::Credit;
 use super::plan::{Plan, digest};
 use super::ranges::RangeSet;
-use super::wire::{Answer, ChunkRange, Message, Offer, Verdict, cut};
+use super::wire::{Answer, ChunkRange, Message, Offer, Touched, Verdict, cut};
 use super::word::WordDue;
 use super::{ChunkId, ConnectionId, FileId, Nanos, SegmentId, TransferId};
 use crate::error::{Error, Side};
@@ -79,6 +79,8 @@ pub enum ReceiverOutput {
         file: FileId,
         /// Its size.
         size: u64,
+        /// What it is to be held against first, where its source was touched.
+        touched: Option<Touched>,
     },
     /// Remove its temporary file, if there (still) is one; answered by
     /// [`Receiver::discarded`].

@@ -5,7 +5,7 @@
 //! before every later word, and `Failed` comes only when no hand is at work on
 //! a file any more.
 
-use super::work::{FileState, Work};
+use super::work::{Closed, FileState, Work};
 use super::{Receiver, ReceiverOutput, Segment, State};
 use crate::error::Error;
 use crate::limits;
@@ -61,7 +61,9 @@ impl Receiver {
         if !work.is_ready(entry) {
             return;
         }
-        let size = entry.closed.map_or(0, |closed| closed.size);
+        let Some(Closed { size, touched, .. }) = entry.closed else {
+            return;
+        };
         if work.plan.is_stream() && work.landed_bytes != size {
             let error = Error::new(
                 crate::error::ErrorKind::Integrity,
@@ -79,6 +81,7 @@ impl Receiver {
             segment,
             file,
             size,
+            touched,
         });
     }
 

@@ -45,6 +45,7 @@ fn closed(size: u64, recalls: u32) -> Message {
         file: 0,
         size,
         recalls,
+        touched: None,
     }
 }
 
@@ -142,6 +143,7 @@ fn what_an_honest_sender_cannot_say_is_a_violation() {
             file: 9,
             size,
             recalls: 0,
+            touched: None,
         },
         Message::Closed {
             transfer: TRANSFER,
@@ -149,6 +151,7 @@ fn what_an_honest_sender_cannot_say_is_a_violation() {
             file: 0,
             size,
             recalls: 0,
+            touched: None,
         },
         Message::Changed {
             transfer: TRANSFER,
@@ -420,6 +423,7 @@ fn mad_word() -> impl Strategy<Value = Message> {
                 file,
                 size,
                 recalls: segment,
+                touched: None,
             },
             4 => Message::Changed {
                 transfer,

@@ -7,7 +7,7 @@
 use crate::protocol::ChunkId;
 use crate::protocol::plan::Plan;
 use crate::protocol::ranges::RangeSet;
-use crate::protocol::wire::Offer;
+use crate::protocol::wire::{Offer, Touched};
 use std::ops::Range;
 
 /// Where a file is.
@@ -27,6 +27,7 @@ pub(super) enum FileState {
 pub(super) struct Closed {
     pub size: u64,
     pub recalls: u32,
+    pub touched: Option<Touched>,
 }
 
 pub(super) struct File {

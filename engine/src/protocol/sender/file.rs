@@ -4,6 +4,8 @@
 //! bytes are read for good, and a look that began before a chunk was called
 //! back closes nothing.
 
+use crate::protocol::wire::Touched;
+
 /// Where a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileState {
@@ -36,6 +38,8 @@ pub(super) struct File {
     pub landed: u64,
     /// `Damaged` and `Drained` heard of its chunks.
     pub recalls: u32,
+    /// What the last look that counted found of its inode.
+    pub touched: Option<Touched>,
     pub state: FileState,
 }
 

@@ -431,6 +431,7 @@ fn files_of(offer: &Offer, plan: &Plan) -> Vec<File> {
             read: 0,
             landed: 0,
             recalls: 0,
+            touched: None,
             state: FileState::Moving { stale_look: false },
         })
         .collect()

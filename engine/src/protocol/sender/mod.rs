@@ -7,24 +7,25 @@
 mod allowance;
 mod file;
 mod hear;
+mod output;
 mod schedule;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod work;
 
-use super::check::{Check, CheckSeed};
+use super::check::Check;
 use super::credit::{Credit, descriptors_of_all};
-use super::plan::Plan;
 use super::ranges::RangeSet;
 use super::wire::{ChunkRange, Entry, Message, Offer};
 use super::word::WordDue;
 use super::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId, TransferId};
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
-use crate::report::{Bytes, Level, SideReport};
+use crate::report::{Bytes, SideReport};
 use allowance::Allowance;
 use file::FileState;
+pub use output::{Looked, Rechecked, SenderOutput};
 use schedule::{Connection, ConnectionState, Connections};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -46,92 +47,6 @@ pub struct SenderConfig {
     /// What all connections together may send, where that is limited: runs last
     /// no longer at that rate either, from the first on.
     pub bytes_per_second_max: Option<u64>,
-}
-
-/// What the sender's caller is to do.
-#[derive(Clone, Debug)]
-pub enum SenderOutput {
-    /// Say this on the control connection.
-    Message(Message),
-    /// The receiver's answer was accepted: open the sources. Comes before any
-    /// run of the segment.
-    Segment {
-        /// The segment.
-        segment: SegmentId,
-        /// Where its bytes lie.
-        plan: Plan,
-        /// What its checks have in common.
-        seed: CheckSeed,
-    },
-    /// Hand this run to the connection's worker.
-    Run {
-        /// Where.
-        connection: ConnectionId,
-        /// What.
-        run: Run,
-        /// Payload bytes, where a stream's end makes them fewer than planned.
-        bytes: Option<u64>,
-    },
-    /// Look at the held descriptor again; answered by [`Sender::looked`].
-    Look {
-        /// The segment.
-        segment: SegmentId,
-        /// The file.
-        file: FileId,
-    },
-    /// Compute this chunk's check from the source again; answered by
-    /// [`Sender::rechecked`].
-    Recheck {
-        /// The segment.
-        segment: SegmentId,
-        /// The chunk.
-        chunk: ChunkId,
-    },
-    /// The peer freed it: detach yours, if it is still attached.
-    CloseConnection {
-        /// Which.
-        connection: ConnectionId,
-    },
-    /// Acknowledged: one for each contiguous part of one run.
-    Landed {
-        /// What brought them; `None` where their run was given up meanwhile.
-        connection: Option<ConnectionId>,
-        /// The segment.
-        segment: SegmentId,
-        /// Which chunks.
-        chunks: ChunkRange,
-        /// Their payload bytes.
-        bytes: u64,
-        /// When the run was submitted, as far as that is known.
-        submitted: Nanos,
-        /// When the acknowledgement was heard.
-        acknowledged: Nanos,
-    },
-    /// The file's end; exactly one for each file.
-    FileEnded {
-        /// The segment.
-        segment: SegmentId,
-        /// The file.
-        file: FileId,
-        /// Its size, once that is known.
-        size: Option<u64>,
-        /// How.
-        result: Result<Level, Error>,
-    },
-    /// All its files ended and no run of it is left: sources can be closed.
-    SegmentDone {
-        /// The segment.
-        segment: SegmentId,
-    },
-    /// All files ended: collect this end's report, then [`Sender::finish`].
-    Finish,
-    /// The receiver's report; the last output on success.
-    Done {
-        /// The receiver's measurements.
-        report: Box<SideReport>,
-    },
-    /// The last output on failure.
-    Failed(Error),
 }
 
 /// Where the whole transfer is.
@@ -437,8 +352,8 @@ impl Sender {
         self.end_file(segment, file, Err(error));
     }
 
-    /// What [`SenderOutput::Look`] found: the size, or why the file changed.
-    pub fn looked(&mut self, segment: SegmentId, file: FileId, result: Result<u64, Error>) {
+    /// What [`SenderOutput::Look`] found, or why the file can not be sealed.
+    pub fn looked(&mut self, segment: SegmentId, file: FileId, result: Result<Looked, Error>) {
         let Some(work) = self.work(segment) else {
             return;
         };
@@ -448,16 +363,23 @@ impl Sender {
             return;
         }
         let result = match (result, entry.size) {
-            (Ok(seen), Some(size)) if seen != size && !work.plan.is_stream() => Err(Error::new(
-                ErrorKind::Integrity,
-                format!("a source had {size} bytes and has {seen}: it changed while it was read"),
-            )
-            .at(Side::Sender)),
+            (Ok(Looked { size: seen, .. }), Some(size))
+                if seen != size && !work.plan.is_stream() =>
+            {
+                Err(Error::new(
+                    ErrorKind::Integrity,
+                    format!(
+                        "a source had {size} bytes and has {seen}: it changed while it was read"
+                    ),
+                )
+                .at(Side::Sender))
+            }
             (result, _) => result,
         };
         match result {
-            Ok(_) => {
+            Ok(looked) => {
                 entry.state = FileState::Closed;
+                entry.touched = looked.touched;
                 self.say_closed(segment, file);
             }
             Err(error) => self.fail_file(segment, file, error),
@@ -466,7 +388,15 @@ impl Sender {
 
     /// What [`SenderOutput::Recheck`] found: the chunk's check as the source
     /// has it now.
-    pub fn rechecked(&mut self, segment: SegmentId, chunk: ChunkId, result: Result<Check, Error>) {
+    ///
+    /// Where it differs, the suspects fail, and the other files of the chunk go on;
+    /// without a suspect all of them fail: nobody can tell which it was.
+    pub fn rechecked(
+        &mut self,
+        segment: SegmentId,
+        chunk: ChunkId,
+        result: Result<Rechecked, Error>,
+    ) {
         let Some(work) = self.work(segment) else {
             return;
         };
@@ -474,9 +404,16 @@ impl Sender {
             return;
         };
         let error = match result {
-            Ok(now) if now == sent => {
-                work.set_recall_state(chunk, RecallState::Again);
-                work.hand_out_again(chunk..chunk + 1);
+            Ok(now) if now.check == sent => return work.send_again(chunk),
+            Ok(now) if !now.suspects.is_empty() => {
+                for (file, error) in now.suspects {
+                    self.fail_file(segment, file, error);
+                }
+                if let Some(work) = self.work(segment)
+                    && work.is_needed(chunk)
+                {
+                    work.send_again(chunk);
+                }
                 return;
             }
             Ok(_) => Error::new(

@@ -179,6 +179,7 @@ impl Sender {
             // Only a file whose size is known gets here.
             size: entry.size.unwrap_or_default(),
             recalls: entry.recalls.wrapping_add(work.freed),
+            touched: entry.touched,
         };
         self.say(closed);
     }
@@ -196,13 +197,12 @@ impl Sender {
                     .push_back(SenderOutput::Recheck { segment, chunk });
             }
             None => {
-                work.set_recall_state(chunk, RecallState::Again);
-                work.hand_out_again(chunk..chunk + 1);
+                work.send_again(chunk);
             }
         }
     }
 
-    /// All files in the chunk fail: nobody can tell which of them it was.
+    /// All files in the chunk fail.
     pub(super) fn fail_chunk(&mut self, segment: SegmentId, chunk: ChunkId, error: &Error) {
         let files: Vec<FileId> = self.work(segment).map_or_else(Vec::new, |work| {
             work.plan.files_of(chunk..chunk + 1).collect()

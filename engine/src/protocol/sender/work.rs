@@ -314,6 +314,18 @@ impl Work {
         self.requeue.insert(chunks);
     }
 
+    /// A chunk that was called back is sent again.
+    pub fn send_again(&mut self, chunk: ChunkId) {
+        self.set_recall_state(chunk, RecallState::Again);
+        self.hand_out_again(chunk..chunk + 1);
+    }
+
+    /// True while a file of the chunk did not end.
+    pub fn is_needed(&self, chunk: ChunkId) -> bool {
+        let mut files = self.plan.files_of(chunk..chunk + 1);
+        files.any(|file| !self.files[file as usize].has_ended())
+    }
+
     /// The run's last byte is in the socket. Gives the chunks that were called
     /// back before this was known, with the checks that went with them.
     pub fn sent(&mut self, key: RunKey, sent: Sent) -> Vec<(ChunkId, Option<Check>)> {
@@ -405,11 +417,7 @@ impl Work {
         let ranges: Vec<Range<ChunkId>> = self.plan.chunks_of(file).collect();
         for chunks in ranges {
             // More than one chunk: an extent that shares with nobody.
-            let needed = chunks.end - chunks.start == 1
-                && self
-                    .plan
-                    .files_of(chunks.clone())
-                    .any(|other| !self.files[other as usize].has_ended());
+            let needed = chunks.end - chunks.start == 1 && self.is_needed(chunks.start);
             if needed {
                 continue;
             }

@@ -66,7 +66,7 @@ tag_table! {
     37 => Damaged { transfer, segment, chunk };
     38 => Drained { transfer, segment, chunks };
     39 => Void { transfer, segment, file, chunks, error };
-    40 => Closed { transfer, segment, file, size, recalls };
+    40 => Closed { transfer, segment, file, size, recalls, touched };
     41 => Changed { transfer, segment, file, error };
     42 => Settled { transfer, segment, file, level };
     43 => Failed { transfer, segment, file, error };

@@ -8,9 +8,21 @@ use super::list::bounded;
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
+use crate::protocol::check::FileSum;
 use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::{Level, SideReport};
 use serde::{Deserialize, Serialize};
+
+/// A source whose inode was changed while it was read (a rename, a link, another
+/// mode), which says nothing of its bytes: they were read again, and the receiver
+/// holds what it has against them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    /// Its permission bits now.
+    pub mode: u32,
+    /// Over all of its pieces in the segment's plan, as they are now.
+    pub sum: FileSum,
+}
 
 /// Which way a data connection carries frames; fixed when it joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -331,7 +343,8 @@ pub enum Message {
         /// What was seen.
         error: Error,
     },
-    /// Looked at again after its last chunk: unchanged. Lets it be sealed.
+    /// Looked at again after its last chunk: unchanged, or only its inode is. Lets
+    /// it be sealed.
     Closed {
         /// The transfer.
         transfer: TransferId,
@@ -345,6 +358,8 @@ pub enum Message {
         /// had heard: `Damaged` and `Drained` of the file's chunks, and every
         /// `Freed` since the segment's `Answer`. An older count is stale.
         recalls: u32,
+        /// Its inode was changed, its size and modification time were not.
+        touched: Option<Touched>,
     },
     /// It changed while it was read: never sealed.
     Changed {

@@ -87,7 +87,7 @@
 //! | 37 | Damaged | transfer, segment u32, chunk u64 | receiver |
 //! | 38 | Drained | transfer, segment u32, first u64, count u64 | receiver |
 //! | 39 | Void | transfer, segment u32, file u32, first u64, count u64, error | sender |
-//! | 40 | Closed | transfer, segment u32, file u32, size u64, recalls u32 | sender |
+//! | 40 | Closed | transfer, segment u32, file u32, size u64, recalls u32, touched | sender |
 //! | 41 | Changed | transfer, segment u32, file u32, error | sender |
 //! | 42 | Settled | transfer, segment u32, file u32, level | receiver |
 //! | 43 | Failed | transfer, segment u32, file u32, error | receiver |
@@ -152,6 +152,9 @@
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
 //! what changes after the look no longer matches the checks sent before it.
+//! Where S finds only the inode changed, it reads the file again and says in
+//! `touched` what it holds now; R settles it with that mode, and only if what
+//! landed has the same sum.
 //! Who owes a word (Offer, Sources, Answer, Freed, Closed, Settled or Failed, Finish
 //! and Finished) and works on it says how far it is, in Heartbeats not more than
 //! 10 s apart: `worked` changes while targets are made, sources looked at, files

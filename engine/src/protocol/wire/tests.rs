@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
 use crate::options::{Pattern, RemoteSource, RemoteTarget, Transmit};
 use crate::protocol::TransferId;
+use crate::protocol::check::FileSum;
 use crate::report::{ConnectionReport, Level, SideReport, TcpInfo};
 use proptest::prelude::*;
 use proptest::strategy::Union;
@@ -228,6 +229,12 @@ fn session_message() -> Union<BoxedStrategy<Message>> {
     ]
 }
 
+fn touched(mode: u32, bytes: &[u8]) -> Touched {
+    let mut sum = FileSum::default();
+    sum.add(0, bytes);
+    Touched { mode, sum }
+}
+
 /// Messages of one transfer, by number.
 fn transfer_message() -> impl Strategy<Value = Message> {
     let places = (
@@ -278,6 +285,7 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                     file,
                     size,
                     recalls,
+                    touched: (recalls % 2 == 0).then(|| touched(segment, &size.to_le_bytes())),
                 },
                 6 => Message::Changed {
                     transfer,

@@ -216,7 +216,7 @@ fn segment(plan: Plan, targets: Vec<Target>) -> Arc<ReceiveSegment> {
             .into_iter()
             .map(|target| Some(Arc::new(target)))
             .collect(),
-        verify: false,
+        keeps_sums: false,
         in_order: AtomicU64::new(0),
     })
 }

@@ -1,8 +1,9 @@
-//! `--verify`: the target read back from its disk, past the page cache.
+//! A whole file read once more, to compare it: for `--verify` from its disk, past
+//! the page cache; for a source that was touched as it is.
 //!
-//! Leaves to others: what was received, and what a difference means.
-//! Invariant: a byte that is summed here came from the device at that time,
-//! either by O_DIRECT or after its page was dropped.
+//! Leaves to others: what it is compared with, and what a difference means.
+//! Invariant: a byte that is summed for `--verify` came from the device at that
+//! time, either by O_DIRECT or after its page was dropped.
 
 use super::{DIRECT_ALIGN_BYTES, direct_is_possible, reopening};
 use crate::kernel::file::cached_pages;
@@ -19,10 +20,21 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// room to align both of its ends.
 const WINDOW_BYTES: usize = limits::CHUNK_BYTES_MAX as usize + 2 * DIRECT_ALIGN_BYTES;
 
-/// A way to read a target's disk.
+/// Where the bytes come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The device, by O_DIRECT.
+    Direct,
+    /// The device, as its pages leave the page cache before.
+    Dropped,
+    /// The page cache, too: whatever a reader of the file sees.
+    AsItIs,
+}
+
+/// A file while it is read back.
 pub(super) struct ReadBack {
     file: OwnedFd,
-    direct: bool,
+    way: Way,
     buffer: Vec<u8>,
     /// Where in `buffer` the aligned window starts.
     base: usize,
@@ -32,15 +44,27 @@ pub(super) struct ReadBack {
 }
 
 impl ReadBack {
-    /// Opens `target` once more: to be called while its mode still allows it.
+    /// Reads what is on `target`'s disk, and opens it once more for that: to be
+    /// called while its mode still allows it.
     ///
     /// # Errors
     /// The errno of the opening, where neither way is possible.
-    pub(super) fn open(target: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+    pub(super) fn from_disk(target: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         Self::open_with(target, direct_is_possible(target))
     }
 
-    /// As [`ReadBack::open`], by O_DIRECT or by dropped pages.
+    /// Reads what `file` holds, wherever that is.
+    ///
+    /// # Errors
+    /// The errno of one more descriptor.
+    pub(super) fn as_it_is(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        Ok(Self::of(
+            rustix::io::fcntl_dupfd_cloexec(file, 0)?,
+            Way::AsItIs,
+        ))
+    }
+
+    /// As [`ReadBack::from_disk`], by O_DIRECT or by dropped pages.
     fn open_with(target: BorrowedFd<'_>, direct: bool) -> rustix::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let path = reopening(target);
@@ -49,27 +73,27 @@ impl ReadBack {
         } else {
             None
         };
-        let (file, direct) = match direct {
-            Some(file) => (file, true),
-            None => (
-                target.try_clone_to_owned().map_err(|_| Errno::MFILE)?,
-                false,
-            ),
-        };
+        Ok(match direct {
+            Some(file) => Self::of(file, Way::Direct),
+            None => Self::of(rustix::io::fcntl_dupfd_cloexec(target, 0)?, Way::Dropped),
+        })
+    }
+
+    fn of(file: OwnedFd, way: Way) -> Self {
         let buffer = vec![0; WINDOW_BYTES + DIRECT_ALIGN_BYTES];
         let base = buffer.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
-        Ok(Self {
+        Self {
             file,
-            direct,
+            way,
             base: base.min(DIRECT_ALIGN_BYTES),
             buffer,
             start: 0,
             filled: 0,
-        })
+        }
     }
 
-    /// The sum of the pieces of `file` that `plan` holds, up to `size`; call
-    /// after the fsync.
+    /// The sum of the pieces of `file` that `plan` holds, up to `size`; from a
+    /// disk after the fsync.
     ///
     /// # Errors
     /// The errno of a read, [`Errno::BUSY`] when its pages would not leave the
@@ -80,7 +104,7 @@ impl ReadBack {
         file: FileId,
         size: u64,
     ) -> Result<FileSum, Option<Errno>> {
-        if !self.direct {
+        if self.way == Way::Dropped {
             // The fsync cleaned the pages, so that all of them can go.
             rustix::fs::fadvise(self.file.as_fd(), 0, None, Advice::DontNeed)?;
             // The advice may be refused silently, for a page that is in use

@@ -4,9 +4,12 @@
 //! Leaves to others: honest transfers (the simulation). Invariant: a lie is a
 //! violation, never a panic.
 
+mod sources;
+
 use super::*;
 use crate::protocol::plan::digest;
 use crate::protocol::wire::{Answer, Data, EntryKind, Verdict};
+use crate::report::Level;
 use proptest::prelude::*;
 
 const TRANSFER: TransferId = TransferId([1; 16]);
@@ -59,6 +62,11 @@ fn closed_of(outputs: &[SenderOutput]) -> Option<u32> {
 
 /// A sender with one file of `chunks` chunks, answered; and its first runs.
 fn moving(chunks: u64, connections: u32) -> (Sender, Vec<Run>) {
+    moving_files(&[chunks * u64::from(CHUNK)], connections)
+}
+
+/// As [`moving`], with files of these sizes.
+fn moving_files(sizes: &[u64], connections: u32) -> (Sender, Vec<Run>) {
     let mut sender = Sender::new(SenderConfig {
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
@@ -70,11 +78,12 @@ fn moving(chunks: u64, connections: u32) -> (Sender, Vec<Run>) {
     for connection in 0..connections {
         sender.connection_joined(0, connection);
     }
-    sender.offer(vec![entry(chunks * u64::from(CHUNK))], true);
+    sender.offer(sizes.iter().copied().map(entry).collect(), true);
     let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
         panic!("an offer comes first");
     };
-    hear(&mut sender, answer(&offer, vec![Verdict::Whole]));
+    let verdicts = vec![Verdict::Whole; sizes.len()];
+    hear(&mut sender, answer(&offer, verdicts));
     let runs = runs(&outputs(&mut sender));
     (sender, runs)
 }
@@ -94,6 +103,22 @@ fn landed(first: ChunkId, count: u64) -> Message {
 fn sent(sender: &mut Sender, connection: ConnectionId, run: Run) {
     let checks = vec![[0; 16]; run.count as usize];
     sender.run_sent(0, connection, run, 0, checks);
+}
+
+/// What a look finds where nothing changed.
+fn unchanged(size: u64) -> Result<Looked, Error> {
+    Ok(Looked {
+        size,
+        touched: None,
+    })
+}
+
+/// What a chunk's check is found to be, with nothing to lay that to.
+fn is_now(check: Check) -> Result<Rechecked, Error> {
+    Ok(Rechecked {
+        check,
+        suspects: Vec::new(),
+    })
 }
 
 #[test]
@@ -228,7 +253,7 @@ fn a_receiver_that_does_not_answer_is_given_up_in_time() {
     let (mut closed, runs) = moving(1, 1);
     sent(&mut closed, 0, runs[0]);
     outputs(&mut closed);
-    closed.looked(0, 0, Ok(u64::from(CHUNK)));
+    closed.looked(0, 0, unchanged(u64::from(CHUNK)));
     hear(&mut closed, landed(0, 1));
     outputs(&mut closed);
     for mut sender in [offering, naming, losing, closed] {
@@ -323,108 +348,6 @@ fn a_connection_that_the_receiver_freed_first_is_closed_here() {
             .iter()
             .all(|output| !matches!(output, SenderOutput::Message(Message::Lost { .. })))
     );
-}
-
-#[test]
-fn a_look_that_began_before_a_chunk_was_called_back_closes_nothing() {
-    let (mut sender, runs_first) = moving(1, 1);
-    sent(&mut sender, 0, runs_first[0]);
-    assert!(has_look(&outputs(&mut sender)));
-    hear(&mut sender, Message::Freed { connection: 0 });
-    sender.connection_joined(0, 1);
-    let again = runs(&outputs(&mut sender));
-    sent(&mut sender, 1, again[0]);
-    // The first look is still out: the second waits for it.
-    assert!(!has_look(&outputs(&mut sender)));
-    sender.looked(0, 0, Ok(u64::from(CHUNK)));
-    let after = outputs(&mut sender);
-    assert!(has_look(&after) && closed_of(&after).is_none());
-    sender.looked(0, 0, Ok(u64::from(CHUNK)));
-    assert_eq!(closed_of(&outputs(&mut sender)), Some(1));
-}
-
-#[test]
-fn a_word_that_calls_back_what_landed_is_answered_by_the_word_again() {
-    let (mut sender, first) = moving(2, 1);
-    let mut all = first.clone();
-    while let Some(run) = all.pop() {
-        sent(&mut sender, 0, run);
-        hear(&mut sender, landed(run.first, u64::from(run.count)));
-        all.extend(runs(&outputs(&mut sender)));
-    }
-    sender.looked(0, 0, Ok(2 * u64::from(CHUNK)));
-    assert_eq!(closed_of(&outputs(&mut sender)), Some(0));
-    // The receiver counts this word too, so the old one is stale to it.
-    hear(
-        &mut sender,
-        Message::Drained {
-            transfer: TRANSFER,
-            segment: 0,
-            chunks: ChunkRange { first: 0, count: 2 },
-        },
-    );
-    let after = outputs(&mut sender);
-    assert_eq!(closed_of(&after), Some(1));
-    assert!(runs(&after).is_empty() && !has_look(&after));
-}
-
-#[test]
-fn damage_is_judged_by_what_the_source_has_now() {
-    for (found, resends) in [(Ok([0; 16]), true), (Ok([9; 16]), false)] {
-        let (mut sender, first) = moving(1, 1);
-        let damaged = Message::Damaged {
-            transfer: TRANSFER,
-            segment: 0,
-            chunk: 0,
-        };
-        // It may be heard before the run is told as sent.
-        hear(&mut sender, damaged);
-        assert!(outputs(&mut sender).is_empty());
-        sent(&mut sender, 0, first[0]);
-        let recheck = outputs(&mut sender);
-        assert!(matches!(
-            recheck[..],
-            [SenderOutput::Recheck { chunk: 0, .. }]
-        ));
-        sender.rechecked(0, 0, found);
-        let after = outputs(&mut sender);
-        assert_eq!(runs(&after).len(), usize::from(resends));
-        let changed = |output: &SenderOutput| {
-            matches!(output, SenderOutput::Message(Message::Changed { .. }))
-        };
-        assert_eq!(after.iter().any(changed), !resends);
-    }
-}
-
-#[test]
-fn a_chunk_that_never_arrives_whole_fails_its_file_in_the_end() {
-    let (mut sender, mut next) = moving(1, 1);
-    for _ in 0..=limits::RESENDS_MAX {
-        sent(&mut sender, 0, next[0]);
-        hear(
-            &mut sender,
-            Message::Damaged {
-                transfer: TRANSFER,
-                segment: 0,
-                chunk: 0,
-            },
-        );
-        sender.rechecked(0, 0, Ok([0; 16]));
-        // The look that the sending asked for comes back, and counts no more.
-        sender.looked(0, 0, Ok(u64::from(CHUNK)));
-        let after = outputs(&mut sender);
-        next = runs(&after);
-        if next.is_empty() {
-            let ended = after.iter().find_map(|output| match output {
-                SenderOutput::FileEnded { result, .. } => Some(result.clone()),
-                _ => None,
-            });
-            let kind = ended.and_then(Result::err).map(|error| error.kind);
-            assert_eq!(kind, Some(ErrorKind::Integrity));
-            return;
-        }
-    }
-    panic!("it was sent again and again");
 }
 
 #[test]
@@ -625,10 +548,10 @@ proptest! {
                 match output {
                     SenderOutput::Run { run, .. } => unsent.push_back(run),
                     SenderOutput::Look { segment, file } if look => {
-                        sender.looked(segment, file, Ok(20 * u64::from(CHUNK)));
+                        sender.looked(segment, file, unchanged(20 * u64::from(CHUNK)));
                     }
                     SenderOutput::Recheck { segment, chunk } if recheck => {
-                        sender.rechecked(segment, chunk, Ok([0; 16]));
+                        sender.rechecked(segment, chunk, is_now([0; 16]));
                     }
                     SenderOutput::Finish => sender.finish(SideReport::default()),
                     _ => {}

@@ -45,7 +45,7 @@ fn a_stream_is_read_to_its_size_and_a_short_file_is_told() {
     let contents = bytes(150_000);
     file.write_all(&contents).expect("write");
     file.sync_all().expect("fsync");
-    let mut back = ReadBack::open(file.as_fd()).expect("opens");
+    let mut back = ReadBack::from_disk(file.as_fd()).expect("opens");
     let sum = back.sum(&plan(&[None], CHUNK), 0, 150_000);
     assert_eq!(sum, Ok(expected(&contents, CHUNK as usize)));
     let short = back.sum(&plan(&[Some(150_001)], CHUNK), 0, 150_001);
