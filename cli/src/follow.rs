@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// How a transfer was followed to its end.
@@ -31,15 +32,52 @@ pub struct Followed {
     pub is_over: bool,
 }
 
-/// Closes what a transfer ran on, unless it still runs: then the process ends
-/// without it.
-pub fn let_go(pool: Pool, beside: Option<Embedded>, is_over: bool) {
-    if is_over {
+/// Closes what a transfer ran on. Where the transfer still runs, or closing takes
+/// too long after a signal, the process ends without that: a file call that the
+/// kernel holds is waited for by nobody.
+///
+/// # Errors
+/// The system gives no thread for it.
+pub fn let_go(
+    pool: Pool,
+    beside: Option<Embedded>,
+    is_over: bool,
+    interrupts: &Interrupts,
+    console: &Console,
+) -> Result<(), Error> {
+    let close = move || {
         pool.close();
         beside.into_iter().for_each(Embedded::stop);
-    } else {
-        std::mem::forget((pool, beside));
+    };
+    if !is_over {
+        // Its report says so.
+        std::mem::forget(close);
+    } else if !within_stop_wait(close, interrupts)? {
+        console.line("haul: a disk does not answer: a temporary file .haul-* may be left there");
     }
+    Ok(())
+}
+
+/// Does `close`, and goes on without it once a signal's stop is overdue; true when
+/// it was done.
+fn within_stop_wait(
+    close: impl FnOnce() + Send + 'static,
+    interrupts: &Interrupts,
+) -> Result<bool, Error> {
+    let (closed, is_closed) = mpsc::channel::<()>();
+    let thread = std::thread::Builder::new().name("haul-close".to_owned());
+    thread
+        .spawn(move || {
+            close();
+            drop(closed);
+        })
+        .map_err(|error| fault("cannot start the thread that closes", error))?;
+    while is_closed.recv_timeout(LOOK_AGAIN) == Err(RecvTimeoutError::Timeout) {
+        if interrupts.is_overdue() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// How often it is looked whether a stop takes too long.
@@ -342,6 +380,17 @@ mod tests {
         let mut report = Report::failed(Error::new(ErrorKind::Partial, whole), Duration::ZERO);
         report.files = files.iter().map(file).collect();
         report
+    }
+
+    #[test]
+    fn a_close_that_hangs_is_waited_for_until_the_stop_is_overdue() {
+        let closed = within_stop_wait(|| (), &Interrupts::overdue());
+        assert_eq!(closed, Ok(true), "it was quick");
+        let (_holds, held) = mpsc::channel::<()>();
+        let hangs = move || {
+            let _ = held.recv();
+        };
+        assert_eq!(within_stop_wait(hangs, &Interrupts::overdue()), Ok(false));
     }
 
     #[test]

@@ -94,6 +94,21 @@ impl Interrupts {
             .is_some_and(|(_, since)| since.elapsed() >= STOP_WAIT)
     }
 
+    /// A signal that came so long ago that no stop is awaited.
+    #[cfg(test)]
+    pub fn overdue() -> Self {
+        let interrupts = Self::default();
+        let since = Instant::now()
+            .checked_sub(STOP_WAIT)
+            .expect("a machine up for seconds");
+        let state = State {
+            signal: Some((SIGTERM, since)),
+            stop: None,
+        };
+        *interrupts.0.lock().expect("fresh") = state;
+        interrupts
+    }
+
     /// Ends the process at once with the signal's exit code.
     pub fn exit(&self) {
         if let Some(code) = self.exit_code() {

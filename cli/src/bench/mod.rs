@@ -163,7 +163,8 @@ impl Bench<'_> {
         drop(shown);
         let report = followed.report;
         self.told.intervals.extend(intervals.finish(&report));
-        follow::let_go(pool, server.embedded, followed.is_over);
+        let (beside, is_over) = (server.embedded, followed.is_over);
+        follow::let_go(pool, beside, is_over, self.interrupts, self.console)?;
         Ok(report)
     }
 

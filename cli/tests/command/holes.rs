@@ -3,55 +3,13 @@
 //! Leaves to others: which ranges there are (the engine's own tests). Invariant:
 //! neither end has more storage after a copy than its data takes.
 
-use crate::support::{Folder, Ran, Server, run, skip};
+use crate::mount::Mount;
+use crate::support::{Folder, Ran, Server, run};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::Command;
 
 const MIB: u64 = 1 << 20;
-
-/// A file system of its own below a fresh folder, unmounted with this.
-struct Mount(Folder);
-
-impl Mount {
-    /// None, said aloud, where it cannot be made here.
-    fn new(kind: &str) -> Option<Self> {
-        let folder = Folder::new();
-        folder.directory("mount");
-        let run = |program: &str, arguments: &[&str]| {
-            let done = Command::new(program).args(arguments).output();
-            done.is_ok_and(|done| done.status.success())
-        };
-        let (image, point) = (folder.path("image"), folder.path("mount"));
-        let (image, point) = (image.to_string_lossy(), point.to_string_lossy());
-        let mounted = match kind {
-            "tmpfs" => run(
-                "mount",
-                &["-t", "tmpfs", "-o", "size=300m", "tmpfs", &point],
-            ),
-            _ => {
-                File::create(&*image)
-                    .and_then(|file| file.set_len(400 * MIB))
-                    .expect("an image");
-                let make = format!("/usr/sbin/mkfs.{kind}");
-                run(&make, &["-q", &image])
-                    && run("mount", &["-o", "loop", "-t", kind, &image, &point])
-            }
-        };
-        if !mounted {
-            skip(&format!("no {kind} can be made and mounted here"));
-            return None;
-        }
-        Some(Self(folder))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path("mount")).status();
-    }
-}
 
 /// 100 MiB with three stretches of data: at the front, odd in the middle, at the
 /// end. Or none at all.
