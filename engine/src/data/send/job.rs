@@ -5,6 +5,7 @@
 
 use super::pipe::Step;
 use crate::protocol::Nanos;
+use rustix::io::Errno;
 
 /// Room that reads leave to sends, splices and watches.
 pub(super) const ROOM_KEPT: usize = 768;
@@ -27,8 +28,10 @@ pub(super) enum Job {
         bytes: u64,
         submitted: Nanos,
         zero_copy: bool,
-        /// No other zero-copy send held pages when it was submitted.
-        alone: bool,
+        /// Bytes that it pins, until its last completion.
+        pinned: usize,
+        /// It could not: its message comes back with the last completion.
+        refused: Option<Errno>,
     },
     /// A step of a chain of splices.
     Splice { place: usize, step: Step },

@@ -22,6 +22,7 @@ use crate::protocol::plan::Piece;
 use crate::protocol::wire::ChunkRange;
 use crate::protocol::{FileId, Nanos, Run};
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -113,6 +114,9 @@ pub struct Load {
     pub head: Vec<u8>,
     /// Bytes of the frame that the socket has.
     pub frame_sent: u64,
+    /// What is to be sent of it, in order, once it was written; not what is being
+    /// sent.
+    pub left: VecDeque<Box<Message>>,
     /// When its first operation was submitted.
     pub submitted: Option<Nanos>,
     /// What holds filler and was not told yet.
@@ -163,6 +167,7 @@ impl Load {
             checks: Vec::new(),
             head: Vec::new(),
             frame_sent: 0,
+            left: VecDeque::new(),
             submitted: None,
             voids: Vec::new(),
             mapping: Vec::new(),
@@ -501,6 +506,9 @@ impl Load {
     pub fn release(&mut self, pool: &mut Pool) {
         for part in self.parts.drain(..) {
             part.block.into_iter().for_each(|block| pool.put(block));
+        }
+        for message in self.left.drain(..) {
+            pool.put_all(message.slices);
         }
     }
 

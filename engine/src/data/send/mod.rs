@@ -2,7 +2,7 @@
 //!
 //! Leaves to others: which run goes where, and all messages. Invariants: a
 //! socket has one write in progress at a time; nothing waits for a zero-copy
-//! notification to send more; a connection's `Detached` is its last event.
+//! notification to send more, unless no more memory can be pinned; a connection's `Detached` is its last event.
 //!
 //! How a run goes: while the run before it is being sent, its bytes come to
 //! hand. Warm files lie in mapping windows that slide over them (32 MiB each),
@@ -13,7 +13,8 @@
 //! the run is read afresh), then one operation sends header, table and payload:
 //!
 //! * copy: SENDMSG from wherever the bytes lie.
-//! * zerocopy: SENDMSG_ZC, from the mapping where there is one.
+//! * zerocopy: SENDMSG_ZC, from the mapping where there is one; in pieces where
+//!   not all of a frame can be pinned at once.
 //! * splice: the file's pages through a pipe, one chain of operations a run.
 //!
 //! Why the mapping: a file in tmpfs has no page-cache read that the ring can do
@@ -32,6 +33,7 @@ mod connection;
 mod job;
 mod layout;
 mod load;
+mod pins;
 mod pipe;
 mod pool;
 mod reading;

@@ -5,6 +5,7 @@
 
 use crate::kernel::memory::{Arena, Block};
 use crate::kernel::page::PAGE_BYTES;
+use crate::kernel::ring::{Owner, Slice};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -67,6 +68,15 @@ impl Pool {
     /// Takes one.
     pub fn take(&mut self) -> Option<Arc<Block>> {
         self.free.pop()
+    }
+
+    /// Gives the blocks among `slices` back.
+    pub fn put_all(&mut self, slices: impl IntoIterator<Item = Slice>) {
+        for slice in slices {
+            if let Owner::Block(block) = slice.into_owner() {
+                self.put(block);
+            }
+        }
     }
 
     /// Gives a block, or a part of one, back.

@@ -369,7 +369,7 @@ impl Worker {
 
     /// Zero-copy was asked for and cannot be had: the files fail, because
     /// nothing is silently weaker than asked.
-    fn refuse_zero_copy(&self, load: &mut Load) {
+    pub fn refuse_zero_copy(&self, load: &mut Load) {
         let sources: Vec<_> = load.pieces.iter().map(|piece| piece.file).collect();
         for file in sources {
             let name = load

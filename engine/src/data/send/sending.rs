@@ -24,6 +24,8 @@ impl Worker {
     pub fn start_sends(&mut self) -> bool {
         let mut started = true;
         self.now = self.clock_now();
+        let open = self.connections.iter().flatten();
+        let open = open.filter(|connection| connection.is_open()).count();
         for place in 0..self.connections.len() {
             let Some(connection) = self.connections[place].as_ref() else {
                 continue;
@@ -40,19 +42,50 @@ impl Worker {
             if load.stage != Stage::Ready {
                 continue;
             }
-            load.stage = Stage::Sending;
             load.submitted.get_or_insert(self.now);
             if load.path == Path::Splice {
+                load.stage = Stage::Sending;
                 started &= self.start_splice(place, index);
                 continue;
             }
-            let mut message = self.message();
-            if let Some(load) = self.loads[index].as_mut() {
-                load.write_message(&mut message);
-            }
-            self.send(place, index, message);
+            self.start_send(place, index, open);
         }
         started
+    }
+
+    /// Sends the next piece of a load: all that is left of its frame, or as much as
+    /// may be pinned.
+    fn start_send(&mut self, place: usize, index: usize, open: usize) {
+        let left = self.loads[index]
+            .as_mut()
+            .and_then(|load| load.left.pop_front());
+        let written = left.is_some();
+        let mut message = left.unwrap_or_else(|| self.message());
+        let Some(load) = self.loads[index].as_mut() else {
+            return self.recycle(message);
+        };
+        if !written {
+            load.write_message(&mut message);
+        }
+        let whole = message.bytes();
+        let piece = match load.path {
+            Path::ZeroCopy => self.pins.piece(self.now, whole, open),
+            Path::Copy | Path::Splice => Some(whole),
+        };
+        let Some(bytes) = piece else {
+            load.left.push_front(message);
+            self.starved = true;
+            return;
+        };
+        load.stage = Stage::Sending;
+        if bytes < whole {
+            let mut rest = self.message();
+            message.cut(bytes, &mut rest);
+            if let Some(load) = self.loads[index].as_mut() {
+                load.left.push_front(rest);
+            }
+        }
+        self.send(place, index, message);
     }
 
     /// Queues the send of a message.
@@ -67,8 +100,8 @@ impl Worker {
         connection.sending_since = self.now;
         connection.operations += 1;
         connection.path = load.path;
-        let alone = self.unreleased == 0;
-        self.unreleased += usize::from(zero_copy);
+        let pinned = if zero_copy { message.bytes() } else { 0 };
+        self.pins.take(pinned);
         let socket = connection.socket.clone();
         let token = self.token(Job::Send {
             place,
@@ -76,7 +109,8 @@ impl Worker {
             bytes: message.bytes() as u64,
             submitted: self.now,
             zero_copy,
-            alone,
+            pinned,
+            refused: None,
         });
         let mode = SendMode {
             zero_copy,
@@ -93,7 +127,8 @@ impl Worker {
             bytes,
             submitted,
             zero_copy,
-            alone,
+            pinned,
+            refused,
         } = job
         else {
             return;
@@ -101,29 +136,30 @@ impl Worker {
         let message = completion.loan.into_message();
         match completion.outcome {
             Outcome::Released { copied } => {
+                if let Some(errno) = refused {
+                    return self.refused((place, load), (pinned, errno), message);
+                }
                 if zero_copy {
                     self.released(place, bytes, submitted, copied);
+                    self.pins.release(pinned);
+                } else {
+                    self.pins.give_back(pinned);
                 }
                 message
                     .into_iter()
                     .for_each(|message| self.recycle(message));
             }
+            Outcome::Done(Err(errno)) if pinned > 0 && is_refusal(errno) => {
+                self.refused((place, load), (pinned, errno), message);
+            }
             Outcome::Done(result) => {
-                if zero_copy {
-                    // No notification follows.
-                    self.unpinned(result.is_ok());
-                }
-                let of = (bytes, submitted, zero_copy, alone);
-                self.sent(place, load, of, result, message);
+                // No notification follows.
+                self.pins.give_back(pinned);
+                self.sent(place, load, (bytes, submitted), result, message);
             }
-            Outcome::Sent(result) => {
-                if result.unwrap_or(0) == 0 {
-                    // Nothing of it is pinned, and no one may wait for that.
-                    self.unpinned(false);
-                }
-                let of = (bytes, submitted, zero_copy, alone);
-                self.sent(place, load, of, result, None);
-            }
+            // Its message comes with the notification.
+            Outcome::Sent(Err(errno)) if is_refusal(errno) => {}
+            Outcome::Sent(result) => self.sent(place, load, (bytes, submitted), result, None),
         }
     }
 
@@ -132,7 +168,7 @@ impl Worker {
         &mut self,
         place: usize,
         index: usize,
-        (bytes, submitted, zero_copy, alone): (u64, Nanos, bool, bool),
+        (bytes, submitted): (u64, Nanos),
         result: Result<u32, Errno>,
         message: Option<Box<Message>>,
     ) {
@@ -161,7 +197,10 @@ impl Worker {
                 message
                     .into_iter()
                     .for_each(|message| self.recycle(message));
-                self.finish(place, index);
+                match self.loads[index].as_mut() {
+                    Some(load) if !load.left.is_empty() => load.stage = Stage::Ready,
+                    _ => self.finish(place, index),
+                }
             }
             Ok(1..) | Err(Errno::INTR | Errno::AGAIN) => match message {
                 Some(mut message) => {
@@ -177,12 +216,6 @@ impl Worker {
                     .into_iter()
                     .for_each(|message| self.recycle(message));
                 self.send_rest(index);
-            }
-            Err(Errno::NOMEM | Errno::NOBUFS | Errno::OPNOTSUPP) if zero_copy => {
-                message
-                    .into_iter()
-                    .for_each(|message| self.recycle(message));
-                self.zero_copy_refused(place, index, alone);
             }
             Err(errno) => {
                 message
@@ -228,35 +261,46 @@ impl Worker {
         }
     }
 
-    /// The kernel pins no more memory for zero-copy sends: where that was only
-    /// haul's choice, the connection copies from now on; where it was asked
-    /// for, the load waits while notifications are due, and is refused only when
-    /// nothing else was pinned as it was tried.
-    fn zero_copy_refused(&mut self, place: usize, index: usize, alone: bool) {
-        let Some(load) = self.loads[index].as_mut() else {
+    /// The kernel could not pin a piece: nothing of it went. It is cut smaller and
+    /// tried again; where not even the smallest can be had, a send that haul chose
+    /// goes by copy, and one that was asked for fails its files.
+    fn refused(
+        &mut self,
+        (place, index): (usize, usize),
+        (pinned, errno): (usize, Errno),
+        message: Option<Box<Message>>,
+    ) {
+        let may_go = self.pins.refuse(self.now, pinned) && errno != Errno::OPNOTSUPP;
+        if let Some(connection) = self.connections[place].as_mut() {
+            connection.busy = false;
+        }
+        let (Some(load), Some(message)) = (self.loads[index].as_mut(), message) else {
             return;
         };
-        let asked = load.segment.transmit == Transmit::Zerocopy;
-        load.release(&mut self.pool);
-        load.mapping.clear();
-        load.stage = Stage::Waiting;
-        if asked && !alone && self.unreleased > 0 {
-            return self.paused.push(index);
+        load.left.push_front(message);
+        load.stage = Stage::Ready;
+        if load.place.is_none() {
+            return self.drop_load(index);
         }
-        // Chosen again from the start: by copy, or with an error, or, where
-        // others' pages were in its way, once more without a copy.
-        self.waiting.push_front(index);
-        if asked && !alone {
+        let asked = load.segment.transmit == Transmit::Zerocopy;
+        if may_go && (asked || !self.pins.is_refused()) {
             return;
         }
+        load.path = Path::Copy;
         if let Some(connection) = self.connections[place].as_mut() {
             connection.refused_zero_copy = true;
             connection.auto = Path::Copy;
         }
         if !asked {
-            self.note(
+            return self.note(
                 "zero-copy sends were refused for want of lockable memory and went by copy: raise RLIMIT_MEMLOCK (`ulimit -l`)",
             );
+        }
+        // Its frame goes on, or the connection would be lost with it.
+        if let Some(mut load) = self.loads[index].take() {
+            self.refuse_zero_copy(&mut load);
+            self.tell_voids(&mut load);
+            self.loads[index] = Some(load);
         }
     }
 
@@ -275,19 +319,12 @@ impl Worker {
         if left {
             self.note("the kernel copied most zero-copy sends on this route: they go by copy now");
         }
-        self.unpinned(true);
     }
+}
 
-    /// A zero-copy send holds no pages any more. Where it never did (`freed` is
-    /// false) paused loads would only fail again, unless nothing else is left
-    /// that could wake them.
-    fn unpinned(&mut self, freed: bool) {
-        self.unreleased -= 1;
-        if freed || self.unreleased == 0 {
-            let paused = std::mem::take(&mut self.paused);
-            self.waiting.extend(paused);
-        }
-    }
+/// True where not enough memory could be pinned, or the socket cannot do it.
+pub fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::NOMEM | Errno::NOBUFS | Errno::OPNOTSUPP)
 }
 
 fn connection_error(worker: &Worker, place: usize, errno: Errno) -> Option<crate::Error> {

@@ -7,14 +7,16 @@
 use super::connection::{Connection, Ending};
 use super::job::{Job, ROOM_KEPT};
 use super::load::Load;
+use super::pins::{Pins, TRY_AGAIN_NANOS};
 use super::pool::Pool;
+use super::sending::is_refusal;
 use crate::data::thread;
 use crate::data::window::Windows;
 use crate::data::{Clock, Parting, SendCommand, SendEvent, SendEvents};
 use crate::error::{Error, Result};
 use crate::kernel::memory::Arena;
 use crate::kernel::queue::Reader;
-use crate::kernel::ring::{Completion, Handle, Message, Outcome, Owner, Ring};
+use crate::kernel::ring::{Completion, Handle, Message, Outcome, Ring};
 use crate::kernel::socket;
 use crate::protocol::{ConnectionId, Nanos};
 use crate::report::{ConnectionReport, SideReport};
@@ -32,6 +34,10 @@ const IN_FLIGHT_MAX: u32 = 2048;
 const BRISK_NANOS: u64 = 40_000_000;
 /// … for this long at a time.
 const BRISK_WAIT: Duration = Duration::from_millis(10);
+
+/// What waits for memory that other processes of the user pin is tried again after
+/// this: nobody tells when they let it go.
+const STARVED_WAIT: Duration = Duration::from_nanos(TRY_AGAIN_NANOS);
 
 /// A worker that has had nothing to send for this long lets its windows go.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
@@ -52,10 +58,10 @@ pub(super) struct Worker {
     pub unread: VecDeque<usize>,
     /// Loads whose bytes are all there.
     pub arrived: VecDeque<usize>,
-    /// Loads that wait for memory that notifications will free.
-    pub paused: Vec<usize>,
-    /// Zero-copy sends whose notification is due.
-    pub unreleased: usize,
+    /// What zero-copy sends pin.
+    pub pins: Pins,
+    /// A connection waits until more can be pinned, which others may hold.
+    pub starved: bool,
     /// Empty ones, boxed as they are lent, with what they allocated.
     #[expect(clippy::vec_box)]
     pub messages: Vec<Box<Message>>,
@@ -97,8 +103,8 @@ impl Worker {
             waiting: VecDeque::new(),
             unread: VecDeque::new(),
             arrived: VecDeque::new(),
-            paused: Vec::new(),
-            unreleased: 0,
+            pins: Pins::default(),
+            starved: false,
             messages: Vec::new(),
             now: clock.now(),
             report: SideReport::default(),
@@ -245,7 +251,6 @@ impl Worker {
         self.waiting.retain(|waiting| *waiting != index);
         self.unread.retain(|unread| *unread != index);
         self.arrived.retain(|arrived| *arrived != index);
-        self.paused.retain(|paused| *paused != index);
         if load.reading == 0 {
             load.release(&mut self.pool);
             self.loads[index] = None;
@@ -254,11 +259,7 @@ impl Worker {
 
     /// Gives a message's blocks back to the pool and keeps the message.
     pub fn recycle(&mut self, mut message: Box<Message>) {
-        for slice in message.slices.drain(..) {
-            if let Owner::Block(block) = slice.into_owner() {
-                self.pool.put(block);
-            }
-        }
+        self.pool.put_all(message.slices.drain(..));
         message.clear();
         self.messages.push(message);
     }
@@ -443,6 +444,9 @@ impl Worker {
             Some(_) if !preparing => at_once + 1,
             _ => at_once.max(1),
         };
+        if std::mem::take(&mut self.starved) {
+            return self.ring.submit_and_wait(wanted, Some(STARVED_WAIT));
+        }
         if brisk {
             return self.ring.submit_and_wait(wanted, Some(BRISK_WAIT));
         }
@@ -477,11 +481,15 @@ impl Worker {
             Outcome::Sent(result) => {
                 // Its notification will be judged by what really went.
                 if let Some(Job::Send {
-                    bytes, zero_copy, ..
+                    bytes,
+                    zero_copy,
+                    refused,
+                    ..
                 }) = self.jobs[token].as_mut()
                 {
                     *bytes = u64::from(result.unwrap_or(0));
                     *zero_copy = *bytes > 0;
+                    *refused = result.err().filter(|errno| is_refusal(*errno));
                 }
                 false
             }
@@ -541,6 +549,9 @@ impl Worker {
         // A transfer is over: its sources are let go.
         if self.loads.iter().all(Option::is_none) {
             self.windows.clear();
+        }
+        if let Some(note) = self.pins.take_note() {
+            self.note(&note);
         }
         let cpu = thread::cpu_nanos();
         let mut report = std::mem::take(&mut self.report);

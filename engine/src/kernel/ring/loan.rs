@@ -116,6 +116,28 @@ impl Slice {
         self.range.is_empty()
     }
 
+    /// Cuts it in two.
+    ///
+    /// # Panics
+    /// If a half would be empty, or it is of a block with another holder (own
+    /// invariants).
+    #[must_use]
+    pub fn split(self, at: usize) -> (Self, Self) {
+        assert!(0 < at && at < self.len(), "neither half is empty");
+        let Range { start, end } = self.range;
+        match self.owner {
+            Owner::Block(block) => {
+                let (first, second) = Block::split(block, start + at);
+                let first = Self::new(Owner::Block(first), start..start + at);
+                (first, Self::new(Owner::Block(second), 0..end - start - at))
+            }
+            owner => {
+                let second = Self::new(owner.clone(), start + at..end);
+                (Self::new(owner, start..start + at), second)
+            }
+        }
+    }
+
     /// Its bytes; `None` for a mapped file's, which only the kernel reads.
     #[must_use]
     pub fn as_bytes(&self) -> Option<&[u8]> {
@@ -193,6 +215,33 @@ impl Message {
     pub fn advance(&mut self, bytes: usize) {
         assert!(bytes <= self.bytes(), "no more is sent than there was");
         self.skip += bytes;
+    }
+
+    /// Moves all but the first `bytes` of what is to go into `rest`, which is empty.
+    ///
+    /// # Panics
+    /// If not even as many are to go, or some went before (own invariants).
+    pub fn cut(&mut self, bytes: usize, rest: &mut Self) {
+        assert!(
+            self.skip == 0 && bytes < self.bytes() && rest.bytes() == 0,
+            "a message is cut before any of it goes"
+        );
+        if bytes < self.head.len() {
+            rest.head.extend(self.head.drain(bytes..));
+        }
+        let mut left = bytes.saturating_sub(self.head.len());
+        let whole = self.slices.iter().take_while(|slice| {
+            let fits = slice.len() <= left;
+            left -= if fits { slice.len() } else { 0 };
+            fits
+        });
+        let whole = whole.count();
+        rest.slices.extend(self.slices.drain(whole..));
+        if left > 0 {
+            let (front, behind) = rest.slices.remove(0).split(left);
+            self.slices.push(front);
+            rest.slices.insert(0, behind);
+        }
     }
 
     /// Empties it, keeping its allocations.

@@ -27,10 +27,21 @@ use super::memory::{Arena, Region};
 use crate::error::{Error, ErrorKind, Result};
 use io_uring::{IoUring, cqueue, squeue, types};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A ring whose memory may not be locked is tried again for so long: what other
+/// transfers of the user pin comes and goes within less.
+const MEMORY_WAIT: Duration = Duration::from_secs(2);
+/// … and this often.
+const MEMORY_LOOK: Duration = Duration::from_millis(5);
+/// Memory of one entry: a submission of 64 bytes and two completions of 16.
+const ENTRY_BYTES: u64 = 96;
+/// Entries of tokio-uring's own ring, by its default.
+pub const RUNTIME_ENTRIES: u32 = 256;
 /// Operations that one ring can have in flight, at most: the kernel's largest
 /// completion queue (65,536) holds two completions of each.
 pub const IN_FLIGHT_MAX: u32 = 32_768;
@@ -100,14 +111,16 @@ impl Ring {
     pub fn new(in_flight_max: u32) -> Result<Self> {
         let in_flight_max = in_flight_max.clamp(1, IN_FLIGHT_MAX);
         let entries = in_flight_max.next_power_of_two();
-        let io = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_cqsize(entries * 2)
-            .build(entries)
-            .map_err(|error| refused(&error))?;
+        let build = || {
+            IoUring::builder()
+                .setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag()
+                .setup_submit_all()
+                .setup_cqsize(entries * 2)
+                .build(entries)
+        };
+        let io = when_memory_is_there(entries, build).map_err(|error| refused(&error))?;
         Ok(Self {
             io,
             flights: (0..in_flight_max).map(|_| None).collect(),
@@ -378,6 +391,27 @@ fn outcome(entry: &cqueue::Entry, more: bool) -> Outcome {
 
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// Builds a ring of `entries`; where its memory may not be locked, though it could
+/// be if nothing else were, again and again for a while: rings are charged to
+/// what zero-copy sends of the same user pin for moments.
+///
+/// # Errors
+/// As `build`.
+pub fn when_memory_is_there<T>(entries: u32, build: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let may_lock = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
+    let may_come = may_lock >= u64::from(entries) * ENTRY_BYTES;
+    let began = Instant::now();
+    let waits = || may_come && began.elapsed() < MEMORY_WAIT;
+    loop {
+        match build() {
+            Err(error) if errno(&error) == Errno::NOMEM && waits() => {
+                std::thread::sleep(MEMORY_LOOK);
+            }
+            built => return built,
+        }
+    }
 }
 
 /// Why a ring could not be made, and the cure.

@@ -1,6 +1,6 @@
 //! The ring's rules against the real kernel.
 
-use super::super::memory::Window;
+use super::super::memory::{Block, Window};
 use super::super::page::PAGE_BYTES;
 use super::*;
 use crate::kernel::fault::watched;
@@ -324,4 +324,50 @@ fn dropping_a_ring_drains_what_is_in_flight() {
     drop(ring);
     assert_eq!(Arc::strong_count(&kept), 1);
     drop(accepted);
+}
+
+#[test]
+fn a_message_is_cut_anywhere_and_blocks_come_back_whole() {
+    let pattern: Vec<u8> = (0..40).collect();
+    let bytes_of = |message: &Message| {
+        let slices = message.slices.iter().flat_map(|slice| slice.as_bytes());
+        [
+            &[message.head.as_slice()],
+            slices.collect::<Vec<_>>().as_slice(),
+        ]
+        .concat()
+        .concat()
+    };
+    for at in 1..39 {
+        let (_arena, mut blocks) = Arena::new(4096, 1, false).expect("mapped");
+        let mut block = blocks.pop().expect("one");
+        let whole = Arc::get_mut(&mut block).expect("ours").as_mut_slice();
+        whole[100..120].copy_from_slice(&pattern[15..35]);
+        let vector = |range: std::ops::Range<usize>| {
+            let vector = Arc::new(pattern.clone());
+            Slice::new(Owner::Vector(vector), range)
+        };
+        let mut front = *message(
+            &pattern[..5],
+            vec![
+                vector(5..15),
+                Slice::new(Owner::Block(block), 100..120),
+                vector(35..39),
+            ],
+        );
+        let mut rest = Message::default();
+        if at < front.bytes() {
+            front.cut(at, &mut rest);
+        }
+        assert_eq!(front.bytes(), at);
+        assert_eq!(bytes_of(&front), pattern[..at]);
+        assert_eq!(bytes_of(&rest), pattern[at..39]);
+        let slices = front.slices.into_iter().chain(rest.slices);
+        let parts = slices.filter_map(|slice| match slice.into_owner() {
+            Owner::Block(block) => Some(block),
+            _ => None,
+        });
+        let joined = parts.reduce(Block::join).expect("a block");
+        assert_eq!(joined.len(), 4096, "{at}");
+    }
 }
