@@ -8,7 +8,7 @@ use crate::clean::{self, CleanArguments};
 use crate::console::When;
 use crate::endpoint::{Endpoint, PORT_DEFAULT};
 use crate::size;
-use crate::token::{self, Found};
+use crate::token::{self, FoundToken};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use haul_engine::Error;
@@ -397,7 +397,7 @@ impl TransferOptions {
     ///
     /// # Errors
     /// One that was given, or found, cannot be used.
-    pub fn token(&self) -> Result<Option<Found>, Error> {
+    pub fn token(&self) -> Result<Option<FoundToken>, Error> {
         if self.no_token {
             return Ok(None);
         }

@@ -5,7 +5,7 @@
 //! transfer is `finished`, and nothing of that transfer follows it.
 
 use crate::console::Console;
-use crate::outcome::{Outcome, ReportJson};
+use crate::outcome::{OutcomeWord, ReportJson};
 use haul_engine::report::{ConnectionProgress, FileReport};
 use haul_engine::{Error, Event};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use serde::Serialize;
 /// One line.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Line<'a> {
+enum EventLine<'a> {
     Planned {
         run: Option<u32>,
         files: u64,
@@ -49,7 +49,7 @@ enum Line<'a> {
     },
     Finished {
         run: Option<u32>,
-        outcome: Outcome,
+        outcome: OutcomeWord,
         exit_code: u8,
         landed_bytes: u64,
         seconds: f64,
@@ -87,12 +87,12 @@ impl Events {
     pub fn tell(&mut self, event: &Event) {
         let run = self.run;
         self.write(&match event {
-            Event::Planned { files, bytes } => Line::Planned {
+            Event::Planned { files, bytes } => EventLine::Planned {
                 run,
                 files: *files,
                 bytes: *bytes,
             },
-            Event::Progress(progress) => Line::Progress {
+            Event::Progress(progress) => EventLine::Progress {
                 run,
                 seconds: progress.seconds,
                 landed_bytes: progress.landed_bytes,
@@ -105,23 +105,23 @@ impl Events {
                 ended_files: progress.ended_files,
                 connections: &progress.connections,
             },
-            Event::FileEnded(file) => Line::File { run, file },
-            Event::ConnectionLost { connection, why } => Line::ConnectionLost {
+            Event::FileEnded(file) => EventLine::File { run, file },
+            Event::ConnectionLost { connection, why } => EventLine::ConnectionLost {
                 run,
                 connection: *connection,
                 why,
             },
-            Event::ConnectionJoined { connection } => Line::ConnectionJoined {
+            Event::ConnectionJoined { connection } => EventLine::ConnectionJoined {
                 run,
                 connection: *connection,
             },
-            Event::Note(text) => Line::Note { run, text },
+            Event::Note(text) => EventLine::Note { run, text },
         });
     }
 
     /// Writes the last event of a transfer.
     pub fn finished(&mut self, report: &ReportJson) {
-        self.write(&Line::Finished {
+        self.write(&EventLine::Finished {
             run: self.run,
             outcome: report.outcome,
             exit_code: report.exit_code,
@@ -135,7 +135,7 @@ impl Events {
         self.failed.take()
     }
 
-    fn write(&mut self, line: &Line<'_>) {
+    fn write(&mut self, line: &EventLine<'_>) {
         if !self.wanted || self.failed.is_some() {
             return;
         }
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_object_with_its_name() {
-        let line = serde_json::to_value(Line::ConnectionLost {
+        let line = serde_json::to_value(EventLine::ConnectionLost {
             run: Some(2),
             connection: 7,
             why: "reset",

@@ -22,20 +22,20 @@ const TELL_WAIT: Duration = Duration::from_secs(5);
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 
 /// What to call when a signal comes.
-type Stop = Box<dyn FnOnce() + Send>;
+type StopCall = Box<dyn FnOnce() + Send>;
 
 /// What the signal's thread and the commands share.
 #[derive(Default)]
-struct State {
+struct Signalled {
     /// The first signal that came, and when.
     signal: Option<(i32, Instant)>,
     /// What it stops.
-    stop: Option<Stop>,
+    stop: Option<StopCall>,
 }
 
 /// The signals of this process.
 #[derive(Clone, Default)]
-pub struct Interrupts(Arc<Mutex<State>>);
+pub struct Interrupts(Arc<Mutex<Signalled>>);
 
 impl Interrupts {
     /// Takes SIGINT, SIGTERM and SIGHUP over, on a thread of its own, and makes a
@@ -101,7 +101,7 @@ impl Interrupts {
         let since = Instant::now()
             .checked_sub(STOP_WAIT)
             .expect("a machine up for seconds");
-        let state = State {
+        let state = Signalled {
             signal: Some((SIGTERM, since)),
             stop: None,
         };

@@ -17,7 +17,7 @@ pub const VARIABLE: &str = "HAUL_LOG";
 ///
 /// # Errors
 /// HAUL_LOG is not a filter.
-pub fn start(console: &Console, verbose: u8, quietest: Level) -> Result<(), Error> {
+pub fn start(console: &Console, verbose: u8, quietest: Talk) -> Result<(), Error> {
     let filter = match std::env::var(VARIABLE) {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).map_err(|error| {
             usage(format!(
@@ -38,7 +38,7 @@ pub fn start(console: &Console, verbose: u8, quietest: Level) -> Result<(), Erro
 
 /// How much a subcommand says without -v.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub enum Talk {
     /// Nothing: what went wrong is in the error and the report.
     Quiet,
     /// What a server's log holds: sessions and transfers.
@@ -46,14 +46,14 @@ pub enum Level {
 }
 
 /// The filter that -v's stand for.
-fn filter_text(verbose: u8, quietest: Level) -> &'static str {
+fn filter_text(verbose: u8, quietest: Talk) -> &'static str {
     match (quietest, verbose) {
-        (Level::Quiet, 0) => "error",
+        (Talk::Quiet, 0) => "error",
         // "haul" alone would take haul_engine in; what a server logs of it
         // comes as events already.
-        (Level::Info, 0) => "error,haul=info,haul_engine=error",
-        (Level::Quiet, 1) => "warn,haul=info,haul_engine=info",
-        (Level::Quiet, 2) | (Level::Info, 1) => "info,haul=debug,haul_engine=debug",
+        (Talk::Info, 0) => "error,haul=info,haul_engine=error",
+        (Talk::Quiet, 1) => "warn,haul=info,haul_engine=info",
+        (Talk::Quiet, 2) | (Talk::Info, 1) => "info,haul=debug,haul_engine=debug",
         _ => "debug,haul=trace,haul_engine=trace",
     }
 }
@@ -62,10 +62,10 @@ fn filter_text(verbose: u8, quietest: Level) -> &'static str {
 struct Lines(Console);
 
 impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Line;
+    type Writer = LogLine;
 
-    fn make_writer(&'a self) -> Line {
-        Line {
+    fn make_writer(&'a self) -> LogLine {
+        LogLine {
             console: self.0.clone(),
             text: Vec::new(),
         }
@@ -73,12 +73,12 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 /// One event's line, written when it is complete.
-struct Line {
+struct LogLine {
     console: Console,
     text: Vec<u8>,
 }
 
-impl io::Write for Line {
+impl io::Write for LogLine {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.text.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -89,7 +89,7 @@ impl io::Write for Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for LogLine {
     fn drop(&mut self) {
         if !self.text.is_empty() {
             self.console
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_level_is_a_filter() {
-        for quietest in [Level::Quiet, Level::Info] {
+        for quietest in [Talk::Quiet, Talk::Info] {
             for verbose in 0..5 {
                 let text = filter_text(verbose, quietest);
                 assert!(EnvFilter::try_new(text).is_ok(), "{text}");

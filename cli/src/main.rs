@@ -120,10 +120,10 @@ fn raise_open_files() {
 }
 
 /// How much is logged without -v.
-fn quietest(command: &Command) -> logging::Level {
+fn quietest(command: &Command) -> logging::Talk {
     match command {
-        Command::Serve(serve) if !serve.quiet => logging::Level::Info,
-        _ => logging::Level::Quiet,
+        Command::Serve(serve) if !serve.quiet => logging::Talk::Info,
+        _ => logging::Talk::Quiet,
     }
 }
 
@@ -137,8 +137,8 @@ mod tests {
             let arguments = Arguments::try_parse_from(line.split(' ')).expect("a command line");
             quietest(&arguments.command)
         };
-        assert_eq!(level("haul serve --root ."), logging::Level::Info);
-        assert_eq!(level("haul serve --root . -q"), logging::Level::Quiet);
-        assert_eq!(level("haul copy a b"), logging::Level::Quiet);
+        assert_eq!(level("haul serve --root ."), logging::Talk::Info);
+        assert_eq!(level("haul serve --root . -q"), logging::Talk::Quiet);
+        assert_eq!(level("haul copy a b"), logging::Talk::Quiet);
     }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 /// How it ended, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum OutcomeWord {
     /// Everything reached the level asked for.
     Complete,
     /// Some files failed, the rest are sealed.
@@ -30,7 +30,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, Serialize)]
 pub struct ReportJson {
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: OutcomeWord,
     /// The process's exit code.
     pub exit_code: u8,
     /// The first error.
@@ -199,10 +199,10 @@ impl ReportJson {
         let exit_code = exit_code(report.error.as_ref(), signalled);
         Self {
             outcome: match report.error.as_ref().map(|error| error.kind) {
-                None => Outcome::Complete,
-                Some(ErrorKind::Partial) => Outcome::Partial,
-                Some(ErrorKind::Interrupted) => Outcome::Interrupted,
-                Some(_) => Outcome::Failed,
+                None => OutcomeWord::Complete,
+                Some(ErrorKind::Partial) => OutcomeWord::Partial,
+                Some(ErrorKind::Interrupted) => OutcomeWord::Interrupted,
+                Some(_) => OutcomeWord::Failed,
             },
             exit_code,
             error: report.error.as_ref().map(ErrorReport::from),

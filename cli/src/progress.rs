@@ -54,7 +54,7 @@ impl Sealing {
 pub struct Shown {
     console: Console,
     how: How,
-    rate: Rate,
+    rate: ShownRate,
     sealing: Sealing,
     /// Since when all had landed, in seconds.
     sealing_since: Option<f64>,
@@ -103,7 +103,7 @@ impl Shown {
         Self {
             console: console.clone(),
             how,
-            rate: Rate::default(),
+            rate: ShownRate::default(),
             sealing,
             sealing_since: None,
         }
@@ -260,11 +260,11 @@ fn share(part: u64, whole: u64) -> f64 {
 /// The rate over the last seconds: old samples leave, so that a path that
 /// changed is seen soon, and a burst of acknowledgements is not.
 #[derive(Default)]
-struct Rate {
+struct ShownRate {
     samples: VecDeque<(f64, u64)>,
 }
 
-impl Rate {
+impl ShownRate {
     /// `bytes` had landed after `seconds`.
     fn add(&mut self, seconds: f64, bytes: u64) {
         self.samples.push_back((seconds, bytes));
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn the_rate_forgets_the_past() {
-        let mut rate = Rate::default();
+        let mut rate = ShownRate::default();
         assert_eq!(rate.bytes_per_second(), None);
         rate.add(2.0, 200);
         assert_eq!(rate.bytes_per_second(), Some(100.0));

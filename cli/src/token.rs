@@ -19,7 +19,7 @@ pub const VARIABLE: &str = "HAUL_TOKEN";
 const HEX_DIGITS: usize = 64;
 
 /// A token and where it came from, for sentences.
-pub struct Found {
+pub struct FoundToken {
     /// The secret.
     pub token: Token,
     /// A file's name, or the variable's.
@@ -40,7 +40,7 @@ pub fn random() -> Result<Token, Error> {
 ///
 /// # Errors
 /// A token that was given, or found, cannot be used.
-pub fn find(file: Option<&Path>) -> Result<Option<Found>, Error> {
+pub fn find(file: Option<&Path>) -> Result<Option<FoundToken>, Error> {
     if let Some(file) = file {
         return read(file).map(Some);
     }
@@ -50,7 +50,7 @@ pub fn find(file: Option<&Path>) -> Result<Option<Found>, Error> {
                 "{VARIABLE} does not hold a token of {HEX_DIGITS} hex digits"
             ))
         })?;
-        return Ok(Some(Found {
+        return Ok(Some(FoundToken {
             token,
             origin: VARIABLE.to_owned(),
         }));
@@ -63,7 +63,7 @@ pub fn find(file: Option<&Path>) -> Result<Option<Found>, Error> {
 ///
 /// # Errors
 /// The file cannot be used or made.
-pub fn find_or_make(file: Option<&Path>) -> Result<Found, Error> {
+pub fn find_or_make(file: Option<&Path>) -> Result<FoundToken, Error> {
     let places = match file {
         Some(file) => vec![file.to_owned()],
         None => places(),
@@ -98,7 +98,7 @@ fn places() -> Vec<PathBuf> {
 }
 
 /// The token of the first place that has one.
-fn find_in(places: &[PathBuf]) -> Result<Option<Found>, Error> {
+fn find_in(places: &[PathBuf]) -> Result<Option<FoundToken>, Error> {
     for place in places {
         // Asked before opening, so that a missing file is no error but one
         // that cannot be opened is.
@@ -115,7 +115,7 @@ fn find_in(places: &[PathBuf]) -> Result<Option<Found>, Error> {
 }
 
 /// Reads `file`, which nobody but this user may read.
-fn read(file: &Path) -> Result<Found, Error> {
+fn read(file: &Path) -> Result<FoundToken, Error> {
     let doing = || format!("cannot read the token file {}", file.display());
     let opened = OpenOptions::new()
         .read(true)
@@ -153,7 +153,7 @@ fn read(file: &Path) -> Result<Found, Error> {
         )
         .cure("delete it and let haul serve write a new one")
     })?;
-    Ok(Found {
+    Ok(FoundToken {
         token,
         origin: file.display().to_string(),
     })
@@ -161,7 +161,7 @@ fn read(file: &Path) -> Result<Found, Error> {
 
 /// Writes a new token to `file`, or takes the one that another server wrote
 /// there meanwhile. `own` folders are made, for this user only.
-fn make(file: &Path, own: bool) -> Result<Found, Error> {
+fn make(file: &Path, own: bool) -> Result<FoundToken, Error> {
     let doing = || format!("cannot make the token file {}", file.display());
     let local = |error: io::Error| fault(doing(), error);
     let folder = match file.parent() {
@@ -191,7 +191,7 @@ fn make(file: &Path, own: bool) -> Result<Found, Error> {
     let written = write_new(&beside, &token).and_then(|()| std::fs::hard_link(&beside, file));
     let _ = std::fs::remove_file(&beside);
     match written {
-        Ok(()) => Ok(Found {
+        Ok(()) => Ok(FoundToken {
             token,
             origin: file.display().to_string(),
         }),

@@ -10,7 +10,7 @@ mod circles;
 mod code;
 
 use circles::circles;
-use code::{beyond_supers, children, names, without_comments_and_literals};
+use code::{beyond_supers, children, names, types, without_comments_and_literals, without_tests};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -217,6 +217,25 @@ fn files_stay_small(files: &[SourceFile]) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// True for files that are compiled for tests only.
+fn is_of_tests(path: &str) -> bool {
+    path.contains("/tests/") || path.ends_with("tests.rs")
+}
+
+/// Who reads a name of a type knows what it is, wherever it stands.
+fn types_have_names_of_their_own(files: &[SourceFile]) -> Vec<String> {
+    let mut homes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for file in files.iter().filter(|file| !is_of_tests(&file.path)) {
+        for name in types(&without_tests(&file.code)) {
+            homes.entry(name).or_default().push(&file.path);
+        }
+    }
+    homes.retain(|_, paths| paths.len() > 1);
+    let said = homes.iter();
+    said.map(|(name, paths)| format!("{name} is defined in {}", paths.join(" and ")))
+        .collect()
 }
 
 /// The words in backticks of a page, outside of fenced blocks.
@@ -552,6 +571,43 @@ fn no_file_is_longer_than_a_person_reads() {
     holds(files_stay_small, &[("engine/src/data/send.rs", &long)]);
     let told = "// Why.\n\n".repeat(CODE_LINES_MAX) + "let x = 1;";
     allows(files_stay_small, &[("engine/src/data/send.rs", &told)]);
+}
+
+#[test]
+fn each_name_of_a_type_means_one_thing() {
+    let sample = [
+        SourceFile::new(
+            "engine/src/data/send/worker.rs",
+            "//! A.\npub struct Worker;",
+        ),
+        SourceFile::new(
+            "engine/src/data/receive/worker.rs",
+            "//! B.\nenum Worker { On }",
+        ),
+    ];
+    let complaints = types_have_names_of_their_own(&sample);
+    assert_eq!(
+        complaints,
+        [
+            "Worker is defined in engine/src/data/send/worker.rs and engine/src/data/receive/worker.rs"
+        ]
+    );
+    allows(
+        types_have_names_of_their_own,
+        &[
+            (
+                "engine/src/a.rs",
+                "pub struct One;\nimpl Deref for One {\n    type Target = u8;\n}",
+            ),
+            (
+                "engine/src/b.rs",
+                "type Target = u8; // struct One\nconst S: &str = \"struct One\";",
+            ),
+            ("engine/src/a/tests.rs", "struct One;"),
+            ("engine/src/c.rs", "#[cfg(test)]\nmod tests { struct One; }"),
+        ],
+    );
+    holds(types_have_names_of_their_own, &[]);
 }
 
 #[test]

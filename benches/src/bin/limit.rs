@@ -6,7 +6,7 @@
 //! and by its size in every later one, and is gone afterwards.
 
 use clap::Parser;
-use haul_benches::limit::{self, Job, Landing, Method, Outcome, Sending};
+use haul_benches::limit::{self, LimitJob, LimitLanding, LimitMethod, LimitOutcome, Sending};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs::File;
@@ -18,7 +18,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 /// The fastest way that bytes can go from file to file over loopback here,
 /// without framing and without checks: what haul is held against.
 #[derive(Parser)]
-struct Arguments {
+struct LimitArguments {
     /// The file to move; a random one is made in the directory without it.
     #[arg(long)]
     source: Option<PathBuf>,
@@ -76,13 +76,13 @@ fn size(text: &str) -> Result<u64, String> {
 
 /// One row: its runs, and the error that ended them.
 struct Row {
-    method: Method,
-    runs: Vec<Outcome>,
+    method: LimitMethod,
+    runs: Vec<LimitOutcome>,
     error: Option<String>,
 }
 
 impl Row {
-    fn median(&self, of: impl Fn(&Outcome) -> f64) -> f64 {
+    fn median(&self, of: impl Fn(&LimitOutcome) -> f64) -> f64 {
         let mut values: Vec<f64> = self.runs.iter().map(of).collect();
         values.sort_by(f64::total_cmp);
         match values.len() {
@@ -97,7 +97,7 @@ impl Row {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = Arguments::parse();
+    let arguments = LimitArguments::parse();
     let directory = tempfile::Builder::new()
         .prefix("haul-limit-")
         .tempdir_in(&arguments.directory)?;
@@ -105,7 +105,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(path) => path.clone(),
         None => made_source(directory.path(), arguments.bytes)?,
     };
-    let job = Job {
+    let job = LimitJob {
         bytes: source.metadata()?.len(),
         source,
         target: (!arguments.null).then(|| directory.path().join("target")),
@@ -113,7 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         cold: arguments.cold,
         congestion: arguments.congestion.clone(),
     };
-    let mut rows: Vec<Row> = Method::matrix(arguments.durable)
+    let mut rows: Vec<Row> = LimitMethod::matrix(arguments.durable)
         .into_iter()
         .filter(|method| {
             let name = method.name();
@@ -151,7 +151,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Runs every row once. Each round starts at another row and every other one
 /// runs backwards, so that no row always follows the same one.
 fn measure_round(
-    job: &Job,
+    job: &LimitJob,
     rows: &mut [Row],
     round: u32,
     twice: bool,
@@ -224,7 +224,7 @@ fn made_source(directory: &Path, bytes: u64) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-fn print_table(output: &mut impl Write, job: &Job, rows: &[Row]) -> io::Result<()> {
+fn print_table(output: &mut impl Write, job: &LimitJob, rows: &[Row]) -> io::Result<()> {
     let bytes = job.bytes as f64;
     writeln!(
         output,
@@ -282,7 +282,7 @@ fn print_table(output: &mut impl Write, job: &Job, rows: &[Row]) -> io::Result<(
     )
 }
 
-fn as_json(job: &Job, rows: &[Row]) -> Value {
+fn as_json(job: &LimitJob, rows: &[Row]) -> Value {
     let told: Vec<Value> = rows
         .iter()
         .map(|row| {
@@ -295,10 +295,10 @@ fn as_json(job: &Job, rows: &[Row]) -> Value {
                     Sending::Mapping => "mapping",
                 },
                 "landing": match row.method.landing {
-                    Landing::Splice => "splice",
-                    Landing::RingWrite => "ring_write",
-                    Landing::Pwrite => "pwrite",
-                    Landing::RingDirect => "ring_direct",
+                    LimitLanding::Splice => "splice",
+                    LimitLanding::RingWrite => "ring_write",
+                    LimitLanding::Pwrite => "pwrite",
+                    LimitLanding::RingDirect => "ring_direct",
                 },
                 "connections": row.method.connections,
                 "error": row.error,

@@ -16,30 +16,30 @@ pub enum Sending {
 
 /// How bytes reach the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Landing {
+pub enum LimitLanding {
     /// splice(2) from the socket into a pipe and from there into the file.
     Splice,
     /// RECV and WRITE_FIXED on one ring for all connections.
     RingWrite,
     /// recv(2) and pwrite(2).
     Pwrite,
-    /// As [`Landing::RingWrite`], past the page cache into allocated extents:
+    /// As [`LimitLanding::RingWrite`], past the page cache into allocated extents:
     /// the best where the target must be durable.
     RingDirect,
 }
 
 /// One row of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Method {
+pub struct LimitMethod {
     /// The sending end.
     pub sending: Sending,
     /// The receiving end.
-    pub landing: Landing,
+    pub landing: LimitLanding,
     /// TCP connections.
     pub connections: usize,
 }
 
-impl Method {
+impl LimitMethod {
     /// The row's name.
     #[must_use]
     pub fn name(&self) -> String {
@@ -49,10 +49,10 @@ impl Method {
             Sending::Mapping => "mapping, ring sendmsg",
         };
         let landing = match self.landing {
-            Landing::Splice => "splice",
-            Landing::RingWrite => "ring write",
-            Landing::Pwrite => "recv + pwrite",
-            Landing::RingDirect => "ring direct write",
+            LimitLanding::Splice => "splice",
+            LimitLanding::RingWrite => "ring write",
+            LimitLanding::Pwrite => "recv + pwrite",
+            LimitLanding::RingDirect => "ring direct write",
         };
         format!("{sending} > {landing}, {}", self.connections)
     }
@@ -64,12 +64,12 @@ impl Method {
         let mut rows = Vec::new();
         for sending in [Sending::Sendfile, Sending::Buffer, Sending::Mapping] {
             for landing in [
-                Landing::Splice,
-                Landing::RingWrite,
-                Landing::Pwrite,
-                Landing::RingDirect,
+                LimitLanding::Splice,
+                LimitLanding::RingWrite,
+                LimitLanding::Pwrite,
+                LimitLanding::RingDirect,
             ] {
-                if landing == Landing::RingDirect && !durable {
+                if landing == LimitLanding::RingDirect && !durable {
                     continue;
                 }
                 for connections in [1, 2, 4] {

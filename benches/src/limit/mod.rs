@@ -14,7 +14,7 @@ mod ring;
 mod send;
 mod share;
 
-pub use method::{Landing, Method, Sending};
+pub use method::{LimitLanding, LimitMethod, Sending};
 
 use rustix::fs::Advice;
 use rustix::time::ClockId;
@@ -29,7 +29,7 @@ use std::time::Instant;
 
 /// What all rows of one measurement share.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct LimitJob {
     /// The file that is read.
     pub source: PathBuf,
     /// Its length.
@@ -46,7 +46,7 @@ pub struct Job {
 
 /// What one run took.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Outcome {
+pub struct LimitOutcome {
     /// From before the first connection until the target is closed.
     pub seconds: f64,
     /// CPU time of the whole process meanwhile, ring workers included.
@@ -73,7 +73,7 @@ fn connect(count: usize, congestion: &str) -> io::Result<(Vec<TcpStream>, Vec<Tc
 ///
 /// # Errors
 /// Whatever a call of either end says, or a connection that ends early.
-pub fn run(job: &Job, method: Method) -> io::Result<Outcome> {
+pub fn run(job: &LimitJob, method: LimitMethod) -> io::Result<LimitOutcome> {
     let source = File::open(&job.source)?;
     if job.cold {
         source.sync_all()?;
@@ -115,7 +115,7 @@ pub fn run(job: &Job, method: Method) -> io::Result<Outcome> {
     if let Some(target) = target.filter(|_| job.durable) {
         target.sync_data()?;
     }
-    Ok(Outcome {
+    Ok(LimitOutcome {
         seconds: started.elapsed().as_secs_f64(),
         cpu_seconds: clock_seconds(ClockId::ProcessCPUTime) - cpu_before,
         sender_cpu_seconds,
@@ -165,9 +165,9 @@ mod tests {
             .map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8)
             .collect();
         std::fs::write(&source, pattern).expect("written");
-        for (number, method) in Method::matrix(true).into_iter().enumerate() {
+        for (number, method) in LimitMethod::matrix(true).into_iter().enumerate() {
             let target = directory.path().join(format!("target-{number}"));
-            let job = Job {
+            let job = LimitJob {
                 source: source.clone(),
                 bytes,
                 target: Some(target.clone()),
@@ -179,7 +179,7 @@ mod tests {
             match run(&job, method) {
                 // Not every file system has direct writes.
                 Err(error)
-                    if method.landing == Landing::RingDirect
+                    if method.landing == LimitLanding::RingDirect
                         && error.kind() == io::ErrorKind::InvalidInput => {}
                 done => {
                     done.unwrap_or_else(|error| panic!("{name}: {error}"));

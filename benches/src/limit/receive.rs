@@ -4,7 +4,7 @@
 //! each byte goes to its own offset in the target, or, without a target, is
 //! read and forgotten.
 
-use super::method::Landing;
+use super::method::LimitLanding;
 use super::ring;
 use super::share::{BLOCK_BYTES, ended_early, on_threads, stripes};
 use rustix::net::RecvFlags;
@@ -17,16 +17,16 @@ use std::os::unix::fs::FileExt;
 
 /// Receives `bytes` over all sockets into the target, or discards them.
 pub(super) fn run(
-    landing: Landing,
+    landing: LimitLanding,
     sockets: &[TcpStream],
     target: Option<&File>,
     bytes: u64,
 ) -> io::Result<()> {
     let count = sockets.len();
     match landing {
-        Landing::RingWrite => ring::receive(sockets, target, bytes, false),
-        Landing::RingDirect => ring::receive(sockets, target, bytes, true),
-        Landing::Splice => on_threads(sockets, |index, socket| {
+        LimitLanding::RingWrite => ring::receive(sockets, target, bytes, false),
+        LimitLanding::RingDirect => ring::receive(sockets, target, bytes, true),
+        LimitLanding::Splice => on_threads(sockets, |index, socket| {
             let pipe = pipe()?;
             // Without a target the pipe empties into the null device.
             let null = File::options().write(true).open("/dev/null")?;
@@ -36,7 +36,7 @@ pub(super) fn run(
             Ok(0.0)
         })
         .map(drop),
-        Landing::Pwrite => on_threads(sockets, |index, socket| {
+        LimitLanding::Pwrite => on_threads(sockets, |index, socket| {
             let mut block = vec![0; BLOCK_BYTES];
             for (offset, length) in stripes(bytes, index, count) {
                 receive(socket, target, offset, length, &mut block)?;

@@ -7,7 +7,7 @@
 use super::share::{BLOCK_BYTES, STRIPE_BYTES, ended_early, stripes};
 use haul_engine::kernel::memory::{Arena, Block, Window};
 use haul_engine::kernel::ring::{
-    Completion, Handle, Message, Outcome, Owner, Ring, SendMode, Slice,
+    Completion, Handle, IoMessage, Outcome, Owner, Ring, SendMode, Slice,
 };
 use rustix::fs::{FallocateFlags, OFlags};
 use std::collections::VecDeque;
@@ -47,13 +47,13 @@ fn moved(completion: &Completion) -> io::Result<usize> {
 }
 
 /// One connection that sends: its stripes ahead, mapped and being populated.
-struct Sender {
+struct RingSender {
     socket: Handle,
     stripes: VecDeque<(u64, u64)>,
     next: Option<Slice>,
 }
 
-impl Sender {
+impl RingSender {
     /// Maps the next stripe and lets a kernel worker bring its pages in.
     fn fetch(&mut self, ring: &mut Ring, source: &File) -> io::Result<()> {
         self.next = match self.stripes.pop_front() {
@@ -72,7 +72,7 @@ impl Sender {
         let Some(slice) = self.next.take() else {
             return Ok(());
         };
-        let mut message = Box::<Message>::default();
+        let mut message = Box::<IoMessage>::default();
         message.slices.push(slice);
         ring.send(&self.socket, message, SendMode::default(), token);
         self.fetch(ring, source)
@@ -86,7 +86,7 @@ pub(super) fn send(sockets: &[TcpStream], source: &File, bytes: u64) -> io::Resu
     let mut ring = ring(8 * count as u32)?;
     let mut senders = Vec::new();
     for (index, socket) in sockets.iter().enumerate() {
-        let mut sender = Sender {
+        let mut sender = RingSender {
             socket: handle(socket)?,
             stripes: stripes(bytes, index, count).collect(),
             next: None,
@@ -120,7 +120,7 @@ pub(super) fn send(sockets: &[TcpStream], source: &File, bytes: u64) -> io::Resu
 
 /// One connection that receives: where its next block goes, and how much of it
 /// is there.
-struct Receiver {
+struct RingReceiver {
     socket: Handle,
     stripes: VecDeque<(u64, u64)>,
     wanted: usize,
@@ -128,7 +128,7 @@ struct Receiver {
     idle: bool,
 }
 
-impl Receiver {
+impl RingReceiver {
     /// Receives the next block, if a block is free and bytes are left.
     fn start(&mut self, ring: &mut Ring, free: &mut Vec<Arc<Block>>, token: u64) {
         let Some((_, left)) = self.stripes.front() else {
@@ -162,13 +162,13 @@ impl Receiver {
 }
 
 /// Where full blocks go.
-struct Target<'a> {
+struct RingTarget<'a> {
     file: Option<&'a File>,
     handle: Option<Handle>,
     direct: bool,
 }
 
-impl<'a> Target<'a> {
+impl<'a> RingTarget<'a> {
     fn new(file: Option<&'a File>, direct: bool, bytes: u64) -> io::Result<Self> {
         let handle = match file {
             None => None,
@@ -225,10 +225,10 @@ pub(super) fn receive(
     let mut ring = ring((blocks + count) as u32)?;
     let (arena, mut free) = Arena::new(BLOCK_BYTES, blocks, true)?;
     ring.register(&arena)?;
-    let target = Target::new(target, direct, bytes)?;
+    let target = RingTarget::new(target, direct, bytes)?;
     let mut receivers = Vec::new();
     for (index, socket) in sockets.iter().enumerate() {
-        receivers.push(Receiver {
+        receivers.push(RingReceiver {
             socket: handle(socket)?,
             stripes: stripes(bytes, index, count).collect(),
             wanted: 0,

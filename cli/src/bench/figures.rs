@@ -4,7 +4,7 @@
 //! Leaves to others: measuring. Invariant: a summary is of complete runs only,
 //! and the intervals of a run add up to what landed in it.
 
-use crate::outcome::{self, Outcome, ReportJson};
+use crate::outcome::{self, OutcomeWord, ReportJson};
 use crate::size::{format_connections, format_rate, format_seconds, format_size};
 use haul_engine::report::{ConnectionProgress, ConnectionReport, ErrorReport, Report, TcpInfo};
 use haul_engine::{Error, ErrorKind, Progress};
@@ -42,7 +42,7 @@ pub struct Setup {
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Run {
+pub struct RunFigures {
     /// Its number, from 1.
     pub run: u32,
     /// What it was measured with.
@@ -132,13 +132,13 @@ pub struct Summary {
 /// The final JSON object.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchJson {
-    outcome: Outcome,
+    outcome: OutcomeWord,
     exit_code: u8,
     error: Option<ErrorReport>,
     /// What was measured; null where it made no sense.
     pub setup: Option<Setup>,
     /// Every run.
-    pub runs: Vec<Run>,
+    pub runs: Vec<RunFigures>,
     /// Every run's intervals.
     pub intervals: Vec<Interval>,
     configurations: Vec<Summary>,
@@ -148,7 +148,7 @@ pub struct BenchJson {
 impl Default for BenchJson {
     fn default() -> Self {
         Self {
-            outcome: Outcome::Complete,
+            outcome: OutcomeWord::Complete,
             exit_code: 0,
             error: None,
             setup: None,
@@ -166,9 +166,9 @@ impl BenchJson {
         self.exit_code = outcome::exit_code(error, signalled);
         self.error = error_json(error);
         self.outcome = match error.map(|error| error.kind) {
-            None => Outcome::Complete,
-            Some(ErrorKind::Interrupted) => Outcome::Interrupted,
-            Some(_) => Outcome::Failed,
+            None => OutcomeWord::Complete,
+            Some(ErrorKind::Interrupted) => OutcomeWord::Interrupted,
+            Some(_) => OutcomeWord::Failed,
         };
         self
     }
@@ -228,12 +228,12 @@ impl BenchJson {
 
 impl Summary {
     /// Of the complete ones of `runs` with `configuration`.
-    fn new(configuration: Configuration, runs: &[Run]) -> Self {
+    fn new(configuration: Configuration, runs: &[RunFigures]) -> Self {
         let complete: Vec<&ReportJson> = runs
             .iter()
             .filter(|run| run.configuration == configuration && run.compared != Some(false))
             .map(|run| &run.report)
-            .filter(|report| report.outcome == Outcome::Complete)
+            .filter(|report| report.outcome == OutcomeWord::Complete)
             .collect();
         let spread = |figure: &dyn Fn(&ReportJson) -> Option<f64>| {
             Spread::new(
@@ -372,12 +372,12 @@ mod tests {
     use super::*;
     use crate::outcome::tests::full_report;
 
-    fn run(number: u32, connections: u32, goodput: f64) -> Run {
+    fn run(number: u32, connections: u32, goodput: f64) -> RunFigures {
         let mut report = full_report();
         report.error = None;
         let mut json = ReportJson::new(&report, None);
         json.goodput_bytes_per_second = Some(goodput);
-        Run {
+        RunFigures {
             run: number,
             configuration: Configuration {
                 connections,

@@ -18,11 +18,11 @@ use crate::outcome::{self, ReportJson};
 use crate::progress::{Sealing, Shown};
 use crate::size::{format_connections, format_size};
 use crate::table;
-use figures::{BenchJson, Configuration, Intervals, Run};
+use figures::{BenchJson, Configuration, Intervals, RunFigures};
 use haul_engine::options::{PoolOptions, Token};
 use haul_engine::report::Report;
 use haul_engine::{Error, ErrorKind, PeerAddress, Pool};
-use plan::{Plan, Target};
+use plan::{BenchPlan, BenchTarget};
 use std::time::{Duration, Instant, SystemTime};
 use workshop::Workshop;
 
@@ -59,7 +59,7 @@ struct Bench<'a> {
 }
 
 /// Where the runs go.
-struct Server {
+struct BenchServer {
     peer: PeerAddress,
     token: Option<Token>,
     embedded: Option<Embedded>,
@@ -68,7 +68,7 @@ struct Server {
 impl Bench<'_> {
     /// Every run of every configuration; stops at the first that fails.
     fn measure(&mut self) -> Result<(), Error> {
-        let plan = Plan::new(self.arguments)?;
+        let plan = BenchPlan::new(self.arguments)?;
         require_output("write the result to")?;
         let mut outputs = Outputs::create(&self.arguments.output)?;
         let quit = self.interrupts.clone();
@@ -101,7 +101,7 @@ impl Bench<'_> {
     /// The runs, up to the first that fails.
     fn measure_all(
         &mut self,
-        plan: &Plan,
+        plan: &BenchPlan,
         workshop: &Workshop,
         outputs: &mut Outputs,
     ) -> Result<(), Error> {
@@ -132,7 +132,7 @@ impl Bench<'_> {
     /// One transfer, over connections of its own.
     fn one(
         &mut self,
-        plan: &Plan,
+        plan: &BenchPlan,
         workshop: &Workshop,
         configuration: Configuration,
         number: u32,
@@ -145,8 +145,8 @@ impl Bench<'_> {
         pool_options.token = server.token.clone();
         let mut pool = Pool::connect(&server.peer, pool_options)?;
         let transfer = match plan.target(workshop, number) {
-            Target::Push(sources, target) => pool.push(sources, target, &options)?,
-            Target::Pull(sources, target) => pool.pull(sources, target, &options)?,
+            BenchTarget::Push(sources, target) => pool.push(sources, target, &options)?,
+            BenchTarget::Pull(sources, target) => pool.pull(sources, target, &options)?,
         };
         let mut intervals = Intervals::new(number, self.arguments.interval);
         let output = &self.arguments.output;
@@ -171,20 +171,20 @@ impl Bench<'_> {
     /// The server of one run: the one that was named, or a new embedded one.
     fn server(
         &self,
-        plan: &Plan,
+        plan: &BenchPlan,
         workshop: &Workshop,
         options: &PoolOptions,
-    ) -> Result<Server, Error> {
+    ) -> Result<BenchServer, Error> {
         if let Some(to) = &plan.to {
             let found = self.arguments.transfer.token()?;
-            return Ok(Server {
+            return Ok(BenchServer {
                 peer: to.peer.clone(),
                 token: found.map(|found| found.token),
                 embedded: None,
             });
         }
         let embedded = Embedded::start(plan.root(workshop), None, options)?;
-        Ok(Server {
+        Ok(BenchServer {
             peer: embedded.peer().clone(),
             token: Some(embedded.token()),
             embedded: Some(embedded),
@@ -226,7 +226,7 @@ impl Bench<'_> {
                 self.say(table::details(report).trim_end());
             }
         }
-        self.told.runs.push(Run {
+        self.told.runs.push(RunFigures {
             run: number,
             configuration,
             compared,
@@ -301,7 +301,7 @@ impl Bench<'_> {
     }
 }
 
-impl Run {
+impl RunFigures {
     /// True when the run's error was told with it.
     fn is_failed(&self) -> bool {
         self.report.error.is_some() || self.compared == Some(false)

@@ -20,7 +20,7 @@ pub const BYTES_DEFAULT: u64 = 587 * 1024 * 1024;
 
 /// Where a run's bytes come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum BenchSource {
     /// A file that the bench makes, of so many bytes.
     Made(u64),
     /// A file of the user's; below the server's root where the server sends.
@@ -31,13 +31,13 @@ pub enum Source {
 
 /// What a bench measures.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct BenchPlan {
     /// The server; `None` is an embedded one.
     pub to: Option<ServerPath>,
     /// The server sends.
     pub reverse: bool,
     /// Where bytes come from.
-    pub source: Source,
+    pub source: BenchSource,
     /// They are written to a file.
     pub to_file: bool,
     /// Every run is of one of these.
@@ -47,14 +47,14 @@ pub struct Plan {
 }
 
 /// What one run asks the pool for.
-pub enum Target {
+pub enum BenchTarget {
     /// This end sends.
     Push(Vec<LocalSource>, RemoteTarget),
     /// The other end sends.
     Pull(Vec<RemoteSource>, LocalTarget),
 }
 
-impl Plan {
+impl BenchPlan {
     /// What was asked for.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Plan {
             }
         };
         let source = source(arguments, to.is_some())?;
-        let generated = matches!(source, Source::Generated(..));
+        let generated = matches!(source, BenchSource::Generated(..));
         let to_file = match arguments.sink {
             Some(SinkName::File) => true,
             Some(SinkName::Null) => false,
@@ -103,9 +103,9 @@ impl Plan {
     #[must_use]
     pub fn source_file(&self, workshop: &Workshop) -> Option<PathBuf> {
         match &self.source {
-            Source::Made(_) => Some(workshop.source()),
-            Source::File(path) if self.to.is_none() || !self.reverse => Some(path.clone()),
-            Source::File(_) | Source::Generated(..) => None,
+            BenchSource::Made(_) => Some(workshop.source()),
+            BenchSource::File(path) if self.to.is_none() || !self.reverse => Some(path.clone()),
+            BenchSource::File(_) | BenchSource::Generated(..) => None,
         }
     }
 
@@ -113,15 +113,15 @@ impl Plan {
     #[must_use]
     pub fn bytes_on_disk(&self) -> u64 {
         let source = match &self.source {
-            Source::Made(bytes) => *bytes,
+            BenchSource::Made(bytes) => *bytes,
             _ => 0,
         };
         let here = self.to.is_none() || self.reverse;
         let target = match &self.source {
             _ if !self.to_file || !here => 0,
-            Source::Made(bytes) | Source::Generated(_, Some(bytes)) => *bytes,
-            Source::File(path) => path.metadata().map_or(0, |metadata| metadata.len()),
-            Source::Generated(_, None) => BYTES_DEFAULT,
+            BenchSource::Made(bytes) | BenchSource::Generated(_, Some(bytes)) => *bytes,
+            BenchSource::File(path) => path.metadata().map_or(0, |metadata| metadata.len()),
+            BenchSource::Generated(_, None) => BYTES_DEFAULT,
         };
         source.saturating_add(target)
     }
@@ -143,8 +143,8 @@ impl Plan {
     /// It cannot be written.
     pub fn make_source(&self, workshop: &Workshop) -> Result<(), Error> {
         match self.source {
-            Source::Made(bytes) => workshop.make_source(bytes),
-            Source::File(_) | Source::Generated(..) => Ok(()),
+            BenchSource::Made(bytes) => workshop.make_source(bytes),
+            BenchSource::File(_) | BenchSource::Generated(..) => Ok(()),
         }
     }
 
@@ -163,7 +163,7 @@ impl Plan {
     pub fn root(&self, workshop: &Workshop) -> PathBuf {
         match (&self.source, self.reverse) {
             // It sends the user's file, and writes nothing.
-            (Source::File(path), true) => path
+            (BenchSource::File(path), true) => path
                 .parent()
                 .map_or_else(|| PathBuf::from("/"), Path::to_owned),
             _ => workshop.root(),
@@ -172,20 +172,20 @@ impl Plan {
 
     /// What run `number` asks the pool for.
     #[must_use]
-    pub fn target(&self, workshop: &Workshop, number: u32) -> Target {
+    pub fn target(&self, workshop: &Workshop, number: u32) -> BenchTarget {
         if self.reverse {
             let source = match &self.source {
-                Source::Made(_) => RemoteSource::Path(Workshop::SOURCE.as_bytes().to_vec()),
-                Source::File(path) if self.to.is_some() => {
+                BenchSource::Made(_) => RemoteSource::Path(Workshop::SOURCE.as_bytes().to_vec()),
+                BenchSource::File(path) if self.to.is_some() => {
                     let path = path.as_os_str().as_bytes();
                     RemoteSource::Path(path.strip_prefix(b"/").unwrap_or(path).to_vec())
                 }
-                Source::File(path) => RemoteSource::Path(
+                BenchSource::File(path) => RemoteSource::Path(
                     path.file_name()
                         .map(|name| name.as_bytes().to_vec())
                         .unwrap_or_default(),
                 ),
-                Source::Generated(pattern, bytes) => RemoteSource::Generated {
+                BenchSource::Generated(pattern, bytes) => RemoteSource::Generated {
                     pattern: *pattern,
                     bytes: *bytes,
                 },
@@ -198,12 +198,12 @@ impl Plan {
             } else {
                 LocalTarget::Null
             };
-            return Target::Pull(vec![source], target);
+            return BenchTarget::Pull(vec![source], target);
         }
         let source = match &self.source {
-            Source::Made(_) => LocalSource::Path(workshop.source()),
-            Source::File(path) => LocalSource::Path(path.clone()),
-            Source::Generated(pattern, bytes) => LocalSource::Generated {
+            BenchSource::Made(_) => LocalSource::Path(workshop.source()),
+            BenchSource::File(path) => LocalSource::Path(path.clone()),
+            BenchSource::Generated(pattern, bytes) => LocalSource::Generated {
                 pattern: *pattern,
                 bytes: *bytes,
             },
@@ -219,7 +219,7 @@ impl Plan {
                 directory: false,
             },
         };
-        Target::Push(vec![source], target)
+        BenchTarget::Push(vec![source], target)
     }
 
     /// The JSON's `setup`.
@@ -229,16 +229,16 @@ impl Plan {
             peer: self.to.as_ref().map(ServerPath::display),
             direction: if self.reverse { "pull" } else { "push" },
             source: match &self.source {
-                Source::Made(_) => "file".to_owned(),
-                Source::File(path) => path.display().to_string(),
-                Source::Generated(Pattern::Random, _) => "random".to_owned(),
-                Source::Generated(Pattern::Zero, _) => "zero".to_owned(),
+                BenchSource::Made(_) => "file".to_owned(),
+                BenchSource::File(path) => path.display().to_string(),
+                BenchSource::Generated(Pattern::Random, _) => "random".to_owned(),
+                BenchSource::Generated(Pattern::Zero, _) => "zero".to_owned(),
             },
             sink: if self.to_file { "file" } else { "null" },
             bytes: match &self.source {
-                Source::Made(bytes) => Some(*bytes),
-                Source::File(path) => path.metadata().ok().map(|metadata| metadata.len()),
-                Source::Generated(_, bytes) => *bytes,
+                BenchSource::Made(bytes) => Some(*bytes),
+                BenchSource::File(path) => path.metadata().ok().map(|metadata| metadata.len()),
+                BenchSource::Generated(_, bytes) => *bytes,
             },
             seconds: self.seconds,
             directory: workshop.folder().map(|path| path.display().to_string()),
@@ -256,10 +256,10 @@ impl Plan {
             (None, None) => "all".to_owned(),
         };
         let source = match &self.source {
-            Source::Made(_) => "a file".to_owned(),
-            Source::File(path) => path.display().to_string(),
-            Source::Generated(Pattern::Random, _) => "generated random bytes".to_owned(),
-            Source::Generated(Pattern::Zero, _) => "generated zeros".to_owned(),
+            BenchSource::Made(_) => "a file".to_owned(),
+            BenchSource::File(path) => path.display().to_string(),
+            BenchSource::Generated(Pattern::Random, _) => "generated random bytes".to_owned(),
+            BenchSource::Generated(Pattern::Zero, _) => "generated zeros".to_owned(),
         };
         let sink = if self.to_file {
             "a file"
@@ -272,7 +272,7 @@ impl Plan {
         };
         let way = if self.reverse { "from" } else { "to" };
         // A file at a server lies where the server puts it.
-        let here = self.to.is_none() || matches!(self.source, Source::Made(_));
+        let here = self.to.is_none() || matches!(self.source, BenchSource::Made(_));
         let folder = match (workshop.folder().filter(|_| here), workshop.choice()) {
             (Some(folder), Some(choice)) => format!(", in {} ({choice})", folder.display()),
             (Some(folder), None) => format!(", in {}", folder.display()),
@@ -283,7 +283,7 @@ impl Plan {
 }
 
 /// Where bytes come from.
-fn source(arguments: &BenchArguments, remote: bool) -> Result<Source, Error> {
+fn source(arguments: &BenchArguments, remote: bool) -> Result<BenchSource, Error> {
     let endless = arguments.seconds.is_some();
     let amount = if endless {
         None
@@ -292,26 +292,26 @@ fn source(arguments: &BenchArguments, remote: bool) -> Result<Source, Error> {
     };
     let Some(named) = &arguments.source else {
         return Ok(match amount {
-            Some(bytes) if !remote => Source::Made(bytes),
-            amount => Source::Generated(Pattern::Random, amount),
+            Some(bytes) if !remote => BenchSource::Made(bytes),
+            amount => BenchSource::Generated(Pattern::Random, amount),
         });
     };
     match named.as_os_str().as_bytes() {
-        b"random" => Ok(Source::Generated(Pattern::Random, amount)),
-        b"zero" => Ok(Source::Generated(Pattern::Zero, amount)),
+        b"random" => Ok(BenchSource::Generated(Pattern::Random, amount)),
+        b"zero" => Ok(BenchSource::Generated(Pattern::Zero, amount)),
         _ if endless => Err(usage("cannot send a file for a time: it has an end")
             .cure("use --source random or zero with --seconds")),
         _ if arguments.bytes.is_some() => Err(usage(
             "cannot use --bytes with a file of yours: it has a size",
         )
         .cure("use --source random or zero with --bytes, or no --source")),
-        _ if remote && arguments.reverse => Ok(Source::File(named.clone())),
+        _ if remote && arguments.reverse => Ok(BenchSource::File(named.clone())),
         _ => {
             let path = named
                 .canonicalize()
                 .map_err(|error| fault(format!("cannot open {}", named.display()), error))?;
             if path.is_file() {
-                Ok(Source::File(path))
+                Ok(BenchSource::File(path))
             } else {
                 Err(usage(format!(
                     "cannot measure with {}: it is not a regular file",
@@ -355,10 +355,10 @@ mod tests {
     use crate::arguments::{Arguments, Command};
     use clap::Parser;
 
-    fn plan(line: &str) -> Result<Plan, Error> {
+    fn plan(line: &str) -> Result<BenchPlan, Error> {
         let arguments = Arguments::try_parse_from(line.split_whitespace()).expect("arguments");
         match arguments.command {
-            Command::Bench(bench) => Plan::new(&bench),
+            Command::Bench(bench) => BenchPlan::new(&bench),
             _ => unreachable!("a bench"),
         }
     }
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn the_default_is_file_to_file() {
         let plan = plan("haul bench").expect("a plan");
-        assert_eq!(plan.source, Source::Made(615_514_112));
+        assert_eq!(plan.source, BenchSource::Made(615_514_112));
         assert!(plan.to_file && !plan.reverse && plan.to.is_none());
         assert_eq!(plan.configurations.len(), 1);
         assert_eq!(plan.bytes_on_disk(), 2 * 615_514_112);
@@ -379,12 +379,15 @@ mod tests {
             "haul bench --to haul://h --seconds 3",
         ] {
             let plan = plan(line).expect(line);
-            assert_eq!(plan.source, Source::Generated(Pattern::Random, None));
+            assert_eq!(plan.source, BenchSource::Generated(Pattern::Random, None));
             assert!(!plan.to_file);
             assert_eq!(plan.bytes_on_disk(), 0);
         }
         let to = plan("haul bench --to haul://h --bytes 1MiB --source zero").expect("a plan");
-        assert_eq!(to.source, Source::Generated(Pattern::Zero, Some(1 << 20)));
+        assert_eq!(
+            to.source,
+            BenchSource::Generated(Pattern::Zero, Some(1 << 20))
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// What a finding means for haul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub enum Severity {
     /// Nothing to better.
     Ok,
     /// haul works, and would be faster.
@@ -23,7 +23,7 @@ pub struct Finding {
     /// What was looked at.
     pub topic: String,
     /// What it means.
-    pub level: Level,
+    pub level: Severity,
     /// What is there.
     pub found: String,
     /// What haul does about it.
@@ -34,10 +34,10 @@ pub struct Finding {
 
 /// The worst level among `findings`.
 #[must_use]
-pub fn worst(findings: &[Finding]) -> Level {
+pub fn worst(findings: &[Finding]) -> Severity {
     findings
         .iter()
         .map(|finding| finding.level)
         .max()
-        .unwrap_or(Level::Ok)
+        .unwrap_or(Severity::Ok)
 }

@@ -3,7 +3,7 @@
 //! Leaves to others: looking, printing. Invariant: a finding that is not ok
 //! has a cure, which is a command or a kernel to boot.
 
-use super::finding::{Finding, Level};
+use super::finding::{Finding, Severity};
 use crate::size::format_size;
 use haul_engine::kernel::probe::{Autotuning, Machine, Nic};
 
@@ -52,7 +52,7 @@ pub(super) fn judge(machine: &Machine) -> Vec<Finding> {
 /// A finding.
 fn finding(
     topic: impl Into<String>,
-    level: Level,
+    level: Severity,
     found: impl Into<String>,
     haul: impl Into<String>,
     cure: Option<String>,
@@ -79,19 +79,25 @@ fn kernel(machine: &Machine) -> Finding {
     match version(release) {
         Some(version) if version < (6, 1) => finding(
             "kernel",
-            Level::Stop,
+            Severity::Stop,
             found,
             "needs Linux 6.1 or later for its rings",
             Some("install a kernel of 6.1 or later, and boot it".to_owned()),
         ),
         Some(version) if version < (6, 2) => finding(
             "kernel",
-            Level::Slow,
+            Severity::Slow,
             found,
             "works; whether zero-copy sends were copied cannot be told before Linux 6.2",
             Some("install a kernel of 6.2 or later, and boot it".to_owned()),
         ),
-        _ => finding("kernel", Level::Ok, found, "has all that haul uses", None),
+        _ => finding(
+            "kernel",
+            Severity::Ok,
+            found,
+            "has all that haul uses",
+            None,
+        ),
     }
 }
 
@@ -108,7 +114,7 @@ fn uring(machine: &Machine) -> Finding {
         if uring.deferred_work {
             return finding(
                 "io_uring",
-                Level::Ok,
+                Severity::Ok,
                 "rings with deferred completions can be made",
                 "one ring for each worker thread",
                 None,
@@ -116,7 +122,7 @@ fn uring(machine: &Machine) -> Finding {
         }
         return finding(
             "io_uring",
-            Level::Stop,
+            Severity::Stop,
             "rings can be made, but not with SINGLE_ISSUER and DEFER_TASKRUN",
             "cannot work without them",
             Some("install a kernel of 6.1 or later, and boot it".to_owned()),
@@ -125,7 +131,7 @@ fn uring(machine: &Machine) -> Finding {
     if uring.locks_too_much {
         return finding(
             "io_uring",
-            Level::Stop,
+            Severity::Stop,
             "the rings of a copy lock more memory than RLIMIT_MEMLOCK allows",
             "cannot make its rings",
             Some(format!(
@@ -153,7 +159,7 @@ fn uring(machine: &Machine) -> Finding {
     };
     finding(
         "io_uring",
-        Level::Stop,
+        Severity::Stop,
         format!("a ring cannot be made ({refused}); {why}"),
         "cannot work without io_uring",
         Some(cure.to_owned()),
@@ -165,7 +171,7 @@ fn zero_copy(machine: &Machine) -> Finding {
     if machine.uring.supports("SENDMSG_ZC") {
         finding(
             "zero-copy sends",
-            Level::Ok,
+            Severity::Ok,
             "SENDMSG_ZC is there",
             "used where the route's interface does not copy them (loopback, veth and interfaces without scatter-gather do)",
             None,
@@ -173,7 +179,7 @@ fn zero_copy(machine: &Machine) -> Finding {
     } else {
         finding(
             "zero-copy sends",
-            Level::Slow,
+            Severity::Slow,
             "SENDMSG_ZC is missing",
             "sends with SENDMSG, which copies",
             Some("install a kernel of 6.1 or later, and boot it".to_owned()),
@@ -202,7 +208,7 @@ fn operations(machine: &Machine) -> Finding {
     if !needed.is_empty() {
         finding(
             "ring operations",
-            Level::Stop,
+            Severity::Stop,
             format!("missing: {}", needed.join(", ")),
             "cannot work without them",
             cure,
@@ -210,7 +216,7 @@ fn operations(machine: &Machine) -> Finding {
     } else if !useful.is_empty() {
         finding(
             "ring operations",
-            Level::Slow,
+            Severity::Slow,
             format!("missing: {}", useful.join(", ")),
             "takes the next best way",
             cure,
@@ -218,7 +224,7 @@ fn operations(machine: &Machine) -> Finding {
     } else {
         finding(
             "ring operations",
-            Level::Ok,
+            Severity::Ok,
             "all that haul uses are there",
             "chooses by what is measured",
             None,
@@ -233,7 +239,7 @@ fn memlock(machine: &Machine) -> Finding {
     if limit.exempt {
         return finding(
             topic,
-            Level::Ok,
+            Severity::Ok,
             "CAP_IPC_LOCK: the limit does not count",
             "pins what zero-copy sends and registered buffers need",
             None,
@@ -242,7 +248,7 @@ fn memlock(machine: &Machine) -> Finding {
     let Some(bytes) = limit.soft_bytes else {
         return finding(
             topic,
-            Level::Ok,
+            Severity::Ok,
             "unlimited",
             "pins what zero-copy sends and registered buffers need",
             None,
@@ -252,7 +258,7 @@ fn memlock(machine: &Machine) -> Finding {
     if bytes >= MEMLOCK_BYTES_WANTED {
         return finding(
             topic,
-            Level::Ok,
+            Severity::Ok,
             found,
             "pins what zero-copy sends and registered buffers need",
             None,
@@ -263,7 +269,7 @@ fn memlock(machine: &Machine) -> Finding {
         .is_none_or(|hard| hard >= MEMLOCK_BYTES_WANTED);
     finding(
         topic,
-        Level::Slow,
+        Severity::Slow,
         found,
         format!(
             "fits zero-copy sends to it, which all transfers of this user share: at most {:.0} MB/s at {:.0} ms round trip, {:.0} MB/s at {:.0} ms; reads into plain buffers",
@@ -291,7 +297,7 @@ fn buffers(
     let Some(tuned) = tuned else {
         return finding(
             topic,
-            Level::Slow,
+            Severity::Slow,
             format!("{tuned_name} cannot be read"),
             "leaves the kernel's autotuning on",
             None,
@@ -317,7 +323,7 @@ fn buffers(
         let rate = tuned.max_bytes as f64 / LONG_PATH_SECONDS / 1e6;
         return finding(
             topic,
-            Level::Ok,
+            Severity::Ok,
             found,
             format!(
                 "leaves autotuning on; at most {rate:.0} MB/s a connection at {:.0} ms round trip, so give -n more on long fast paths",
@@ -329,7 +335,7 @@ fn buffers(
     let set = option_max.unwrap_or(0);
     finding(
         topic,
-        Level::Slow,
+        Severity::Slow,
         found,
         if set > tuned.max_bytes {
             format!(
@@ -356,7 +362,7 @@ fn congestion(machine: &Machine) -> Finding {
     if !has(&tcp.congestion_available) {
         return finding(
             topic,
-            Level::Slow,
+            Severity::Slow,
             found,
             "uses what there is; on long paths with loss bbr carries many times more",
             Some("modprobe tcp_bbr".to_owned()),
@@ -367,7 +373,7 @@ fn congestion(machine: &Machine) -> Finding {
         allowed.push("bbr".to_owned());
         return finding(
             topic,
-            Level::Slow,
+            Severity::Slow,
             found,
             "may not choose bbr here, and uses the default",
             Some(format!(
@@ -378,7 +384,7 @@ fn congestion(machine: &Machine) -> Finding {
     }
     finding(
         topic,
-        Level::Ok,
+        Severity::Ok,
         found,
         "chooses cubic on loopback and short paths, bbr on long or lossy ones",
         None,
@@ -395,7 +401,7 @@ fn files(machine: &Machine) -> Finding {
     match machine.files.open_hard {
         Some(limit) if limit < FILES_WANTED => finding(
             topic,
-            Level::Slow,
+            Severity::Slow,
             found,
             "raises it so far, opens fewer files at once, and may have fewer connections or sessions",
             Some(format!(
@@ -404,7 +410,7 @@ fn files(machine: &Machine) -> Finding {
         ),
         _ => finding(
             topic,
-            Level::Ok,
+            Severity::Ok,
             found,
             "raises it so far: one or two for each file of a copy, a few for each connection",
             None,
@@ -421,21 +427,21 @@ fn shared_memory(machine: &Machine) -> Finding {
         None => finding(
             "tmpfs",
             // Only another kernel betters it.
-            Level::Ok,
+            Severity::Ok,
             "this kernel is built without transparent huge pages".to_owned(),
             writes,
             None,
         ),
         Some("deny") => finding(
             "tmpfs",
-            Level::Slow,
+            Severity::Slow,
             "transparent_hugepage/shmem_enabled is deny".to_owned(),
             writes,
             Some("echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled".to_owned()),
         ),
         Some(setting) => finding(
             "tmpfs",
-            Level::Ok,
+            Severity::Ok,
             format!("transparent_hugepage/shmem_enabled is {setting}"),
             "receives files of 4 MiB and more in place on huge pages there",
             None,
@@ -488,7 +494,7 @@ fn nic(nic: &Nic) -> Finding {
     if nic.is_virtual {
         return finding(
             topic,
-            Level::Ok,
+            Severity::Ok,
             found,
             "no device is behind it: the kernel copies zero-copy sends here, so haul copies them itself",
             None,
@@ -497,7 +503,7 @@ fn nic(nic: &Nic) -> Finding {
     if off.is_empty() {
         return finding(
             topic,
-            Level::Ok,
+            Severity::Ok,
             found,
             "zero-copy sends can pay here",
             None,
@@ -511,7 +517,7 @@ fn nic(nic: &Nic) -> Finding {
     let switches: Vec<String> = off.iter().map(|name| format!("{name} on")).collect();
     finding(
         topic,
-        Level::Slow,
+        Severity::Slow,
         found,
         haul,
         Some(format!("ethtool -K {} {}", nic.name, switches.join(" "))),

@@ -36,7 +36,7 @@ fn good() -> Machine {
 fn only_bad(machine: &Machine) -> Finding {
     let bad: Vec<Finding> = judge(machine)
         .into_iter()
-        .filter(|finding| finding.level != Level::Ok)
+        .filter(|finding| finding.level != Severity::Ok)
         .collect();
     assert_eq!(bad.len(), 1, "{bad:?}");
     assert!(bad[0].cure.is_some(), "{bad:?}");
@@ -46,7 +46,7 @@ fn only_bad(machine: &Machine) -> Finding {
 #[test]
 fn a_good_machine_is_ok() {
     let findings = judge(&good());
-    assert_eq!(worst(&findings), Level::Ok, "{findings:?}");
+    assert_eq!(worst(&findings), Severity::Ok, "{findings:?}");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_forbidden_ring_stops_haul_and_names_the_sysctl() {
     machine.uring.refused = Some("Operation not permitted".to_owned());
     machine.uring.disabled = Some(2);
     let bad = only_bad(&machine);
-    assert_eq!(bad.level, Level::Stop);
+    assert_eq!(bad.level, Severity::Stop);
     assert_eq!(
         bad.cure.as_deref(),
         Some("sysctl -w kernel.io_uring_disabled=0")
@@ -69,9 +69,9 @@ fn a_forbidden_ring_stops_haul_and_names_the_sysctl() {
 fn an_old_kernel_stops_haul() {
     let mut machine = good();
     machine.kernel_release = "5.15.0-91-generic".to_owned();
-    assert_eq!(only_bad(&machine).level, Level::Stop);
+    assert_eq!(only_bad(&machine).level, Severity::Stop);
     machine.kernel_release = "6.1.0".to_owned();
-    assert_eq!(only_bad(&machine).level, Level::Slow);
+    assert_eq!(only_bad(&machine).level, Severity::Slow);
 }
 
 #[test]
@@ -143,8 +143,8 @@ fn denied_huge_pages_slow_what_lands_on_tmpfs() {
     let mut machine = good();
     machine.huge_pages.shmem = Some("deny".to_owned());
     let bad = only_bad(&machine);
-    assert_eq!((bad.level, bad.topic.as_str()), (Level::Slow, "tmpfs"));
+    assert_eq!((bad.level, bad.topic.as_str()), (Severity::Slow, "tmpfs"));
     // A kernel without them is as good as it gets.
     machine.huge_pages.shmem = None;
-    assert_eq!(worst(&judge(&machine)), Level::Ok);
+    assert_eq!(worst(&judge(&machine)), Severity::Ok);
 }

@@ -10,7 +10,7 @@ mod judge;
 
 use crate::arguments::DoctorArguments;
 use crate::console::Console;
-use finding::{Finding, Level, worst};
+use finding::{Finding, Severity, worst};
 use haul_engine::kernel::probe::Machine;
 use haul_engine::{Error, ErrorKind};
 use serde::Serialize;
@@ -19,7 +19,7 @@ use serde::Serialize;
 #[derive(Serialize)]
 struct DoctorJson<'a> {
     /// The worst of the findings.
-    level: Level,
+    level: Severity,
     /// The process's exit code.
     exit_code: u8,
     /// All of them.
@@ -37,8 +37,8 @@ pub fn run(arguments: &DoctorArguments, console: &Console) -> Result<u8, Error> 
     let findings = judge::judge(&machine);
     let level = worst(&findings);
     let exit_code = match level {
-        Level::Stop => ErrorKind::Incompatible.exit_code(),
-        Level::Ok | Level::Slow => 0,
+        Severity::Stop => ErrorKind::Incompatible.exit_code(),
+        Severity::Ok | Severity::Slow => 0,
     };
     if arguments.json {
         let json = DoctorJson {
@@ -59,9 +59,9 @@ fn told(machine: &Machine, findings: &[Finding]) -> String {
     let mut text = String::new();
     for finding in findings {
         let mark = match finding.level {
-            Level::Ok => "ok  ",
-            Level::Slow => "slow",
-            Level::Stop => "STOP",
+            Severity::Ok => "ok  ",
+            Severity::Slow => "slow",
+            Severity::Stop => "STOP",
         };
         text += &format!("{mark}  {}: {}\n", finding.topic, finding.found);
         text += &format!("      haul: {}\n", finding.haul);
@@ -70,7 +70,7 @@ fn told(machine: &Machine, findings: &[Finding]) -> String {
         }
     }
     let count = |level| findings.iter().filter(|one| one.level == level).count();
-    text += &match (count(Level::Stop), count(Level::Slow)) {
+    text += &match (count(Severity::Stop), count(Severity::Slow)) {
         (0, 0) => format!("haul has what it needs on Linux {}", machine.kernel_release),
         (0, slow) => format!(
             "haul works here; {slow} finding{} would make it faster",

@@ -34,7 +34,7 @@ use std::os::fd::OwnedFd;
 pub(super) struct Client {
     /// Until the server proved itself.
     handshake: Option<ClientHandshake>,
-    session: handshake::Session,
+    session: handshake::ProvenSession,
     address: SocketAddr,
     options: PoolOptions,
     /// Dialled, and not joined yet; the oldest first.
@@ -49,14 +49,14 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         handshake: ClientHandshake,
-        session: handshake::Session,
+        session: handshake::ProvenSession,
         address: SocketAddr,
         options: PoolOptions,
         fewer: Vec<String>,
     ) -> Self {
         Self {
             handshake: Some(handshake),
-            session: handshake::Session {
+            session: handshake::ProvenSession {
                 authenticated: false,
                 ..session
             },

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::protocol::TransferId;
 use crate::report::Report;
 use crate::session::event::{Event, Update};
-use crate::session::inbox::{Inner, Stop};
+use crate::session::inbox::{Inner, StopHow};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
@@ -25,12 +25,14 @@ impl StopHandle {
         // A transfer that is over needs no stop.
         let _ = self
             .session
-            .send(Inner::Stop(self.transfer, Stop::Interrupt));
+            .send(Inner::Stop(self.transfer, StopHow::Interrupt));
     }
 
     /// Ends an endless generated source where it is; the transfer completes.
     pub fn finish(&self) {
-        let _ = self.session.send(Inner::Stop(self.transfer, Stop::Finish));
+        let _ = self
+            .session
+            .send(Inner::Stop(self.transfer, StopHow::Finish));
     }
 }
 

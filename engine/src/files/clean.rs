@@ -63,7 +63,7 @@ pub fn clean(
     let cannot = |errno: Errno| Error::local(format!("cannot clean {}", shown(&path)), why(errno));
     let opened = rustix::fs::openat(CWD, root, DIRECTORY, Mode::empty()).map_err(cannot)?;
     let device = rustix::fs::fstat(&opened).map_err(cannot)?.st_dev;
-    let mut sweep = Sweep {
+    let mut sweep = CleanSweep {
         options,
         device,
         now: SystemTime::now(),
@@ -93,7 +93,7 @@ struct SweepLevel {
     left: Vec<Vec<u8>>,
 }
 
-struct Sweep<'a> {
+struct CleanSweep<'a> {
     options: CleanOptions,
     device: u64,
     now: SystemTime,
@@ -101,7 +101,7 @@ struct Sweep<'a> {
     tell: &'a mut dyn FnMut(CleanEvent),
 }
 
-impl Sweep<'_> {
+impl CleanSweep<'_> {
     /// Cleans one directory; those below it are left to come.
     fn enter(&mut self, directory: OwnedFd, path: Vec<u8>) -> SweepLevel {
         let mut left = Vec::new();

@@ -6,7 +6,7 @@
 //! inode or a sum to be held against what was sent.
 
 use super::read_back::ReadBack;
-use super::source::{FileSource, Source, State, Touch};
+use super::source::{FileSource, Source, SourceState, Touch};
 use crate::error::{Error, Result, Side, why};
 use crate::limits;
 use crate::protocol::check::CheckSeed;
@@ -52,17 +52,17 @@ fn look_at_file(held: &FileSource, plan: &Plan, file: FileId) -> Result<Looked> 
 /// What `read` finds once `state` is the same before and after it; `None` where it
 /// never is.
 fn come_to_rest<T>(
-    mut state: impl FnMut() -> Result<State>,
+    mut state: impl FnMut() -> Result<SourceState>,
     mut read: impl FnMut(Touch) -> Result<T>,
 ) -> Result<Option<Option<T>>> {
     let mut before = state()?;
     for _ in 0..limits::LOOKS_MAX {
-        let State::Touched(touch) = before else {
+        let SourceState::Touched(touch) = before else {
             return Ok(Some(None));
         };
         let found = read(touch)?;
         before = state()?;
-        if before == State::Touched(touch) {
+        if before == SourceState::Touched(touch) {
             return Ok(Some(Some(found)));
         }
     }
@@ -113,7 +113,7 @@ pub fn recheck(
                 let read = file.read_at(piece.file_offset, buffer);
                 // After the reading: what changed before is seen.
                 read.and_then(|()| file.state()).map(|state| {
-                    if let State::Touched(_) = state {
+                    if let SourceState::Touched(_) = state {
                         let error = file.changed("its bytes are not those that were sent");
                         touched.push((piece.file, error));
                     }

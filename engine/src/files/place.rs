@@ -27,7 +27,7 @@ use std::sync::Arc;
 /// A target as it was asked for, resolved once: a directory that takes files
 /// inside it, or one file's name in a directory.
 #[derive(Clone, Debug)]
-pub struct Destination {
+pub struct ResolvedTarget {
     directory: Arc<OwnedFd>,
     /// `None`: entries keep their own names inside the directory.
     name: Option<Vec<u8>>,
@@ -65,7 +65,7 @@ pub fn open_root(path: &Path) -> Result<OwnedFd> {
 ///
 /// # Errors
 /// [`crate::ErrorKind::Local`], in one sentence, for each of these.
-pub fn resolve_local(path: &Path, directory_required: bool) -> Result<Destination> {
+pub fn resolve_local(path: &Path, directory_required: bool) -> Result<ResolvedTarget> {
     let bytes = path.as_os_str().as_bytes();
     let display = shown(bytes);
     if bytes.is_empty() {
@@ -102,7 +102,7 @@ pub fn resolve_beneath(
     root: BorrowedFd<'_>,
     path: &[u8],
     directory_required: bool,
-) -> Result<Destination> {
+) -> Result<ResolvedTarget> {
     let directory_required = directory_required || path.ends_with(b"/");
     let path = path.strip_suffix(b"/").unwrap_or(path);
     let display = if path.is_empty() {
@@ -134,7 +134,7 @@ fn directory_or_refusal(
     directory_required: bool,
     display: &str,
     beneath: bool,
-) -> Result<Option<Destination>> {
+) -> Result<Option<ResolvedTarget>> {
     match opened {
         Ok(directory) => Ok(Some(inside(directory, display.to_owned(), beneath))),
         Err(Errno::NOENT) if directory_required => {
@@ -148,8 +148,8 @@ fn directory_or_refusal(
     }
 }
 
-fn inside(directory: OwnedFd, display: String, beneath: bool) -> Destination {
-    Destination {
+fn inside(directory: OwnedFd, display: String, beneath: bool) -> ResolvedTarget {
+    ResolvedTarget {
         directory: Arc::new(directory),
         name: None,
         display,
@@ -157,9 +157,14 @@ fn inside(directory: OwnedFd, display: String, beneath: bool) -> Destination {
     }
 }
 
-fn named(directory: OwnedFd, name: &[u8], display: String, beneath: bool) -> Result<Destination> {
+fn named(
+    directory: OwnedFd,
+    name: &[u8],
+    display: String,
+    beneath: bool,
+) -> Result<ResolvedTarget> {
     check_name(name).map_err(|why| cannot_write(&display, why))?;
-    let destination = Destination {
+    let destination = ResolvedTarget {
         directory: Arc::new(directory),
         name: Some(name.to_vec()),
         display,
@@ -170,7 +175,7 @@ fn named(directory: OwnedFd, name: &[u8], display: String, beneath: bool) -> Res
     Ok(destination)
 }
 
-impl Destination {
+impl ResolvedTarget {
     /// True when entries go inside a directory under their own names.
     #[must_use]
     pub fn is_directory(&self) -> bool {

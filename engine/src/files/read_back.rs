@@ -22,7 +22,7 @@ const WINDOW_BYTES: usize = limits::CHUNK_BYTES_MAX as usize + 2 * DIRECT_ALIGN_
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum ReadFrom {
     /// The device, by O_DIRECT.
     Direct,
     /// The device, as its pages leave the page cache before.
@@ -34,7 +34,7 @@ enum Way {
 /// A file while it is read back.
 pub(super) struct ReadBack {
     file: OwnedFd,
-    way: Way,
+    way: ReadFrom,
     buffer: Vec<u8>,
     /// Where in `buffer` the aligned window starts.
     base: usize,
@@ -60,7 +60,7 @@ impl ReadBack {
     pub(super) fn as_it_is(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         Ok(Self::of(
             rustix::io::fcntl_dupfd_cloexec(file, 0)?,
-            Way::AsItIs,
+            ReadFrom::AsItIs,
         ))
     }
 
@@ -74,12 +74,15 @@ impl ReadBack {
             None
         };
         Ok(match direct {
-            Some(file) => Self::of(file, Way::Direct),
-            None => Self::of(rustix::io::fcntl_dupfd_cloexec(target, 0)?, Way::Dropped),
+            Some(file) => Self::of(file, ReadFrom::Direct),
+            None => Self::of(
+                rustix::io::fcntl_dupfd_cloexec(target, 0)?,
+                ReadFrom::Dropped,
+            ),
         })
     }
 
-    fn of(file: OwnedFd, way: Way) -> Self {
+    fn of(file: OwnedFd, way: ReadFrom) -> Self {
         let buffer = vec![0; WINDOW_BYTES + DIRECT_ALIGN_BYTES];
         let base = buffer.as_ptr().align_offset(DIRECT_ALIGN_BYTES);
         Self {
@@ -104,7 +107,7 @@ impl ReadBack {
         file: FileId,
         size: u64,
     ) -> Result<FileSum, Option<Errno>> {
-        if self.way == Way::Dropped {
+        if self.way == ReadFrom::Dropped {
             // The fsync cleaned the pages, so that all of them can go.
             rustix::fs::fadvise(self.file.as_fd(), 0, None, Advice::DontNeed)?;
             // The advice may be refused silently, for a page that is in use

@@ -117,7 +117,7 @@ impl Stamp {
 
 /// What became of a file whose size and modification time are as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum SourceState {
     /// Nothing.
     Unchanged,
     /// Its inode was changed, which a rename, a link or another mode does, and also
@@ -382,7 +382,7 @@ impl FileSource {
     ///
     /// # Errors
     /// [`ErrorKind::Integrity`] when its size or its modification time is another.
-    pub fn state(&self) -> Result<State> {
+    pub fn state(&self) -> Result<SourceState> {
         let stat = rustix::fs::fstat(&self.fd).map_err(|errno| refusal(&self.display, errno))?;
         let now = Stamp::of(&stat);
         if now.size != self.stamp.size {
@@ -393,9 +393,9 @@ impl FileSource {
             return Err(self.changed("its modification time moved"));
         }
         if now.ctime == self.stamp.ctime {
-            return Ok(State::Unchanged);
+            return Ok(SourceState::Unchanged);
         }
-        Ok(State::Touched(Touch {
+        Ok(SourceState::Touched(Touch {
             ctime: now.ctime,
             mode: stat.st_mode & 0o7777,
         }))

@@ -48,7 +48,7 @@ pub struct StreamNews {
 }
 
 #[derive(Default)]
-struct State {
+struct ReadingState {
     kept: BTreeMap<ChunkId, StreamChunk>,
     /// Buffers of forgotten chunks, to be filled again.
     spare: Vec<Vec<u8>>,
@@ -56,15 +56,15 @@ struct State {
     stopped: bool,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct StreamShared {
+    state: Mutex<ReadingState>,
     room: Condvar,
     /// Written once, when the thread is to end.
     stop: OwnedFd,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl StreamShared {
+    fn lock(&self) -> MutexGuard<'_, ReadingState> {
         // No code panics while it holds the lock with a broken state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -72,7 +72,7 @@ impl Shared {
 
 /// A stream that is being read.
 pub struct StreamSource {
-    shared: Arc<Shared>,
+    shared: Arc<StreamShared>,
     display: String,
     started: (i64, u32),
 }
@@ -95,12 +95,12 @@ impl StreamSource {
         };
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|errno| failed(&why(errno)))?;
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State::default()),
+        let shared = Arc::new(StreamShared {
+            state: Mutex::new(ReadingState::default()),
             room: Condvar::new(),
             stop,
         });
-        let reader = Reader {
+        let reader = StreamReader {
             shared: shared.clone(),
             input,
             display: display.to_owned(),
@@ -200,15 +200,15 @@ impl Drop for StreamSource {
 }
 
 /// The thread's own things.
-struct Reader {
-    shared: Arc<Shared>,
+struct StreamReader {
+    shared: Arc<StreamShared>,
     input: OwnedFd,
     display: String,
     chunk_bytes: usize,
     chunks_max: usize,
 }
 
-impl Reader {
+impl StreamReader {
     fn run(self, mut tell: impl FnMut(StreamNews)) {
         let mut news = StreamNews {
             complete_chunks: 0,

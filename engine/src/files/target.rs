@@ -74,7 +74,7 @@ pub struct Target {
     sink: Sink,
     options: TargetOptions,
     /// `None` where nothing is renamed.
-    held: Option<Named>,
+    held: Option<NamedTarget>,
     mode: u32,
     mtime: Timespec,
     /// What was received, piece by piece, for the verification.
@@ -90,7 +90,7 @@ pub struct Target {
 
 /// The temporary file's place.
 #[derive(Debug)]
-struct Named {
+struct NamedTarget {
     place: Place,
     temporary: String,
     /// True exactly when the temporary name is ours to remove.
@@ -120,7 +120,7 @@ impl Target {
         let mut target = Self {
             sink: Sink::File { fd, direct: None },
             options,
-            held: Some(Named {
+            held: Some(NamedTarget {
                 place,
                 temporary,
                 present: AtomicBool::new(true),
@@ -318,7 +318,7 @@ impl Target {
     fn settle_file(
         &self,
         fd: &OwnedFd,
-        held: &Named,
+        held: &NamedTarget,
         size: u64,
         touched: Option<Touched>,
         pieces: Pieces<'_>,

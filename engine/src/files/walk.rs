@@ -31,7 +31,7 @@ pub enum Reach {
 
 /// A source that was named and is not open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
+pub enum NamedSource {
     /// A regular file.
     Path(Vec<u8>),
     /// Standard input.
@@ -45,7 +45,7 @@ pub enum Named {
     },
 }
 
-impl From<LocalSource> for Named {
+impl From<LocalSource> for NamedSource {
     fn from(source: LocalSource) -> Self {
         match source {
             LocalSource::Path(path) => Self::Path(path.into_os_string().into_vec()),
@@ -55,7 +55,7 @@ impl From<LocalSource> for Named {
     }
 }
 
-impl From<RemoteSource> for Named {
+impl From<RemoteSource> for NamedSource {
     fn from(source: RemoteSource) -> Self {
         match source {
             RemoteSource::Path(path) => Self::Path(path),
@@ -64,7 +64,7 @@ impl From<RemoteSource> for Named {
     }
 }
 
-impl Named {
+impl NamedSource {
     fn kind(&self) -> EntryKind {
         match self {
             Self::Path(_) | Self::Generated { bytes: Some(_), .. } => EntryKind::File,
@@ -79,7 +79,7 @@ pub type Tell = Box<dyn FnMut(StreamNews) + Send>;
 /// What is left to open.
 pub struct Walk {
     reach: Reach,
-    names: VecDeque<Named>,
+    names: VecDeque<NamedSource>,
     /// One source and no other: what keeps it from being opened is the
     /// transfer's failure.
     is_alone: bool,
@@ -105,12 +105,12 @@ impl Walk {
     #[must_use]
     pub fn new(
         reach: Reach,
-        names: impl IntoIterator<Item = impl Into<Named>>,
+        names: impl IntoIterator<Item = impl Into<NamedSource>>,
         has_all: bool,
         drop_cache: bool,
         chunk_bytes: u32,
     ) -> Self {
-        let names: VecDeque<Named> = names.into_iter().map(Into::into).collect();
+        let names: VecDeque<NamedSource> = names.into_iter().map(Into::into).collect();
         Self {
             reach,
             is_alone: has_all && names.len() == 1,
@@ -145,7 +145,7 @@ impl Walk {
     }
 
     /// Names that follow those that are there.
-    pub fn add(&mut self, names: impl IntoIterator<Item = impl Into<Named>>) {
+    pub fn add(&mut self, names: impl IntoIterator<Item = impl Into<NamedSource>>) {
         self.names.extend(names.into_iter().map(Into::into));
     }
 
@@ -201,9 +201,9 @@ impl Walk {
 
     /// The source, or what stands for one of several that cannot be opened.
     /// `waits` for a descriptor, where that is what is missing.
-    fn open_or_miss(&mut self, named: &Named, waits: bool) -> Result<Source, NotOpened> {
+    fn open_or_miss(&mut self, named: &NamedSource, waits: bool) -> Result<Source, NotOpened> {
         let opened = match named {
-            Named::Path(path) if waits => descriptors::patiently(|| self.open_file(path)),
+            NamedSource::Path(path) if waits => descriptors::patiently(|| self.open_file(path)),
             named => self.open(named),
         };
         let error = match opened {
@@ -213,21 +213,21 @@ impl Walk {
         };
         let is_its_own = matches!(error.kind, ErrorKind::Local | ErrorKind::Usage);
         match named {
-            Named::Path(path) if is_its_own && !self.is_alone => {
+            NamedSource::Path(path) if is_its_own && !self.is_alone => {
                 Ok(Missing::new(path, error).map(Source::Missing)?)
             }
             _ => Err(error.into()),
         }
     }
 
-    fn open(&mut self, named: &Named) -> Result<Source, NotOpened> {
+    fn open(&mut self, named: &NamedSource) -> Result<Source, NotOpened> {
         Ok(match named {
-            Named::Path(path) => self.open_file(path)?,
-            Named::Stdin => {
+            NamedSource::Path(path) => self.open_file(path)?,
+            NamedSource::Stdin => {
                 let tell = self.tell.take().unwrap_or_else(|| Box::new(drop));
                 Source::Stream(StreamSource::stdin(self.chunk_bytes, tell)?)
             }
-            Named::Generated { pattern, bytes } => {
+            NamedSource::Generated { pattern, bytes } => {
                 if let Some(error) = &self.no_generated {
                     return Err(error.clone().into());
                 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-struct Shared<T> {
+struct QueueShared<T> {
     values: ArrayQueue<T>,
     event: OwnedFd,
     /// True exactly when the reader may be waiting on `event`.
@@ -22,7 +22,7 @@ struct Shared<T> {
     signals: AtomicU64,
 }
 
-impl<T> Shared<T> {
+impl<T> QueueShared<T> {
     fn wake(&self) {
         if self.asleep.swap(false, Ordering::SeqCst) {
             self.signals.fetch_add(1, Ordering::Relaxed);
@@ -33,10 +33,10 @@ impl<T> Shared<T> {
 }
 
 /// The writing end; clones write to the same queue.
-pub struct Writer<T>(Arc<Shared<T>>);
+pub struct Writer<T>(Arc<QueueShared<T>>);
 
 /// The reading end.
-pub struct Reader<T>(Arc<Shared<T>>);
+pub struct Reader<T>(Arc<QueueShared<T>>);
 
 /// The other end is gone; the value comes back.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Gone<T>(pub T);
 /// # Errors
 /// The errno of eventfd(2), as when no descriptor is left.
 pub fn bounded<T>(capacity: usize) -> std::io::Result<(Writer<T>, Reader<T>)> {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(QueueShared {
         values: ArrayQueue::new(capacity),
         event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         asleep: AtomicBool::new(false),

@@ -41,7 +41,7 @@ const CHECK_XXH3: u8 = 0;
 /// The layout on the wire.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Layout {
+struct FrameLayout {
     magic: [u8; 4],
     version: u8,
     check_kind: u8,
@@ -55,7 +55,7 @@ struct Layout {
     own_check: U64,
 }
 
-const _: () = assert!(size_of::<Layout>() == HEADER_BYTES);
+const _: () = assert!(size_of::<FrameLayout>() == HEADER_BYTES);
 
 /// What a frame's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl FrameHeader {
     /// The header's bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
-        let mut layout = Layout {
+        let mut layout = FrameLayout {
             magic: MAGIC,
             version: VERSION,
             check_kind: CHECK_XXH3,
@@ -134,7 +134,7 @@ impl FrameHeader {
     /// # Errors
     /// A wrong magic, version, kind, flag or check, or counts beyond the limits.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, Violation> {
-        let layout: Layout = zerocopy::transmute!(*bytes);
+        let layout: FrameLayout = zerocopy::transmute!(*bytes);
         if layout.magic != MAGIC {
             return Err(Violation::new(
                 "a data frame",
@@ -180,7 +180,7 @@ impl FrameHeader {
     }
 }
 
-fn own_check(layout: &Layout) -> u64 {
+fn own_check(layout: &FrameLayout) -> u64 {
     XxHash3_64::oneshot(&layout.as_bytes()[..HEADER_BYTES - 8])
 }
 

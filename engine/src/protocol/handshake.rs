@@ -105,7 +105,7 @@ pub struct FirstBytes {
 
 /// What a finished handshake gives.
 #[derive(Clone, Debug)]
-pub struct Session {
+pub struct ProvenSession {
     /// The session's number, chosen by the server.
     pub id: u64,
     /// Both ends proved the token.
@@ -145,12 +145,12 @@ impl Keys {
 
 /// The dialling end's part.
 ///
-/// From: a control connection whose version was agreed. To: a [`Session`].
+/// From: a control connection whose version was agreed. To: a [`ProvenSession`].
 pub struct ClientHandshake {
     token: Option<[u8; 32]>,
     hello: Hello,
     /// Set by [`ClientHandshake::welcomed`].
-    welcomed: Option<(Keys, Session)>,
+    welcomed: Option<(Keys, ProvenSession)>,
 }
 
 impl ClientHandshake {
@@ -193,7 +193,7 @@ impl ClientHandshake {
         }
         let keys = Keys::new(self.token, first, &self.hello, &welcome);
         let proof = keys.client;
-        let session = Session {
+        let session = ProvenSession {
             id: welcome.session,
             authenticated: self.token.is_some(),
             secret: keys.secret.clone(),
@@ -205,7 +205,7 @@ impl ClientHandshake {
     /// The session as it will be if the server accepts the proof: enough to
     /// dial and join data connections at once. `None` before the Welcome.
     #[must_use]
-    pub fn session(&self) -> Option<&Session> {
+    pub fn session(&self) -> Option<&ProvenSession> {
         self.welcomed.as_ref().map(|(_, session)| session)
     }
 
@@ -214,7 +214,7 @@ impl ClientHandshake {
     /// # Errors
     /// Unauthorised when this end has a token and the server does not know it;
     /// Peer when it comes before the Welcome.
-    pub fn ready(self, proof: [u8; 32]) -> Result<Session, Error> {
+    pub fn ready(self, proof: [u8; 32]) -> Result<ProvenSession, Error> {
         let Some((keys, session)) = self.welcomed else {
             return Err(Error::peer(
                 "cannot open a session",
@@ -234,7 +234,7 @@ impl ClientHandshake {
 
 /// The accepting end's part.
 ///
-/// From: a control connection whose version was agreed. To: a [`Session`].
+/// From: a control connection whose version was agreed. To: a [`ProvenSession`].
 pub struct ServerHandshake {
     token: Option<[u8; 32]>,
     allow_unauthenticated: bool,
@@ -242,7 +242,7 @@ pub struct ServerHandshake {
     session: u64,
     software: String,
     /// Set by [`ServerHandshake::hello`].
-    greeted: Option<(Keys, Session)>,
+    greeted: Option<(Keys, ProvenSession)>,
 }
 
 impl ServerHandshake {
@@ -295,7 +295,7 @@ impl ServerHandshake {
         // Only where both have a token is there something to prove.
         let token = self.token.filter(|_| hello.has_token);
         let keys = Keys::new(token, first, &hello, &welcome);
-        let session = Session {
+        let session = ProvenSession {
             id: self.session,
             authenticated: token.is_some(),
             secret: keys.secret.clone(),
@@ -307,7 +307,7 @@ impl ServerHandshake {
     /// The session as it will be if the client's proof holds: enough to verify
     /// data connections that come ahead of it. `None` before the Hello.
     #[must_use]
-    pub fn session(&self) -> Option<&Session> {
+    pub fn session(&self) -> Option<&ProvenSession> {
         self.greeted.as_ref().map(|(_, session)| session)
     }
 
@@ -315,7 +315,7 @@ impl ServerHandshake {
     ///
     /// # Errors
     /// Unauthorised when the proof is wrong; Peer when it comes before Hello.
-    pub fn proof(self, proof: [u8; 32]) -> Result<([u8; 32], Session), Error> {
+    pub fn proof(self, proof: [u8; 32]) -> Result<([u8; 32], ProvenSession), Error> {
         let Some((keys, session)) = self.greeted else {
             return Err(Error::peer(
                 "cannot open a session",
@@ -356,7 +356,7 @@ mod tests {
         server_token: Option<[u8; 32]>,
         allow: bool,
         tamper: impl Fn(&mut Hello, &mut Welcome),
-    ) -> Result<(Session, Session), Error> {
+    ) -> Result<(ProvenSession, ProvenSession), Error> {
         meet_behind([FIRST; 2], client_token, server_token, allow, tamper)
     }
 
@@ -368,7 +368,7 @@ mod tests {
         server_token: Option<[u8; 32]>,
         allow: bool,
         tamper: impl Fn(&mut Hello, &mut Welcome),
-    ) -> Result<(Session, Session), Error> {
+    ) -> Result<(ProvenSession, ProvenSession), Error> {
         let (mut client, mut hello) = ClientHandshake::new(client_token, [1; 32], "c".into());
         let mut server = ServerHandshake::new(server_token, allow, [2; 32], 77, "s".into());
         let mut unseen = Welcome {

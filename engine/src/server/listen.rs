@@ -194,7 +194,7 @@ impl Drop for Server {
 }
 
 /// What a server's one thread keeps.
-struct Shared {
+struct ServerShared {
     house: Rc<House>,
     token: Option<Token>,
     allow_unauthenticated: bool,
@@ -226,7 +226,7 @@ async fn serve(
     mut stopped: watch::Receiver<bool>,
     ready: std::sync::mpsc::Sender<Result<()>>,
 ) {
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(ServerShared {
         house: Rc::new(House {
             root,
             local_target: options.local_target,
@@ -275,7 +275,7 @@ async fn serve(
     }
 }
 
-async fn accept(listener: TcpListener, shared: Rc<Shared>) {
+async fn accept(listener: TcpListener, shared: Rc<ServerShared>) {
     let another = listener.try_clone().ok();
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     // The descriptor that is given away where no other is left, so that who
@@ -326,7 +326,7 @@ async fn greeted(
     stream: Rc<TcpStream>,
     peer: SocketAddr,
     greeting: Greeting,
-    shared: Rc<Shared>,
+    shared: Rc<ServerShared>,
     is_last: bool,
 ) {
     let clock = Clock::start();
@@ -386,7 +386,7 @@ async fn turn_away(wish: Wish, stream: Rc<TcpStream>, name: &str) -> Error {
 
 /// Gives a data connection to its session, if it proves that it belongs there:
 /// nothing is kept of one that does not.
-fn take_in(join: &Join, stream: &TcpStream, name: &str, shared: &Shared) -> Result<()> {
+fn take_in(join: &Join, stream: &TcpStream, name: &str, shared: &ServerShared) -> Result<()> {
     let doing = || format!("cannot take a data connection of {name} in");
     let sessions = shared.sessions.borrow();
     let Some(session) = sessions.get(&join.session) else {
@@ -416,7 +416,7 @@ async fn open(
     peer: SocketAddr,
     name: &str,
     clock: Clock,
-    shared: &Rc<Shared>,
+    shared: &Rc<ServerShared>,
 ) -> Result<(Registration, Session<Serving>)> {
     let prepared =
         socket::duplicate(&*stream).and_then(|socket| socket::prepare_control(socket.as_fd()));
@@ -508,7 +508,7 @@ async fn least() -> Result<Share> {
 /// A session's entry, taken out again when this is dropped.
 struct Registration {
     id: u64,
-    shared: Rc<Shared>,
+    shared: Rc<ServerShared>,
 }
 
 impl Registration {
@@ -516,7 +516,7 @@ impl Registration {
         id: u64,
         inner: UnboundedSender<Inner>,
         secret: SessionSecret,
-        shared: &Rc<Shared>,
+        shared: &Rc<ServerShared>,
     ) -> Self {
         let known = Known {
             inner,

@@ -30,7 +30,7 @@ use std::rc::Rc;
 pub(super) struct Serving {
     house: Rc<House>,
     peer: SocketAddr,
-    session: handshake::Session,
+    session: handshake::ProvenSession,
     /// What the pull whose first sources are being opened asked for, and the
     /// descriptors for all of them.
     starting: Option<(Begin, Share, Hearing)>,
@@ -38,7 +38,11 @@ pub(super) struct Serving {
 
 impl Serving {
     /// The role for one peer that proved itself, or need not.
-    pub(super) fn new(house: Rc<House>, peer: SocketAddr, session: handshake::Session) -> Self {
+    pub(super) fn new(
+        house: Rc<House>,
+        peer: SocketAddr,
+        session: handshake::ProvenSession,
+    ) -> Self {
         Self {
             house,
             peer,

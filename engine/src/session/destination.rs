@@ -43,7 +43,7 @@ impl From<LocalTarget> for Asked {
 /// The same, as it was found.
 pub(super) struct Destination {
     asked: Asked,
-    resolved: Mutex<Option<place::Destination>>,
+    resolved: Mutex<Option<place::ResolvedTarget>>,
 }
 
 impl Destination {
@@ -58,8 +58,8 @@ impl Destination {
     /// What `resolve` finds, the first time.
     fn resolved(
         &self,
-        resolve: impl FnOnce() -> Result<place::Destination>,
-    ) -> Result<place::Destination> {
+        resolve: impl FnOnce() -> Result<place::ResolvedTarget>,
+    ) -> Result<place::ResolvedTarget> {
         let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = &*resolved {
             return Ok(place.clone());

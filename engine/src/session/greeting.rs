@@ -6,7 +6,7 @@
 
 use crate::data::Clock;
 use crate::error::Error;
-use crate::protocol::session::Greeting;
+use crate::protocol::session::GreetingTime;
 use std::cell::Cell;
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -16,14 +16,14 @@ use tokio_uring::net::TcpStream;
 
 /// Shuts a socket down unless the greeting is through in time.
 pub(crate) struct Deadline {
-    greeting: Greeting,
+    greeting: GreetingTime,
     passed: Rc<Cell<bool>>,
     timer: tokio::task::JoinHandle<()>,
 }
 
 impl Deadline {
     pub(crate) fn start(stream: Rc<TcpStream>, clock: Clock) -> Self {
-        let greeting = Greeting::new(clock.now());
+        let greeting = GreetingTime::new(clock.now());
         let wait = Duration::from_nanos(greeting.due().saturating_sub(clock.now()));
         let passed = Rc::new(Cell::new(false));
         let mark = passed.clone();

@@ -20,7 +20,7 @@ pub(crate) enum Inner {
     /// A caller asks for a transfer.
     Start(Box<Start>),
     /// A caller stops one.
-    Stop(TransferId, Stop),
+    Stop(TransferId, StopHow),
     /// The pool or the server closes.
     Close,
     /// A data connection was dialled, or could not be.
@@ -56,7 +56,7 @@ pub(crate) enum StartTask {
 
 /// How a transfer is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum StopHow {
     Interrupt,
     Finish,
 }

@@ -7,7 +7,7 @@
 use super::core::Core;
 use super::destination::Asked;
 use super::event::{Event, Progress, Update};
-use super::inbox::{Done, Opened, Stop};
+use super::inbox::{Done, Opened, StopHow};
 use super::receiving_half::ReceivingHalf;
 use super::sending_half::{SendingHalf, SendingOptions, Supply};
 use super::tally::Tally;
@@ -374,17 +374,17 @@ impl Running {
     }
 
     /// A caller stops a transfer.
-    pub(crate) fn stop(&mut self, transfer: TransferId, stop: Stop) {
+    pub(crate) fn stop(&mut self, transfer: TransferId, stop: StopHow) {
         let Some(active) = self.of(transfer) else {
             return;
         };
         match stop {
-            Stop::Interrupt => active.stop(Error::new(
+            StopHow::Interrupt => active.stop(Error::new(
                 ErrorKind::Interrupted,
                 "the transfer was interrupted",
             )),
-            Stop::Finish if active.finish_streams() => {}
-            Stop::Finish => self.core.channel.send(&Message::EndStreams { transfer }),
+            StopHow::Finish if active.finish_streams() => {}
+            StopHow::Finish => self.core.channel.send(&Message::EndStreams { transfer }),
         }
     }
 

@@ -130,6 +130,31 @@ fn item_end(code: &str) -> usize {
     code.len()
 }
 
+/// The types and traits that `code` defines; no alias inside an `impl`, which is
+/// indented.
+pub fn types(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in code.lines() {
+        let words: Vec<&str> = line
+            .split(|letter: char| !is_name(letter))
+            .filter(|word| !word.is_empty())
+            .take_while(|word| *word != "fn")
+            .collect();
+        let is_top = !line.starts_with(' ');
+        for pair in words.windows(2) {
+            let defines = match pair[0] {
+                "struct" | "enum" | "trait" => true,
+                "type" => is_top,
+                _ => false,
+            };
+            if defines {
+                found.push(pair[1].to_owned());
+            }
+        }
+    }
+    found
+}
+
 /// The names in `code`: every run of letters, digits and underscores.
 pub fn names(code: &str) -> BTreeSet<&str> {
     code.split(|letter: char| !is_name(letter))

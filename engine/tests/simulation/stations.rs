@@ -11,7 +11,7 @@ use crate::world::{Event, NEXT, TRANSFER, World};
 use haul_engine::error::{Error, ErrorKind};
 use haul_engine::limits;
 use haul_engine::options::{RemoteSource, RemoteTarget, Transmit};
-use haul_engine::protocol::session::{Greeting, SessionEnd, SessionMachine, SessionOutput};
+use haul_engine::protocol::session::{GreetingTime, SessionEnd, SessionMachine, SessionOutput};
 use haul_engine::protocol::wire::{Begin, CheckKind, Flow, Message, Task};
 use haul_engine::protocol::{ConnectionId, TransferId};
 use std::collections::VecDeque;
@@ -41,7 +41,7 @@ impl End {
 pub struct Station {
     /// A server's is there once its client has proved itself.
     pub machine: Option<SessionMachine>,
-    greeting: Option<Greeting>,
+    greeting: Option<GreetingTime>,
     pub is_client: bool,
     /// Its half of the transfer runs.
     pub runs: bool,
@@ -72,7 +72,7 @@ impl Station {
         };
         Self {
             machine: is_client.then(|| SessionMachine::new(0, client, "the server".to_owned())),
-            greeting: (!is_client).then(|| Greeting::new(0)),
+            greeting: (!is_client).then(|| GreetingTime::new(0)),
             is_client,
             runs: false,
             is_over: false,

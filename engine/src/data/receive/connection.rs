@@ -39,7 +39,7 @@ pub enum InFlight {
 }
 
 /// One data connection.
-pub struct Connection {
+pub struct ReceiveConnection {
     /// Its number in the session.
     pub number: ConnectionId,
     /// Its socket.
@@ -67,7 +67,7 @@ pub struct Connection {
     spare: Vec<Check>,
 }
 
-impl Connection {
+impl ReceiveConnection {
     /// A connection that nothing came from yet.
     ///
     /// # Errors

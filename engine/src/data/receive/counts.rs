@@ -13,7 +13,7 @@ const CALLS_OF_A_REPORT: u64 = 12;
 
 /// Ways that bytes landed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub enum WriteMethod {
     /// pwrite in the worker's thread.
     Here,
     /// A ring write through the page cache.
@@ -28,13 +28,13 @@ pub enum Method {
     InPlace,
 }
 
-const METHODS: [(Method, &str); 6] = [
-    (Method::Direct, "direct write"),
-    (Method::Here, "buffered write"),
-    (Method::Ring, "buffered ring write"),
-    (Method::Null, "discarded"),
-    (Method::Ordered, "in order"),
-    (Method::InPlace, "in place on huge pages"),
+const METHODS: [(WriteMethod, &str); 6] = [
+    (WriteMethod::Direct, "direct write"),
+    (WriteMethod::Here, "buffered write"),
+    (WriteMethod::Ring, "buffered ring write"),
+    (WriteMethod::Null, "discarded"),
+    (WriteMethod::Ordered, "in order"),
+    (WriteMethod::InPlace, "in place on huge pages"),
 ];
 
 /// Counts since the last report.
@@ -53,13 +53,13 @@ pub struct Counts {
 
 impl Counts {
     /// One file write took `nanos`.
-    pub fn wrote(&mut self, method: Method, nanos: Nanos) {
+    pub fn wrote(&mut self, method: WriteMethod, nanos: Nanos) {
         self.used(method);
         self.latencies.write.record(nanos, 1);
     }
 
     /// Bytes landed that way.
-    pub fn used(&mut self, method: Method) {
+    pub fn used(&mut self, method: WriteMethod) {
         self.used[method as usize] = true;
     }
 

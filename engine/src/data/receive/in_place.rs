@@ -16,9 +16,9 @@
 use super::connection::InFlight;
 use super::frame::Spot;
 use super::segment::target;
-use super::state::{RING_ROOM_MIN, Worker};
+use super::state::{RING_ROOM_MIN, ReceiveWorker};
 use super::token;
-use super::windows::{Gathering, MadeWindow, WindowState, Windows};
+use super::windows::{Gathering, LandingWindows, MadeWindow, WindowState};
 use crate::data::ReceiveSegment;
 use crate::error::why;
 use crate::files::target::{Sink, Target};
@@ -44,7 +44,7 @@ const GATHERED_AGAIN_MAX: u8 = 3;
 const _: () = assert!(WINDOW_BYTES.is_multiple_of(HUGE_PAGE_BYTES as u64));
 
 /// Whether the next of a frame can be received in place.
-pub enum Found {
+pub enum SpotFound {
     /// It goes through a block.
     Not,
     /// Its window is being made.
@@ -53,30 +53,30 @@ pub enum Found {
     At(Spot, Range<ChunkId>, usize),
 }
 
-impl Worker {
+impl ReceiveWorker {
     /// Whether the next of the connection's frame can be received in place;
     /// starts making the window that it needs, and those behind that.
-    pub(super) fn find_spot(&mut self, slot: usize) -> Found {
+    pub(super) fn find_spot(&mut self, slot: usize) -> SpotFound {
         let Some((segment, frame)) = self
             .connections
             .get(slot)
             .and_then(|connection| connection.frame.as_ref())
             .and_then(|frame| Some((frame.landing()?.clone(), frame)))
         else {
-            return Found::Not;
+            return SpotFound::Not;
         };
         if segment.keeps_sums || self.is_over(&segment) {
-            return Found::Not;
+            return SpotFound::Not;
         }
         let (chunks, bytes) = frame.fitting(&segment, frame.block_bytes());
         // A block holds at most RUN_CHUNKS_MAX chunks.
         let count = (chunks.end - chunks.start) as u32;
         let mut pieces = segment.plan.pieces(chunks.start, count);
         let (Some(piece), None) = (pieces.next(), pieces.next()) else {
-            return Found::Not;
+            return SpotFound::Not;
         };
         let Some(target) = self.wanted(&segment, piece.file) else {
-            return Found::Not;
+            return SpotFound::Not;
         };
         let (start, most) = (piece.file_offset, target.in_place_bytes());
         let offset = start - start % WINDOW_BYTES;
@@ -85,10 +85,10 @@ impl Worker {
         let (chunks, bytes) = match end.checked_sub(start) {
             Some(room) if room < bytes as u64 => frame.fitting(&segment, room as usize),
             Some(_) => (chunks, bytes),
-            None => return Found::Not,
+            None => return SpotFound::Not,
         };
         if bytes == 0 {
-            return Found::Not;
+            return SpotFound::Not;
         }
         let target = target.clone();
         let state = self.window(&target, offset, most);
@@ -105,10 +105,10 @@ impl Worker {
                     start: (start - offset) as usize,
                     file: piece.file,
                 };
-                Found::At(spot, chunks, bytes)
+                SpotFound::At(spot, chunks, bytes)
             }
-            Some(WindowState::Gathering(..)) => Found::Soon,
-            Some(WindowState::Written) | None => Found::Not,
+            Some(WindowState::Gathering(..)) => SpotFound::Soon,
+            Some(WindowState::Written) | None => SpotFound::Not,
         }
     }
 
@@ -218,7 +218,7 @@ impl Worker {
         result: Result<u32, Errno>,
     ) {
         let now = self.clock.now();
-        let Windows { entries, pace, .. } = &mut self.windows;
+        let LandingWindows { entries, pace, .. } = &mut self.windows;
         let Some(place) = entries.iter().position(|entry| entry.number == number) else {
             // Let go meanwhile.
             return;

@@ -8,9 +8,9 @@
 
 use super::connection::InFlight;
 use super::frame::{Filling, Frame, Purpose, Room, check_header};
-use super::in_place::Found;
+use super::in_place::SpotFound;
 use super::segment::{chunk_range, ledger};
-use super::state::{Worker, cannot_receive};
+use super::state::{ReceiveWorker, cannot_receive};
 use super::token;
 use crate::data::ReceiveEvent;
 use crate::error::{Error, why};
@@ -23,7 +23,7 @@ use crate::protocol::{ConnectionId, Violation};
 use rustix::io::Errno;
 use std::sync::Arc;
 
-impl Worker {
+impl ReceiveWorker {
     /// Goes on with the connection as far as possible.
     pub(super) fn advance(&mut self, slot: usize) {
         while self.step(slot) {}
@@ -207,16 +207,16 @@ impl Worker {
             return false;
         };
         match found {
-            Found::At(spot, chunks, bytes) => {
+            SpotFound::At(spot, chunks, bytes) => {
                 connection.filling = Some(frame.fill_in_place(spot, chunks, bytes));
                 return true;
             }
-            Found::Soon => {
+            SpotFound::Soon => {
                 connection.waiting = true;
                 self.queue.push_back(slot);
                 return false;
             }
-            Found::Not => {}
+            SpotFound::Not => {}
         }
         match self.pool.take(frame.block_bytes()) {
             Ok(Some(block)) => {

@@ -8,13 +8,13 @@
 //! without landing only when nothing of the block is in flight.
 
 use super::block::{Landing, Write};
-use super::counts::Method;
+use super::counts::WriteMethod;
 use super::frame::{Filling, Good, Room};
 use super::segment::{
     chunk_range, descriptor, direct_descriptor, ledger, note_pieces, payload_bytes, target,
     write_failed,
 };
-use super::state::{RING_ROOM_MIN, Worker};
+use super::state::{RING_ROOM_MIN, ReceiveWorker};
 use super::token;
 use crate::data::{ReceiveEvent, ReceiveSegment};
 use crate::error::Error;
@@ -35,7 +35,7 @@ const RING_WRITE_BYTES_MIN: usize = 64 * 1024;
 /// where they were not received into their file.
 type Came<'a> = (ConnectionId, &'a Arc<ReceiveSegment>, Option<&'a Block>);
 
-impl Worker {
+impl ReceiveWorker {
     /// All that belongs into the connection's filling is there: reject what is
     /// damaged, write the rest where it came into a block.
     pub(super) fn land(&mut self, slot: usize) {
@@ -96,7 +96,7 @@ impl Worker {
         segment: &Arc<ReceiveSegment>,
         filling: &Filling,
     ) {
-        self.counts.used(Method::InPlace);
+        self.counts.used(WriteMethod::InPlace);
         self.reject_damaged(number, segment, filling);
         let over = self.is_over(segment);
         for good in &filling.good(segment) {
@@ -183,7 +183,7 @@ impl Worker {
             return;
         };
         let Sink::File { direct, .. } = target.sink() else {
-            return self.counts.used(Method::Null);
+            return self.counts.used(WriteMethod::Null);
         };
         let mut offset = offset;
         if direct.is_some()
@@ -267,7 +267,7 @@ impl Worker {
                 Ok(0) => return self.fail(&segment, file, write_failed(target, None)),
                 Ok(count) => {
                     self.counts
-                        .wrote(Method::Here, self.clock.now().saturating_sub(started));
+                        .wrote(WriteMethod::Here, self.clock.now().saturating_sub(started));
                     bytes = &bytes[count..];
                     offset += count as u64;
                 }
@@ -290,9 +290,9 @@ impl Worker {
             Ok(count) if count > 0 => {
                 let nanos = self.clock.now().saturating_sub(write.submitted);
                 let method = if write.direct {
-                    Method::Direct
+                    WriteMethod::Direct
                 } else {
-                    Method::Ring
+                    WriteMethod::Ring
                 };
                 self.counts.wrote(method, nanos);
                 write.range.start + count as usize..write.range.end
@@ -399,7 +399,7 @@ impl Worker {
 }
 
 /// Counts the connection's blocks that are being written.
-fn connection_landings(worker: &mut Worker, slot: usize, change: i32) {
+fn connection_landings(worker: &mut ReceiveWorker, slot: usize, change: i32) {
     if let Some(connection) = worker.connections.get_mut(slot) {
         connection.landings = connection.landings.saturating_add_signed(change);
     }

@@ -45,7 +45,7 @@ use super::{Clock, ReceiveCommand, ReceiveEvents, thread};
 use crate::error::Result;
 use crate::kernel::queue::Reader;
 use crate::kernel::thread::block_write_signals;
-use state::Worker;
+use state::ReceiveWorker;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 pub use stock::Stock;
@@ -82,10 +82,10 @@ fn spawn_with(
         &WORDS,
         move || {
             block_write_signals();
-            Worker::new(commands, events, clock, stock, pace)
+            ReceiveWorker::new(commands, events, clock, stock, pace)
         },
-        Worker::run,
-        Worker::give_up,
+        ReceiveWorker::run,
+        ReceiveWorker::give_up,
     )
 }
 

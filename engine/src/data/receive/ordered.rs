@@ -8,11 +8,11 @@
 //! Verified chunks are copied out of their block: a hole would otherwise hold
 //! all blocks that came after it, and its own chunks would find none.
 
-use super::counts::Method;
+use super::counts::WriteMethod;
 use super::frame::Good;
 use super::segment::{chunk_range, ledger, note_pieces, target, write_failed};
-use super::state::{Worker, cannot_receive};
-use super::stream::Held;
+use super::state::{ReceiveWorker, cannot_receive};
+use super::stream::HeldChunks;
 use super::token;
 use crate::data::ReceiveEvent;
 use crate::error::Error;
@@ -30,7 +30,7 @@ const CURRENT_POSITION: u64 = u64::MAX;
 /// to it.
 const HELD_BYTES_MAX: u64 = limits::STREAM_WINDOW_BYTES + limits::RUN_BYTES_MAX;
 
-impl Worker {
+impl ReceiveWorker {
     /// Takes verified chunks out of their block, to be written in their turn.
     pub(super) fn hold(&mut self, slot: usize, stream: usize, block: &Block, good: &[Good]) {
         let Some(number) = self
@@ -56,7 +56,7 @@ impl Worker {
             ordered.held_bytes += bytes.len() as u64;
             ordered.held.insert(
                 good.chunks.start,
-                Held {
+                HeldChunks {
                     slot,
                     number,
                     chunks: good.chunks.clone(),
@@ -128,7 +128,7 @@ impl Worker {
         let nanos = self.clock.now().saturating_sub(held.submitted);
         match result {
             Ok(count) if count > 0 => {
-                self.counts.wrote(Method::Ordered, nanos);
+                self.counts.wrote(WriteMethod::Ordered, nanos);
                 held.written += count as usize;
                 if held.written < held.bytes.len() && !ordered.closed {
                     return self.queue_ordered(stream);

@@ -15,20 +15,20 @@ use std::sync::Arc;
 const ARENA_BYTES: usize = 2 * 1024 * 1024;
 
 /// A worker's blocks, made as they are needed.
-pub struct Pool {
+pub struct ReceivePool {
     stock: Arc<Stock>,
     idle: Vec<Arc<Block>>,
     /// Bytes of all arenas that have a block left.
     bytes: usize,
 }
 
-impl Drop for Pool {
+impl Drop for ReceivePool {
     fn drop(&mut self) {
         self.stock.leave(self.idle.drain(..));
     }
 }
 
-impl Pool {
+impl ReceivePool {
     /// Without a block yet; those that others left are taken first.
     pub fn new(stock: Arc<Stock>) -> Self {
         Self {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn blocks_are_bounded_and_reused() {
-        let mut pool = Pool::new(Arc::default());
+        let mut pool = ReceivePool::new(Arc::default());
         let mut taken = Vec::new();
         while let Some(block) = pool.take(MIB).expect("memory") {
             taken.push(block);
@@ -110,18 +110,18 @@ mod tests {
     fn what_one_pool_leaves_the_next_takes_first() {
         let stock = Arc::new(Stock::default());
         let position = |block: &Arc<Block>| block.as_slice().as_ptr();
-        let mut first = Pool::new(stock.clone());
+        let mut first = ReceivePool::new(stock.clone());
         let block = first.take(MIB).expect("memory").expect("room");
         let seen = position(&block);
         first.give(block);
         drop(first);
-        let mut second = Pool::new(stock.clone());
+        let mut second = ReceivePool::new(stock.clone());
         let mut other = second.take(4 * MIB).expect("memory").expect("room");
         assert_eq!(other.len(), 4 * MIB, "of another size");
         other = second.take(MIB).expect("memory").expect("room");
         assert_eq!(position(&other), seen);
         // However many leave theirs, the stock is bounded.
-        let mut pools: Vec<_> = (0..4).map(|_| Pool::new(stock.clone())).collect();
+        let mut pools: Vec<_> = (0..4).map(|_| ReceivePool::new(stock.clone())).collect();
         for pool in &mut pools {
             let mut taken = Vec::new();
             while let Some(block) = pool.take(MIB).expect("memory") {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn blocks_of_another_size_make_room() {
-        let mut pool = Pool::new(Arc::default());
+        let mut pool = ReceivePool::new(Arc::default());
         let mut taken = Vec::new();
         while let Some(block) = pool.take(MIB).expect("memory") {
             taken.push(block);

@@ -5,14 +5,14 @@
 //! which it happened; only what landed waits a little for its neighbours.
 
 use super::block::{Landing, Write};
-use super::connection::Connection;
+use super::connection::ReceiveConnection;
 use super::counts::Counts;
-use super::pool::Pool;
+use super::pool::ReceivePool;
 use super::segment::target;
 use super::slab::Slab;
 use super::stock::Stock;
 use super::stream::Ordered;
-use super::windows::{Pace, Windows};
+use super::windows::{LandingWindows, Pace};
 use crate::data::{Clock, ReceiveCommand, ReceiveEvent, ReceiveEvents, ReceiveSegment};
 use crate::error::{Error, Result, Side};
 use crate::kernel::queue::Reader;
@@ -38,7 +38,7 @@ pub struct Open {
 }
 
 /// One receiving worker.
-pub struct Worker {
+pub struct ReceiveWorker {
     pub(super) ring: Ring,
     pub(super) commands: Arc<Reader<ReceiveCommand>>,
     pub(super) commands_handle: Handle,
@@ -46,15 +46,15 @@ pub struct Worker {
     pub(super) polling: bool,
     pub(super) events: ReceiveEvents,
     pub(super) clock: Clock,
-    pub(super) connections: Slab<Connection>,
+    pub(super) connections: Slab<ReceiveConnection>,
     pub(super) segments: HashMap<(TransferId, SegmentId), Open>,
     /// The highest segment that was opened, by transfer.
     pub(super) opened: HashMap<TransferId, SegmentId>,
     pub(super) forgotten: VecDeque<TransferId>,
     /// Forgotten, and not yet answered.
     pub(super) forgetting: Vec<TransferId>,
-    pub(super) pool: Pool,
-    pub(super) windows: Windows,
+    pub(super) pool: ReceivePool,
+    pub(super) windows: LandingWindows,
     /// Connections that wait for a block or a window, first come first served.
     pub(super) queue: VecDeque<usize>,
     pub(super) landings: Slab<Landing>,
@@ -82,7 +82,7 @@ pub fn cannot_receive(connection: ConnectionId) -> String {
     format!("cannot receive on data connection {connection}")
 }
 
-impl Worker {
+impl ReceiveWorker {
     /// A worker for the calling thread.
     ///
     /// # Errors
@@ -107,8 +107,8 @@ impl Worker {
             opened: HashMap::new(),
             forgotten: VecDeque::new(),
             forgetting: Vec::new(),
-            pool: Pool::new(stock),
-            windows: Windows::new(pace),
+            pool: ReceivePool::new(stock),
+            windows: LandingWindows::new(pace),
             queue: VecDeque::new(),
             landings: Slab::default(),
             writes: Slab::default(),

@@ -18,16 +18,16 @@ pub struct Ordered {
     pub segment: Arc<ReceiveSegment>,
     pub(super) sink: Handle,
     /// Verified and not written, by first chunk.
-    pub(super) held: BTreeMap<ChunkId, Held>,
+    pub(super) held: BTreeMap<ChunkId, HeldChunks>,
     pub(super) held_bytes: u64,
     /// What is being written.
-    pub(super) writing: Option<Held>,
+    pub(super) writing: Option<HeldChunks>,
     /// True once nothing more is wanted of it; it goes when nothing is written.
     pub closed: bool,
 }
 
 /// Verified chunks, copied out of their block.
-pub struct Held {
+pub struct HeldChunks {
     pub(super) slot: usize,
     pub(super) number: ConnectionId,
     pub(super) chunks: Range<ChunkId>,

@@ -63,13 +63,13 @@ pub(super) struct MadeWindow {
 }
 
 /// A worker's windows; the one used last is the last.
-pub(super) struct Windows {
+pub(super) struct LandingWindows {
     pub(super) entries: Vec<MadeWindow>,
     pub(super) numbers: usize,
     pub(super) pace: Pace,
 }
 
-impl Windows {
+impl LandingWindows {
     /// None yet.
     pub(super) fn new(pace: Pace) -> Self {
         Self {

@@ -6,9 +6,9 @@
 //! small piece); `Detached` is a connection's last event, after its
 //! last operation was reaped and its grants were released.
 
-use super::connection::{Connection, InFlight};
+use super::connection::{InFlight, ReceiveConnection};
 use super::segment::ledger;
-use super::state::{Open, Worker, cannot_receive};
+use super::state::{Open, ReceiveWorker, cannot_receive};
 use super::stream::Ordered;
 use super::token;
 use crate::data::{Parting, ReceiveCommand, ReceiveEvent, ReceiveSegment};
@@ -37,7 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// chunk, and 0.80 to 1.00 where what did not complete at once was told at once.
 const TELL_WAIT_NANOS_MAX: Nanos = 4_000_000;
 
-impl Worker {
+impl ReceiveWorker {
     /// Works until it is stopped and everything was reaped.
     ///
     /// # Errors
@@ -175,7 +175,7 @@ impl Worker {
             ReceiveCommand::Report => {
                 let calls = self.ring.take_system_calls() + self.events.take_signals();
                 let report = {
-                    let connections = self.connections.values_mut().map(Connection::report);
+                    let connections = self.connections.values_mut().map(ReceiveConnection::report);
                     self.counts.take(calls, connections)
                 };
                 self.tell(ReceiveEvent::Report(report));
@@ -192,7 +192,7 @@ impl Worker {
         // O_NONBLOCK would turn the ring's waits into EAGAIN.
         self.counts.system_calls += 1;
         let blocking = rustix::io::ioctl_fionbio(&socket, false);
-        match blocking.and_then(|()| Connection::new(number, Handle::from(socket))) {
+        match blocking.and_then(|()| ReceiveConnection::new(number, Handle::from(socket))) {
             Ok(connection) => {
                 let slot = self.connections.insert(connection);
                 self.advance(slot);

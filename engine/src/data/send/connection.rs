@@ -31,7 +31,7 @@ pub enum Ending {
 }
 
 /// A connection.
-pub struct Connection {
+pub struct SendConnection {
     /// Its number in the session.
     pub id: ConnectionId,
     /// Its socket.
@@ -70,7 +70,7 @@ pub struct Connection {
     facts: Option<SocketFacts>,
 }
 
-impl Connection {
+impl SendConnection {
     /// Takes a socket over.
     pub fn new(id: ConnectionId, socket: OwnedFd, knows_zero_copy: bool) -> Self {
         let socket = Handle::from(socket);

@@ -3,7 +3,7 @@
 //! Leaves to others: queueing them, and what follows from their results.
 //! Invariant: a job names all that its completion needs to be understood.
 
-use super::pipe::Step;
+use super::pipe::SpliceStep;
 use crate::protocol::Nanos;
 use rustix::io::Errno;
 
@@ -34,7 +34,7 @@ pub(super) enum Job {
         refused: Option<Errno>,
     },
     /// A step of a chain of splices.
-    Splice { place: usize, step: Step },
+    Splice { place: usize, step: SpliceStep },
     /// Nobody waits for the result.
     Aside,
 }

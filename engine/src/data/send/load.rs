@@ -6,7 +6,7 @@
 //! named in `voids`.
 
 use super::layout::{Cursor, Part, is_direct, kept_parts};
-use super::pool::{BLOCK_BYTES, Pool};
+use super::pool::{BLOCK_BYTES, SendPool};
 use crate::Side;
 use crate::data::SendSegment;
 use crate::data::window::Stretch;
@@ -15,7 +15,7 @@ use crate::files::DIRECT_ALIGN_BYTES;
 use crate::files::source::{FileSource, Source};
 use crate::kernel::fault::watched;
 use crate::kernel::memory::Block;
-use crate::kernel::ring::{Handle, Message, Owner, Slice};
+use crate::kernel::ring::{Handle, IoMessage, Owner, Slice};
 use crate::protocol::check::Check;
 use crate::protocol::frame::{CHECK_BYTES, FrameHeader, HEADER_BYTES};
 use crate::protocol::plan::Piece;
@@ -116,7 +116,7 @@ pub struct Load {
     pub frame_sent: u64,
     /// What is to be sent of it, in order, once it was written; not what is being
     /// sent.
-    pub left: VecDeque<Box<Message>>,
+    pub left: VecDeque<Box<IoMessage>>,
     /// When its first operation was submitted.
     pub submitted: Option<Nanos>,
     /// What holds filler and was not told yet.
@@ -273,7 +273,7 @@ impl Load {
     }
 
     /// Takes the blocks that [`Load::lay`] asked for; the pool has them.
-    pub fn take_blocks(&mut self, pool: &mut Pool) {
+    pub fn take_blocks(&mut self, pool: &mut SendPool) {
         let mut index = 0;
         for number in 0..self.blocks {
             let mut rest = pool.take();
@@ -457,7 +457,7 @@ impl Load {
     }
 
     /// Writes what is left of the frame into `message`, from the parts.
-    pub fn write_message(&mut self, message: &mut Message) {
+    pub fn write_message(&mut self, message: &mut IoMessage) {
         self.write_head(message);
         let mapping = self.mapping.drain(..);
         message.slices.extend(mapping.map(mapped_slice));
@@ -496,14 +496,14 @@ impl Load {
     }
 
     /// Writes what is left of the head.
-    pub fn write_head(&self, message: &mut Message) {
+    pub fn write_head(&self, message: &mut IoMessage) {
         message.clear();
         let sent = (self.frame_sent as usize).min(self.head.len());
         message.head.extend_from_slice(&self.head[sent..]);
     }
 
     /// Gives all blocks that are here back.
-    pub fn release(&mut self, pool: &mut Pool) {
+    pub fn release(&mut self, pool: &mut SendPool) {
         for part in self.parts.drain(..) {
             part.block.into_iter().for_each(|block| pool.put(block));
         }

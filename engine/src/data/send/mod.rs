@@ -49,7 +49,7 @@ use crate::files::source::Source;
 use crate::kernel::queue::Reader;
 use crate::options::Transmit;
 use std::thread::JoinHandle;
-use worker::Worker;
+use worker::SendWorker;
 
 /// Starts a sending worker. It ends on [`SendCommand::Stop`], or when all
 /// writers of `commands` are gone, after every connection's `Detached`.
@@ -67,9 +67,9 @@ pub fn spawn(
     thread::spawn(
         name,
         &WORDS,
-        move || Worker::new(commands, events, clock),
-        Worker::run,
-        move |worker: Worker, error| {
+        move || SendWorker::new(commands, events, clock),
+        SendWorker::run,
+        move |worker: SendWorker, error| {
             let connections = worker.connections();
             // Reaps what is in flight, before anyone is told.
             drop(worker);

@@ -10,6 +10,7 @@
 //! by a refusal, and raised a little by every notification.
 
 use crate::protocol::Nanos;
+use rustix::io::Errno;
 
 /// The smallest piece of a frame that is sent on its own.
 pub const PIECE_BYTES_MIN: usize = 64 * 1024;
@@ -98,6 +99,11 @@ impl Pins {
             least / 1024
         ))
     }
+}
+
+/// True where not enough memory could be pinned, or the socket cannot do it.
+pub fn is_refusal(errno: Errno) -> bool {
+    matches!(errno, Errno::NOMEM | Errno::NOBUFS | Errno::OPNOTSUPP)
 }
 
 #[cfg(test)]

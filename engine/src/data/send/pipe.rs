@@ -18,7 +18,7 @@ pub const STEPS_MAX: usize = 144;
 
 /// One operation of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum SpliceStep {
     /// Header and table.
     Head,
     /// From the file into the pipe.

@@ -34,13 +34,13 @@ const _: () = {
 };
 
 /// The free blocks.
-pub struct Pool {
+pub struct SendPool {
     free: Vec<Arc<Block>>,
     /// Parts of blocks that were cut, by the block's position.
     parts: HashMap<usize, Vec<Arc<Block>>>,
 }
 
-impl Pool {
+impl SendPool {
     /// Maps the blocks; huge pages, because direct reads into them took 0.6 of
     /// the time.
     ///
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_cut_block_comes_back_whole() {
-        let (_arena, mut pool) = Pool::new().expect("mapped");
+        let (_arena, mut pool) = SendPool::new().expect("mapped");
         assert_eq!(pool.len(), BLOCKS);
         let (first, rest) = Block::split(pool.take().expect("free"), 10);
         let (second, third) = Block::split(rest, 20);

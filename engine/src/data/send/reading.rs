@@ -8,7 +8,7 @@ use super::job::{Job, ROOM_KEPT};
 use super::layout::Part;
 use super::load::{Load, Path, Stage, cached};
 use super::pool::RUN_BLOCKS_MAX;
-use super::worker::Worker;
+use super::worker::SendWorker;
 use crate::data::SendEvent;
 use crate::error::{Error, why};
 use crate::files::source::{FileSource, Source};
@@ -28,7 +28,7 @@ const REGISTERED_BLOCKS_MIN: usize = 2;
 /// by a kernel worker.
 const SPLICE_PIECES_MAX: usize = 16;
 
-impl Worker {
+impl SendWorker {
     /// Starts reading for as many loads as there are blocks.
     pub fn prepare_loads(&mut self) {
         while let Some(index) = self.unread.pop_front() {

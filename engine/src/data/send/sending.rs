@@ -6,10 +6,11 @@
 
 use super::job::Job;
 use super::load::{Path, Stage};
+use super::pins::is_refusal;
 use super::pipe::STEPS_MAX;
-use super::worker::Worker;
+use super::worker::SendWorker;
 use crate::data::SendEvent;
-use crate::kernel::ring::{Completion, Message, Outcome, SendMode};
+use crate::kernel::ring::{Completion, IoMessage, Outcome, SendMode};
 use crate::options::Transmit;
 use crate::protocol::Nanos;
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 /// and its cancellation.
 const ROOM_MIN: usize = 2 + 2 * STEPS_MAX;
 
-impl Worker {
+impl SendWorker {
     /// Gives every connection that can send its next frame, or its rest. False
     /// when one of them has to be read again first.
     pub fn start_sends(&mut self) -> bool {
@@ -89,7 +90,7 @@ impl Worker {
     }
 
     /// Queues the send of a message.
-    fn send(&mut self, place: usize, index: usize, message: Box<Message>) {
+    fn send(&mut self, place: usize, index: usize, message: Box<IoMessage>) {
         let (Some(connection), Some(load)) =
             (self.connections[place].as_mut(), self.loads[index].as_mut())
         else {
@@ -170,7 +171,7 @@ impl Worker {
         index: usize,
         (bytes, submitted): (u64, Nanos),
         result: Result<u32, Errno>,
-        message: Option<Box<Message>>,
+        message: Option<Box<IoMessage>>,
     ) {
         let nanos = self.now.saturating_sub(submitted);
         self.report.latencies.send.record(nanos, 1);
@@ -268,7 +269,7 @@ impl Worker {
         &mut self,
         (place, index): (usize, usize),
         (pinned, errno): (usize, Errno),
-        message: Option<Box<Message>>,
+        message: Option<Box<IoMessage>>,
     ) {
         let may_go = self.pins.refuse(self.now, pinned) && errno != Errno::OPNOTSUPP;
         if let Some(connection) = self.connections[place].as_mut() {
@@ -322,12 +323,7 @@ impl Worker {
     }
 }
 
-/// True where not enough memory could be pinned, or the socket cannot do it.
-pub fn is_refusal(errno: Errno) -> bool {
-    matches!(errno, Errno::NOMEM | Errno::NOBUFS | Errno::OPNOTSUPP)
-}
-
-fn connection_error(worker: &Worker, place: usize, errno: Errno) -> Option<crate::Error> {
+fn connection_error(worker: &SendWorker, place: usize, errno: Errno) -> Option<crate::Error> {
     let why = std::io::Error::from(errno);
     worker.connections[place]
         .as_ref()

@@ -7,8 +7,8 @@
 
 use super::job::Job;
 use super::load::{Load, cached};
-use super::pipe::{Chain, Pipe, STEPS_MAX, Step};
-use super::worker::Worker;
+use super::pipe::{Chain, Pipe, STEPS_MAX, SpliceStep};
+use super::worker::SendWorker;
 use crate::kernel::ring::{Completion, Handle, Outcome, SendMode};
 use rustix::io::Errno;
 
@@ -34,7 +34,7 @@ fn strides(load: &Load, pipe: &Pipe) -> (Vec<Stride>, bool) {
     (steps, true)
 }
 
-impl Worker {
+impl SendWorker {
     /// Queues the chain of a load whose checks are known. False when it has to
     /// be read again, to go by copy.
     pub fn start_splice(&mut self, place: usize, index: usize) -> bool {
@@ -83,12 +83,12 @@ impl Worker {
             zero_copy: false,
             more: true,
         };
-        let token = self.token(job(Step::Head));
+        let token = self.token(job(SpliceStep::Head));
         self.ring.link();
         self.ring.send(&socket, message, mode, token);
         let last = steps.len() - 1;
         for (number, (file, offset, bytes)) in steps.into_iter().enumerate() {
-            let into = self.token(job(Step::In));
+            let into = self.token(job(SpliceStep::In));
             self.ring.link();
             self.ring.splice(
                 (&file, Some(offset)),
@@ -97,7 +97,7 @@ impl Worker {
                 false,
                 into,
             );
-            let out = self.token(job(Step::Out));
+            let out = self.token(job(SpliceStep::Out));
             if number < last {
                 self.ring.link();
             }
@@ -115,7 +115,7 @@ impl Worker {
     }
 
     /// One step completed; the last decides.
-    pub fn splice_completed(&mut self, place: usize, step: Step, completion: Completion) {
+    pub fn splice_completed(&mut self, place: usize, step: SpliceStep, completion: Completion) {
         if let Some(message) = completion.loan.into_message() {
             self.recycle(message);
         }
@@ -131,14 +131,14 @@ impl Worker {
         let chain = &mut pipe.chain;
         let count = u64::from(result.unwrap_or(0));
         match step {
-            Step::Head => chain.head += count,
-            Step::In => chain.taken += count,
-            Step::Out => chain.given += count,
+            SpliceStep::Head => chain.head += count,
+            SpliceStep::In => chain.taken += count,
+            SpliceStep::Out => chain.given += count,
         }
         match result {
             // Reading the rest again tells what is wrong with the source.
             Ok(_) | Err(Errno::CANCELED | Errno::AGAIN | Errno::INTR | Errno::INVAL) => {}
-            Err(_) if step == Step::In => {}
+            Err(_) if step == SpliceStep::In => {}
             Err(errno) => chain.error = chain.error.or(Some(errno)),
         }
         chain.due -= 1;

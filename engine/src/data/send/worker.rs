@@ -4,19 +4,18 @@
 //! Invariant: every operation in the ring has its entry in `jobs`, under the
 //! token that it bears.
 
-use super::connection::{Connection, Ending};
+use super::connection::{Ending, SendConnection};
 use super::job::{Job, ROOM_KEPT};
 use super::load::Load;
-use super::pins::{Pins, TRY_AGAIN_NANOS};
-use super::pool::Pool;
-use super::sending::is_refusal;
+use super::pins::{Pins, TRY_AGAIN_NANOS, is_refusal};
+use super::pool::SendPool;
 use crate::data::thread;
 use crate::data::window::Windows;
 use crate::data::{Clock, Parting, SendCommand, SendEvent, SendEvents};
 use crate::error::{Error, Result};
 use crate::kernel::memory::Arena;
 use crate::kernel::queue::Reader;
-use crate::kernel::ring::{Completion, Handle, Message, Outcome, Ring};
+use crate::kernel::ring::{Completion, Handle, IoMessage, Outcome, Ring};
 use crate::kernel::socket;
 use crate::protocol::{ConnectionId, Nanos};
 use crate::report::{ConnectionReport, SideReport};
@@ -43,14 +42,14 @@ const STARVED_WAIT: Duration = Duration::from_nanos(TRY_AGAIN_NANOS);
 const IDLE_WAIT: Duration = Duration::from_millis(20);
 
 /// A worker thread's state.
-pub(super) struct Worker {
+pub(super) struct SendWorker {
     pub ring: Ring,
-    pub pool: Pool,
+    pub pool: SendPool,
     /// The blocks' memory until it is first needed: registering it makes all
     /// of it resident, and warm files are sent from mappings.
     pub unregistered: Option<Arena>,
     pub windows: Windows,
-    pub connections: Vec<Option<Connection>>,
+    pub connections: Vec<Option<SendConnection>>,
     pub loads: Vec<Option<Load>>,
     /// Loads that wait for blocks, oldest first.
     pub waiting: VecDeque<usize>,
@@ -64,7 +63,7 @@ pub(super) struct Worker {
     pub starved: bool,
     /// Empty ones, boxed as they are lent, with what they allocated.
     #[expect(clippy::vec_box)]
-    pub messages: Vec<Box<Message>>,
+    pub messages: Vec<Box<IoMessage>>,
     pub now: Nanos,
     pub report: SideReport,
     pub methods: BTreeSet<&'static str>,
@@ -86,12 +85,12 @@ pub(super) struct Worker {
     stopping: bool,
 }
 
-impl Worker {
+impl SendWorker {
     /// A worker for the calling thread.
     pub fn new(commands: Reader<SendCommand>, events: SendEvents, clock: Clock) -> Result<Self> {
         let ring = Ring::new(IN_FLIGHT_MAX)?;
-        let (arena, pool) =
-            Pool::new().map_err(|errno| Error::local("cannot map the sending buffers", errno))?;
+        let (arena, pool) = SendPool::new()
+            .map_err(|errno| Error::local("cannot map the sending buffers", errno))?;
         let commands = Arc::new(commands);
         Ok(Self {
             knows_zero_copy: ring.knows_zero_copy(),
@@ -176,7 +175,7 @@ impl Worker {
     }
 
     /// A message to write a frame into.
-    pub fn message(&mut self) -> Box<Message> {
+    pub fn message(&mut self) -> Box<IoMessage> {
         self.messages.pop().unwrap_or_default()
     }
 
@@ -258,7 +257,7 @@ impl Worker {
     }
 
     /// Gives a message's blocks back to the pool and keeps the message.
-    pub fn recycle(&mut self, mut message: Box<Message>) {
+    pub fn recycle(&mut self, mut message: Box<IoMessage>) {
         self.pool.put_all(message.slices.drain(..));
         message.clear();
         self.messages.push(message);
@@ -310,7 +309,7 @@ impl Worker {
     }
 
     fn attach(&mut self, id: ConnectionId, socket: OwnedFd) {
-        let connection = Connection::new(id, socket, self.knows_zero_copy);
+        let connection = SendConnection::new(id, socket, self.knows_zero_copy);
         // fcntl, getsockname, getpeername.
         self.report.system_calls += 4;
         let free = self.connections.iter().position(Option::is_none);
@@ -334,7 +333,7 @@ impl Worker {
     }
 
     fn detach(&mut self, id: ConnectionId, parting: Parting) {
-        let is_it = |connection: &Option<Connection>| {
+        let is_it = |connection: &Option<SendConnection>| {
             connection
                 .as_ref()
                 .is_some_and(|connection| connection.id == id)
@@ -436,7 +435,7 @@ impl Worker {
         // only at its end; but a connection that has nothing on the wire must
         // not wait for another's.
         let preparing = open().any(|connection| !connection.busy && !connection.queue.is_empty());
-        let due = busy().map(Connection::completions_due).min();
+        let due = busy().map(SendConnection::completions_due).min();
         let wanted = match due {
             // Sends are short: half of them together cost one call, and what
             // their sockets hold meanwhile keeps the peer busy.

@@ -154,8 +154,8 @@ fn a_byte_that_changed_in_secret_changes_the_sum() {
 
 #[test]
 fn an_inode_that_does_not_come_to_rest_is_given_up() {
-    let mode = |mode: u32| State::Touched(Touch::of(0, mode));
-    let play = |states: &[State]| {
+    let mode = |mode: u32| SourceState::Touched(Touch::of(0, mode));
+    let play = |states: &[SourceState]| {
         let (mut next, mut reads) = (states.iter().copied(), Vec::new());
         let found = come_to_rest(
             || Ok(next.next().expect("not more looks than that")),
@@ -166,11 +166,11 @@ fn an_inode_that_does_not_come_to_rest_is_given_up() {
         );
         (found, reads)
     };
-    assert_eq!(play(&[State::Unchanged]), (Ok(Some(None)), vec![]));
+    assert_eq!(play(&[SourceState::Unchanged]), (Ok(Some(None)), vec![]));
     assert_eq!(play(&[mode(1), mode(1)]), (Ok(Some(Some(1))), vec![1]));
     let settles = [mode(1), mode(2), mode(3), mode(3)];
     assert_eq!(play(&settles), (Ok(Some(Some(3))), vec![1, 2, 3]));
-    let restless: Vec<State> = (0..=limits::LOOKS_MAX).map(mode).collect();
+    let restless: Vec<SourceState> = (0..=limits::LOOKS_MAX).map(mode).collect();
     let (found, reads) = play(&restless);
     assert_eq!((found, reads.len()), (Ok(None), limits::LOOKS_MAX as usize));
 }

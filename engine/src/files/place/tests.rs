@@ -22,7 +22,7 @@ fn furnished() -> tempfile::TempDir {
 }
 
 /// What became of it: "directory/name" relative to `base`, or the error.
-fn outcome(base: &Path, destination: Result<Destination>, entry: &str) -> String {
+fn outcome(base: &Path, destination: Result<ResolvedTarget>, entry: &str) -> String {
     match destination.and_then(|destination| destination.place(entry.as_bytes())) {
         Ok(place) => {
             use std::os::fd::AsRawFd;

@@ -32,7 +32,7 @@ fn an_entry_tells_name_size_mode_and_time() {
         let mut back = vec![0; size];
         source.read_at(0, &mut back).expect("reads");
         assert_eq!(back, bytes(size));
-        assert_eq!(source.state(), Ok(State::Unchanged));
+        assert_eq!(source.state(), Ok(SourceState::Unchanged));
         assert!(!source.is_cold() && source.direct().is_none());
     }
 }

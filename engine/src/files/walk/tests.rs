@@ -57,11 +57,11 @@ fn one_of_several_fails_alone_and_one_alone_fails_all() {
 
 #[test]
 fn a_stream_is_a_part_of_its_own() {
-    let endless = Named::Generated {
+    let endless = NamedSource::Generated {
         pattern: Pattern::Zero,
         bytes: None,
     };
-    let some = Named::Generated {
+    let some = NamedSource::Generated {
         pattern: Pattern::Zero,
         bytes: Some(5),
     };

@@ -189,7 +189,7 @@ impl Slice {
 /// What one send takes: bytes of its own in front, then slices, in order.
 /// Box it once and use it again: sending allocates nothing then.
 #[derive(Default)]
-pub struct Message {
+pub struct IoMessage {
     /// The bytes in front, such as a frame's header and table.
     pub head: Vec<u8>,
     /// What follows.
@@ -200,7 +200,7 @@ pub struct Message {
     header: Option<libc::msghdr>,
 }
 
-impl Message {
+impl IoMessage {
     /// Bytes that are still to go.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -303,7 +303,7 @@ pub enum Loan {
     #[default]
     None,
     /// Of a send.
-    Message(Box<Message>),
+    Message(Box<IoMessage>),
     /// Of a receive or read into one block.
     Block(Arc<Block>),
     /// Of a write.
@@ -317,7 +317,7 @@ pub enum Loan {
 impl Loan {
     /// The message, where it was one.
     #[must_use]
-    pub fn into_message(self) -> Option<Box<Message>> {
+    pub fn into_message(self) -> Option<Box<IoMessage>> {
         match self {
             Self::Message(message) => Some(message),
             _ => None,

@@ -20,7 +20,7 @@ mod operations;
 #[cfg(test)]
 mod tests;
 
-pub use loan::{Handle, Loan, Message, Owner, Slice};
+pub use loan::{Handle, IoMessage, Loan, Owner, Slice};
 pub use operations::SendMode;
 
 use super::memory::{Arena, Region};
@@ -31,6 +31,7 @@ use rustix::process::{Resource, getrlimit};
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A ring whose memory may not be locked is tried again for so long: what other
@@ -38,6 +39,9 @@ use std::time::{Duration, Instant};
 const MEMORY_WAIT: Duration = Duration::from_secs(2);
 /// … and this often.
 const MEMORY_LOOK: Duration = Duration::from_millis(5);
+/// One wait of this process was in vain, and no ring was made since: waiting for
+/// each of many rings would only add up.
+static WAITED_IN_VAIN: AtomicBool = AtomicBool::new(false);
 /// Memory of one entry: a submission of 64 bytes and two completions of 16.
 const ENTRY_BYTES: u64 = 96;
 /// Entries of tokio-uring's own ring, by its default.
@@ -78,7 +82,7 @@ pub struct Completion {
 }
 
 /// What the kernel may be using.
-struct Flight {
+struct RingFlight {
     token: u64,
     /// Own cancellations are not told.
     told: bool,
@@ -90,7 +94,7 @@ struct Flight {
 /// One io_uring, for one thread.
 pub struct Ring {
     io: IoUring,
-    flights: Vec<Option<Flight>>,
+    flights: Vec<Option<RingFlight>>,
     /// Places of `flights` that are free.
     free: Vec<u32>,
     /// True when the next operation waits for the one queued before it.
@@ -268,7 +272,7 @@ impl Ring {
             .free
             .pop()
             .expect("callers queue no more than there is room for");
-        self.flights[place as usize] = Some(Flight {
+        self.flights[place as usize] = Some(RingFlight {
             token,
             told,
             loan,
@@ -402,14 +406,22 @@ fn errno(error: &std::io::Error) -> Errno {
 pub fn when_memory_is_there<T>(entries: u32, build: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let may_lock = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
     let may_come = may_lock >= u64::from(entries) * ENTRY_BYTES;
+    let may_come = may_come && !WAITED_IN_VAIN.load(Ordering::Relaxed);
     let began = Instant::now();
-    let waits = || may_come && began.elapsed() < MEMORY_WAIT;
     loop {
         match build() {
-            Err(error) if errno(&error) == Errno::NOMEM && waits() => {
+            Err(error) if errno(&error) == Errno::NOMEM && may_come => {
+                if began.elapsed() >= MEMORY_WAIT {
+                    WAITED_IN_VAIN.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
                 std::thread::sleep(MEMORY_LOOK);
             }
-            built => return built,
+            Ok(ring) => {
+                WAITED_IN_VAIN.store(false, Ordering::Relaxed);
+                return Ok(ring);
+            }
+            Err(error) => return Err(error),
         }
     }
 }

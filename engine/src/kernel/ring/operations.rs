@@ -6,7 +6,7 @@
 use super::super::huge::HugeWindow;
 use super::super::memory::{Block, Window};
 use super::Ring;
-use super::loan::{Handle, Loan, Message, Slice, writable};
+use super::loan::{Handle, IoMessage, Loan, Slice, writable};
 use io_uring::{opcode, squeue, types};
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,7 +37,13 @@ impl Ring {
 
     /// Sends all of `message`, unless the stream ends (MSG_WAITALL); a short
     /// count is exact. Gives the message back.
-    pub fn send(&mut self, socket: &Handle, mut message: Box<Message>, mode: SendMode, token: u64) {
+    pub fn send(
+        &mut self,
+        socket: &Handle,
+        mut message: Box<IoMessage>,
+        mode: SendMode,
+        token: u64,
+    ) {
         let header = message.prepare();
         let mut flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         if mode.more {

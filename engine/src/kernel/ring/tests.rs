@@ -41,8 +41,8 @@ fn wait(ring: &mut Ring, count: usize) -> Vec<Completion> {
     completions
 }
 
-fn message(head: &[u8], slices: Vec<Slice>) -> Box<Message> {
-    let mut message = Box::<Message>::default();
+fn message(head: &[u8], slices: Vec<Slice>) -> Box<IoMessage> {
+    let mut message = Box::<IoMessage>::default();
     message.head.extend_from_slice(head);
     message.slices = slices;
     message
@@ -329,7 +329,7 @@ fn dropping_a_ring_drains_what_is_in_flight() {
 #[test]
 fn a_message_is_cut_anywhere_and_blocks_come_back_whole() {
     let pattern: Vec<u8> = (0..40).collect();
-    let bytes_of = |message: &Message| {
+    let bytes_of = |message: &IoMessage| {
         let slices = message.slices.iter().flat_map(|slice| slice.as_bytes());
         [
             &[message.head.as_slice()],
@@ -355,7 +355,7 @@ fn a_message_is_cut_anywhere_and_blocks_come_back_whole() {
                 vector(35..39),
             ],
         );
-        let mut rest = Message::default();
+        let mut rest = IoMessage::default();
         if at < front.bytes() {
             front.cut(at, &mut rest);
         }

@@ -4,8 +4,8 @@
 //! cannot say is a violation; a word that crossed one of ours on the way is
 //! none.
 
-use super::work::{Closed, FileState, Work};
-use super::{Receiver, ReceiverOutput, Segment, State, number};
+use super::work::{Closed, ReceivingFileState, ReceivingWork};
+use super::{Receiver, ReceiverOutput, ReceivingSegment, ReceivingState, number};
 use crate::error::Error;
 use crate::limits;
 use crate::protocol::wire::{Message, Offer};
@@ -19,7 +19,10 @@ impl Receiver {
     /// What an honest sender cannot say now. The caller then stops the
     /// transfer and closes the session.
     pub fn handle_message(&mut self, _now: Nanos, message: Message) -> Result<(), Violation> {
-        if matches!(self.state, State::Ending(_) | State::Ended) {
+        if matches!(
+            self.state,
+            ReceivingState::Ending(_) | ReceivingState::Ended
+        ) {
             return Ok(());
         }
         if let Some(transfer) = message.transfer()
@@ -77,10 +80,10 @@ impl Receiver {
 
     /// The segment to which a word about files applies: `None` when it is done
     /// already, and the word came late.
-    fn heard_of(&mut self, segment: SegmentId) -> Result<Option<&mut Work>, Violation> {
+    fn heard_of(&mut self, segment: SegmentId) -> Result<Option<&mut ReceivingWork>, Violation> {
         let known = segment < self.next_segment;
         match self.segments.get_mut(&segment) {
-            Some(Segment::Open(work)) => Ok(Some(work)),
+            Some(ReceivingSegment::Open(work)) => Ok(Some(work)),
             None if known => Ok(None),
             _ => Err(unexpected("a word about a segment before its answer")),
         }
@@ -118,7 +121,7 @@ impl Receiver {
         self.next_segment = self.next_segment.wrapping_add(1);
         self.last_offered = offer.last;
         self.segments
-            .insert(offer.segment, Segment::Preparing(offer.clone()));
+            .insert(offer.segment, ReceivingSegment::Preparing(offer.clone()));
         self.outputs.push_back(ReceiverOutput::Prepare { offer });
         Ok(())
     }
@@ -133,7 +136,7 @@ impl Receiver {
             return Ok(());
         };
         let entry = known_file(work, file)?;
-        if entry.state != FileState::Moving {
+        if entry.state != ReceivingFileState::Moving {
             return Ok(());
         }
         let expected = work.recalls_of(entry);
@@ -183,8 +186,8 @@ impl Receiver {
 
     fn hear_finish(&mut self, report: Box<SideReport>) -> Result<(), Violation> {
         match &mut self.state {
-            State::Finishing(heard @ None) => *heard = Some(report),
-            State::Reporting => self.done(report),
+            ReceivingState::Finishing(heard @ None) => *heard = Some(report),
+            ReceivingState::Reporting => self.done(report),
             _ => return Err(unexpected("Finish before every file ended")),
         }
         Ok(())
@@ -195,7 +198,10 @@ fn unexpected(got: &str) -> Violation {
     Violation::new("what a sender says at this point", got)
 }
 
-fn known_file(work: &Work, file: FileId) -> Result<&super::work::File, Violation> {
+fn known_file(
+    work: &ReceivingWork,
+    file: FileId,
+) -> Result<&super::work::ReceivingFile, Violation> {
     let entry = work.files.get(file as usize);
     entry.ok_or_else(|| Violation::new("a file of the segment", format!("file {file}")))
 }

@@ -22,7 +22,7 @@ use crate::limits;
 use crate::report::{Bytes, Level, SideReport};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use work::{FileState, Work};
+use work::{ReceivingFileState, ReceivingWork};
 
 /// What a receiver needs to know before the first word.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +119,7 @@ pub enum ReceiverOutput {
 }
 
 /// Where the whole transfer is.
-enum State {
+enum ReceivingState {
     /// Files are prepared, received and settled.
     /// From: start. To: Finishing, Ending.
     Moving,
@@ -138,20 +138,20 @@ enum State {
 }
 
 /// Where a segment is; once all its files ended it is forgotten.
-enum Segment {
+enum ReceivingSegment {
     /// The hands create its targets. From: offered. To: Open.
     Preparing(Offer),
     /// Its frames may come. From: Preparing. To: forgotten.
-    Open(Box<Work>),
+    Open(Box<ReceivingWork>),
 }
 
 /// The receiving side of one transfer.
 pub struct Receiver {
     config: ReceiverConfig,
-    state: State,
+    state: ReceivingState,
     next_segment: SegmentId,
     last_offered: bool,
-    segments: BTreeMap<SegmentId, Segment>,
+    segments: BTreeMap<SegmentId, ReceivingSegment>,
     /// What they take.
     credit: Credit,
     /// Landed, and not yet said: neighbours become one range.
@@ -173,7 +173,7 @@ impl Receiver {
     pub fn new(config: ReceiverConfig) -> Self {
         Self {
             config,
-            state: State::Moving,
+            state: ReceivingState::Moving,
             next_segment: 0,
             last_offered: false,
             segments: BTreeMap::new(),
@@ -191,7 +191,7 @@ impl Receiver {
     /// What [`ReceiverOutput::Prepare`] came to: one verdict for each file. A
     /// target exists (under its temporary name) for those that are wanted.
     pub fn prepared(&mut self, segment: SegmentId, verdicts: Vec<Verdict>) {
-        let Some(Segment::Preparing(offer)) = self.segments.get(&segment) else {
+        let Some(ReceivingSegment::Preparing(offer)) = self.segments.get(&segment) else {
             return;
         };
         assert_eq!(
@@ -199,7 +199,7 @@ impl Receiver {
             verdicts.len(),
             "the hands give one verdict for each file"
         );
-        if matches!(self.state, State::Ending(_)) {
+        if matches!(self.state, ReceivingState::Ending(_)) {
             self.discard_prepared(segment, &verdicts);
             self.segments.remove(&segment);
             self.end_if_quiet();
@@ -226,9 +226,10 @@ impl Receiver {
             }
         };
         let seed = CheckSeed::new(self.config.transfer, segment, plan.digest());
-        let work = Work::new(offer, plan.clone());
+        let work = ReceivingWork::new(offer, plan.clone());
         self.counts.planned += plan.wanted_bytes();
-        self.segments.insert(segment, Segment::Open(Box::new(work)));
+        self.segments
+            .insert(segment, ReceivingSegment::Open(Box::new(work)));
         self.outputs.push_back(ReceiverOutput::Open {
             segment,
             plan,
@@ -322,13 +323,15 @@ impl Receiver {
     /// The connection's last operation was reaped and its grants were
     /// released: whether the peer asked for it or it broke here.
     pub fn connection_reaped(&mut self, connection: ConnectionId) {
-        if matches!(self.state, State::Ended) || self.reaped.insert(number(connection)) == 0 {
+        if matches!(self.state, ReceivingState::Ended)
+            || self.reaped.insert(number(connection)) == 0
+        {
             return;
         }
         // Before this word is said, all that landed is.
         self.say(Message::Freed { connection });
         for segment in self.segments.values_mut() {
-            if let Segment::Open(work) = segment {
+            if let ReceivingSegment::Open(work) = segment {
                 work.freed = work.freed.wrapping_add(1);
             }
         }
@@ -339,13 +342,13 @@ impl Receiver {
         let transfer = self.config.transfer;
         let is_settling = self
             .work(segment)
-            .is_some_and(|work| work.files[file as usize].state == FileState::Settling);
+            .is_some_and(|work| work.files[file as usize].state == ReceivingFileState::Settling);
         if !is_settling {
             return;
         }
         self.settling -= 1;
         // A transfer that failed meanwhile hears no more of its files.
-        if matches!(self.state, State::Moving) {
+        if matches!(self.state, ReceivingState::Moving) {
             self.say(match &result {
                 Ok(level) => Message::Settled {
                     transfer,
@@ -369,7 +372,7 @@ impl Receiver {
     pub fn discarded(&mut self) {
         assert!(self.discarding > 0, "each discard is answered once");
         self.discarding -= 1;
-        if self.discarding == 0 && matches!(self.state, State::Finishing(_)) {
+        if self.discarding == 0 && matches!(self.state, ReceivingState::Finishing(_)) {
             self.outputs.push_back(ReceiverOutput::Finish);
         }
         self.end_if_quiet();
@@ -377,7 +380,7 @@ impl Receiver {
 
     /// This end's measurements, which [`ReceiverOutput::Finish`] asked for.
     pub fn finish(&mut self, report: SideReport) {
-        let State::Finishing(heard) = &mut self.state else {
+        let ReceivingState::Finishing(heard) = &mut self.state else {
             return;
         };
         let heard = heard.take();
@@ -385,7 +388,7 @@ impl Receiver {
             transfer: self.config.transfer,
             report: Box::new(report),
         });
-        self.state = State::Reporting;
+        self.state = ReceivingState::Reporting;
         if let Some(report) = heard {
             self.done(report);
         }
@@ -393,7 +396,7 @@ impl Receiver {
 
     /// Both reports were said.
     pub(super) fn done(&mut self, report: Box<SideReport>) {
-        self.state = State::Ended;
+        self.state = ReceivingState::Ended;
         self.outputs.push_back(ReceiverOutput::Done { report });
     }
 
@@ -402,7 +405,7 @@ impl Receiver {
     pub fn stop(&mut self, error: Error) {
         if matches!(
             self.state,
-            State::Moving | State::Finishing(_) | State::Reporting
+            ReceivingState::Moving | ReceivingState::Finishing(_) | ReceivingState::Reporting
         ) {
             self.say(Message::Abort {
                 transfer: self.config.transfer,
@@ -425,7 +428,7 @@ impl Receiver {
     /// True once it is known what all the files come to.
     #[must_use]
     pub fn is_planned(&self) -> bool {
-        let is_open = |segment: &Segment| matches!(segment, Segment::Open(_));
+        let is_open = |segment: &ReceivingSegment| matches!(segment, ReceivingSegment::Open(_));
         self.last_offered && self.segments.values().all(is_open)
     }
 

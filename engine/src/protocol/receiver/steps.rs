@@ -5,8 +5,8 @@
 //! before every later word, and `Failed` comes only when no hand is at work on
 //! a file any more.
 
-use super::work::{Closed, FileState, Work};
-use super::{Receiver, ReceiverOutput, Segment, State};
+use super::work::{Closed, ReceivingFileState, ReceivingWork};
+use super::{Receiver, ReceiverOutput, ReceivingSegment, ReceivingState};
 use crate::error::Error;
 use crate::limits;
 use crate::protocol::wire::{ChunkRange, Message, Verdict};
@@ -43,15 +43,15 @@ impl Receiver {
     }
 
     /// The segment, if it is open.
-    pub(super) fn work(&mut self, segment: SegmentId) -> Option<&mut Work> {
+    pub(super) fn work(&mut self, segment: SegmentId) -> Option<&mut ReceivingWork> {
         match self.segments.get_mut(&segment) {
-            Some(Segment::Open(work)) => Some(work),
+            Some(ReceivingSegment::Open(work)) => Some(work),
             _ => None,
         }
     }
 
     pub(super) fn settle_if_ready(&mut self, segment: SegmentId, file: FileId) {
-        if !matches!(self.state, State::Moving) {
+        if !matches!(self.state, ReceivingState::Moving) {
             return;
         }
         let Some(work) = self.work(segment) else {
@@ -75,7 +75,7 @@ impl Receiver {
             self.fail_file(segment, file, error, true);
             return;
         }
-        work.files[file as usize].state = FileState::Settling;
+        work.files[file as usize].state = ReceivingFileState::Settling;
         self.settling += 1;
         self.outputs.push_back(ReceiverOutput::Settle {
             segment,
@@ -92,7 +92,7 @@ impl Receiver {
         let is_moving = self
             .work(segment)
             .and_then(|work| work.files.get(file as usize))
-            .is_some_and(|file| file.state == FileState::Moving);
+            .is_some_and(|file| file.state == ReceivingFileState::Moving);
         if !is_moving {
             return;
         }
@@ -118,10 +118,10 @@ impl Receiver {
             return;
         };
         let entry = &mut work.files[file as usize];
-        if entry.state == FileState::Ended {
+        if entry.state == ReceivingFileState::Ended {
             return;
         }
-        entry.state = FileState::Ended;
+        entry.state = ReceivingFileState::Ended;
         let size = entry.closed.map(|closed| closed.size).or(entry.size);
         work.files_open -= 1;
         match &result {
@@ -147,12 +147,14 @@ impl Receiver {
             self.credit.give_back(segment);
             self.outputs
                 .push_back(ReceiverOutput::SegmentDone { segment });
-            if self.last_offered && self.segments.is_empty() && matches!(self.state, State::Moving)
+            if self.last_offered
+                && self.segments.is_empty()
+                && matches!(self.state, ReceivingState::Moving)
             {
                 // Nothing more can come: our report need not wait for the
                 // sender's, which saves a round trip. It waits for what is
                 // being removed: who hears it may look for what is left.
-                self.state = State::Finishing(None);
+                self.state = ReceivingState::Finishing(None);
                 if self.discarding == 0 {
                     self.outputs.push_back(ReceiverOutput::Finish);
                 }
@@ -168,7 +170,7 @@ impl Receiver {
 
     /// The transfer failed: every file that no hand is at work on ends now.
     pub(super) fn fail(&mut self, error: Error) {
-        self.state = State::Ending(error.clone());
+        self.state = ReceivingState::Ending(error.clone());
         self.outputs.retain(|output| {
             !matches!(
                 output,
@@ -178,13 +180,13 @@ impl Receiver {
         self.unsaid.clear();
         let mut moving = Vec::new();
         for (&segment, state) in &self.segments {
-            let Segment::Open(work) = state else {
+            let ReceivingSegment::Open(work) = state else {
                 continue;
             };
             let files = (0..).zip(&work.files);
             moving.extend(
                 files
-                    .filter(|(_, file)| file.state == FileState::Moving)
+                    .filter(|(_, file)| file.state == ReceivingFileState::Moving)
                     .map(|(file, _)| (segment, file)),
             );
         }
@@ -196,7 +198,7 @@ impl Receiver {
 
     /// Targets that were created for a transfer that failed meanwhile.
     pub(super) fn discard_prepared(&mut self, segment: SegmentId, verdicts: &[Verdict]) {
-        let State::Ending(error) = &self.state else {
+        let ReceivingState::Ending(error) = &self.state else {
             return;
         };
         let error = error.clone();
@@ -218,14 +220,14 @@ impl Receiver {
         let preparing = self
             .segments
             .values()
-            .any(|segment| matches!(segment, Segment::Preparing(_)));
+            .any(|segment| matches!(segment, ReceivingSegment::Preparing(_)));
         if preparing || self.settling > 0 || self.discarding > 0 {
             return;
         }
-        if let State::Ending(error) = &self.state {
+        if let ReceivingState::Ending(error) = &self.state {
             self.outputs
                 .push_back(ReceiverOutput::Failed(error.clone()));
-            self.state = State::Ended;
+            self.state = ReceivingState::Ended;
         }
     }
 
@@ -244,18 +246,20 @@ impl Receiver {
     /// offer, that what landed was the file, its report. Chunks take what they
     /// take, and a stream's end comes when it comes.
     fn is_owed(&self) -> bool {
-        let is_whole = |segment: &Segment| match segment {
-            Segment::Preparing(_) => false,
-            Segment::Open(work) => !work.plan.is_stream(),
+        let is_whole = |segment: &ReceivingSegment| match segment {
+            ReceivingSegment::Preparing(_) => false,
+            ReceivingSegment::Open(work) => !work.plan.is_stream(),
         };
         match self.state {
-            State::Moving => {
+            ReceivingState::Moving => {
                 self.settling == 0
                     && self.counts.landed == self.counts.planned
                     && self.segments.values().all(is_whole)
             }
-            State::Reporting => true,
-            State::Finishing(_) | State::Ending(_) | State::Ended => false,
+            ReceivingState::Reporting => true,
+            ReceivingState::Finishing(_) | ReceivingState::Ending(_) | ReceivingState::Ended => {
+                false
+            }
         }
     }
 }

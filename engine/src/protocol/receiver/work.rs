@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Where a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FileState {
+pub(super) enum ReceivingFileState {
     /// Chunks, or the sender's word, are missing. From: the answer.
     /// To: Settling, Ended.
     Moving,
@@ -30,7 +30,7 @@ pub(super) struct Closed {
     pub touched: Option<Touched>,
 }
 
-pub(super) struct File {
+pub(super) struct ReceivingFile {
     /// As offered; `None` for a stream.
     pub size: Option<u64>,
     /// What counts as sealed once it is.
@@ -42,12 +42,12 @@ pub(super) struct File {
     /// `Damaged` and `Drained` said of its chunks.
     pub recalls: u32,
     pub closed: Option<Closed>,
-    pub state: FileState,
+    pub state: ReceivingFileState,
 }
 
-pub(super) struct Work {
+pub(super) struct ReceivingWork {
     pub plan: Plan,
-    pub files: Vec<File>,
+    pub files: Vec<ReceivingFile>,
     /// Files that did not end.
     pub files_open: usize,
     /// `Freed` said since the answer.
@@ -57,18 +57,18 @@ pub(super) struct Work {
     pub landed_bytes: u64,
 }
 
-impl Work {
+impl ReceivingWork {
     pub fn new(offer: &Offer, plan: Plan) -> Self {
         let entries = (0..).zip(&offer.entries);
-        let files: Vec<File> = entries
-            .map(|(file, entry)| File {
+        let files: Vec<ReceivingFile> = entries
+            .map(|(file, entry)| ReceivingFile {
                 size: (!plan.is_stream()).then_some(entry.size),
                 wanted_bytes: plan.bytes_of(file),
                 shares: plan.shares_of(file),
                 landed: 0,
                 recalls: 0,
                 closed: None,
-                state: FileState::Moving,
+                state: ReceivingFileState::Moving,
             })
             .collect();
         Self {
@@ -102,19 +102,19 @@ impl Work {
         for file in self.plan.files_of(chunks) {
             let file = &mut self.files[file as usize];
             file.recalls = file.recalls.wrapping_add(1);
-            needed |= file.state != FileState::Ended;
+            needed |= file.state != ReceivingFileState::Ended;
         }
         needed
     }
 
     /// The count that makes a `Closed` of the file current.
-    pub fn recalls_of(&self, file: &File) -> u32 {
+    pub fn recalls_of(&self, file: &ReceivingFile) -> u32 {
         file.recalls.wrapping_add(self.freed)
     }
 
     /// True when the file can be settled.
-    pub fn is_ready(&self, file: &File) -> bool {
-        file.state == FileState::Moving
+    pub fn is_ready(&self, file: &ReceivingFile) -> bool {
+        file.state == ReceivingFileState::Moving
             && file.shares == Some(file.landed)
             && file
                 .closed

@@ -8,7 +8,7 @@ use crate::protocol::wire::Touched;
 
 /// Where a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FileState {
+pub(super) enum SendingFileState {
     /// Chunks are still to be read, or were called back.
     /// From: the answer, Looking, Closed. To: Looking, Ended.
     Moving {
@@ -25,7 +25,7 @@ pub(super) enum FileState {
     Ended,
 }
 
-pub(super) struct File {
+pub(super) struct SendingFile {
     /// Its size; a stream's once its end is known.
     pub size: Option<u64>,
     /// What counts as sealed once it is.
@@ -40,29 +40,29 @@ pub(super) struct File {
     pub recalls: u32,
     /// What the last look that counted found of its inode.
     pub touched: Option<Touched>,
-    pub state: FileState,
+    pub state: SendingFileState,
 }
 
-impl File {
+impl SendingFile {
     pub fn has_ended(&self) -> bool {
-        self.state == FileState::Ended
+        self.state == SendingFileState::Ended
     }
 
     /// A chunk of it is to be read again.
     pub fn reopen(&mut self) {
         self.state = match self.state {
-            FileState::Looking => FileState::Moving { stale_look: true },
-            FileState::Closed => FileState::Moving { stale_look: false },
+            SendingFileState::Looking => SendingFileState::Moving { stale_look: true },
+            SendingFileState::Closed => SendingFileState::Moving { stale_look: false },
             other => other,
         };
     }
 
     /// True, once, when it is time to look at the source again.
     pub fn start_look(&mut self) -> bool {
-        let ready = self.state == (FileState::Moving { stale_look: false })
+        let ready = self.state == (SendingFileState::Moving { stale_look: false })
             && self.shares == Some(self.read);
         if ready {
-            self.state = FileState::Looking;
+            self.state = SendingFileState::Looking;
         }
         ready
     }
@@ -70,12 +70,12 @@ impl File {
     /// A look came back; true when it counts.
     pub fn end_look(&mut self) -> bool {
         match self.state {
-            FileState::Looking => true,
-            FileState::Moving { .. } => {
-                self.state = FileState::Moving { stale_look: false };
+            SendingFileState::Looking => true,
+            SendingFileState::Moving { .. } => {
+                self.state = SendingFileState::Moving { stale_look: false };
                 false
             }
-            FileState::Closed | FileState::Ended => false,
+            SendingFileState::Closed | SendingFileState::Ended => false,
         }
     }
 }

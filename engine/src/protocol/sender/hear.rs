@@ -4,9 +4,9 @@
 //! cannot say is a violation and changes nothing that is not the liar's loss;
 //! a word that crossed one of ours on the way is none.
 
-use super::file::{File, FileState};
-use super::work::{Part, StreamState, Work};
-use super::{ConnectionState, Segment, Sender, SenderOutput, State, number};
+use super::file::{SendingFile, SendingFileState};
+use super::work::{RunPart, SendingWork, StreamState};
+use super::{ConnectionState, Sender, SenderOutput, SendingSegment, SendingState, number};
 use crate::error::Error;
 use crate::limits;
 use crate::protocol::check::CheckSeed;
@@ -24,7 +24,7 @@ impl Sender {
     /// What an honest receiver cannot say now. The caller then stops the
     /// transfer and closes the session.
     pub fn handle_message(&mut self, now: Nanos, message: Message) -> Result<(), Violation> {
-        if self.state == State::Ended {
+        if self.state == SendingState::Ended {
             return Ok(());
         }
         if let Some(transfer) = message.transfer()
@@ -71,7 +71,7 @@ impl Sender {
 
     fn hear_answer(&mut self, answer: Answer) -> Result<(), Violation> {
         let segment = answer.segment;
-        let Some(Segment::Offered(offer)) = self.segments.get(&segment) else {
+        let Some(SendingSegment::Offered(offer)) = self.segments.get(&segment) else {
             return Err(unexpected("an answer to what was not offered"));
         };
         let plan = Plan::new(offer, &answer, self.config.chunk_bytes)?;
@@ -91,9 +91,9 @@ impl Sender {
             plan: plan.clone(),
             seed,
         });
-        let work = Work::new(segment, plan, files, StreamState::default());
+        let work = SendingWork::new(segment, plan, files, StreamState::default());
         self.segments
-            .insert(segment, Segment::Moving(Box::new(work)));
+            .insert(segment, SendingSegment::Moving(Box::new(work)));
         for (file, error) in early.failed {
             self.fail_file(segment, file, error);
         }
@@ -120,10 +120,10 @@ impl Sender {
 
     /// The segment to which a word about chunks or files applies: `None` when
     /// it is done already, and the word came late.
-    fn heard_of(&mut self, segment: SegmentId) -> Result<Option<&mut Work>, Violation> {
+    fn heard_of(&mut self, segment: SegmentId) -> Result<Option<&mut SendingWork>, Violation> {
         let known = segment < self.next_segment;
         match self.segments.get_mut(&segment) {
-            Some(Segment::Moving(work)) => Ok(Some(work)),
+            Some(SendingSegment::Moving(work)) => Ok(Some(work)),
             None if known && self.held.iter().all(|offer| offer.segment != segment) => Ok(None),
             _ => Err(unexpected("a word about a segment before its answer")),
         }
@@ -160,7 +160,7 @@ impl Sender {
         Ok(())
     }
 
-    fn land(&mut self, now: Nanos, segment: SegmentId, part: Part) {
+    fn land(&mut self, now: Nanos, segment: SegmentId, part: RunPart) {
         let Some(work) = self.work(segment) else {
             return;
         };
@@ -261,7 +261,7 @@ impl Sender {
         Ok(())
     }
 
-    fn send_drained_again(&mut self, segment: SegmentId, part: &Part) {
+    fn send_drained_again(&mut self, segment: SegmentId, part: &RunPart) {
         self.counts.resent += self.call_back(segment, part);
         for chunk in part.chunks.clone() {
             let Some(work) = self.work(segment) else {
@@ -279,7 +279,7 @@ impl Sender {
     }
 
     /// Takes the part back from its run; gives its bytes.
-    fn call_back(&mut self, segment: SegmentId, part: &Part) -> u64 {
+    fn call_back(&mut self, segment: SegmentId, part: &RunPart) -> u64 {
         self.work(segment).map_or(0, |work| {
             work.take_back(part);
             work.bytes(part.chunks.clone())
@@ -348,7 +348,7 @@ impl Sender {
         let closed: Vec<FileId> = self.work(segment).map_or_else(Vec::new, |work| {
             let files = work.files.iter().enumerate();
             files
-                .filter(|(_, file)| file.state == FileState::Closed)
+                .filter(|(_, file)| file.state == SendingFileState::Closed)
                 // Entries are counted by FileId.
                 .map(|(file, _)| file as FileId)
                 .collect()
@@ -360,17 +360,17 @@ impl Sender {
 
     /// The receiver's report: it may come before ours was collected.
     fn hear_finished(&mut self, report: Box<SideReport>) -> Result<(), Violation> {
-        let ended = |segment: &Segment| match segment {
-            Segment::Moving(work) => work.files_open == 0,
-            Segment::Offered(_) => false,
+        let ended = |segment: &SendingSegment| match segment {
+            SendingSegment::Moving(work) => work.files_open == 0,
+            SendingSegment::Offered(_) => false,
         };
         let all_ended = self.last_offered && self.segments.values().all(ended);
         match self.state {
-            State::Reporting => {
-                self.state = State::Ended;
+            SendingState::Reporting => {
+                self.state = SendingState::Ended;
                 self.outputs.push_back(SenderOutput::Done { report });
             }
-            State::Moving | State::Finishing if all_ended && self.heard.is_none() => {
+            SendingState::Moving | SendingState::Finishing if all_ended && self.heard.is_none() => {
                 self.heard = Some(report);
             }
             _ => return Err(unexpected("Finished before every file ended")),
@@ -389,8 +389,8 @@ impl Sender {
         };
         let entry = known_file(work, file)?;
         match entry.state {
-            FileState::Ended => return Ok(()),
-            FileState::Closed if entry.shares == Some(entry.landed) => {}
+            SendingFileState::Ended => return Ok(()),
+            SendingFileState::Closed if entry.shares == Some(entry.landed) => {}
             state => {
                 return Err(Violation::new(
                     "a settled file that is closed and whole",
@@ -421,10 +421,10 @@ fn unexpected(got: &str) -> Violation {
     Violation::new("what a receiver says at this point", got)
 }
 
-fn files_of(offer: &Offer, plan: &Plan) -> Vec<File> {
+fn files_of(offer: &Offer, plan: &Plan) -> Vec<SendingFile> {
     let entries = offer.entries.iter().enumerate();
     entries
-        .map(|(file, entry)| File {
+        .map(|(file, entry)| SendingFile {
             size: (!plan.is_stream()).then_some(entry.size),
             wanted_bytes: plan.bytes_of(file as FileId),
             shares: plan.shares_of(file as FileId),
@@ -432,12 +432,12 @@ fn files_of(offer: &Offer, plan: &Plan) -> Vec<File> {
             landed: 0,
             recalls: 0,
             touched: None,
-            state: FileState::Moving { stale_look: false },
+            state: SendingFileState::Moving { stale_look: false },
         })
         .collect()
 }
 
-fn known_chunks(work: &Work, chunks: ChunkRange) -> Result<Range<ChunkId>, Violation> {
+fn known_chunks(work: &SendingWork, chunks: ChunkRange) -> Result<Range<ChunkId>, Violation> {
     if !work.plan.contains(chunks.first, chunks.count) {
         return Err(Violation::new(
             "chunks of the plan",
@@ -447,12 +447,12 @@ fn known_chunks(work: &Work, chunks: ChunkRange) -> Result<Range<ChunkId>, Viola
     Ok(chunks.first..chunks.first + chunks.count)
 }
 
-fn known_file(work: &Work, file: FileId) -> Result<&File, Violation> {
+fn known_file(work: &SendingWork, file: FileId) -> Result<&SendingFile, Violation> {
     let entry = work.files.get(file as usize);
     entry.ok_or_else(|| Violation::new("a file of the segment", format!("file {file}")))
 }
 
-fn count_recall(work: &mut Work, chunks: &Range<ChunkId>) {
+fn count_recall(work: &mut SendingWork, chunks: &Range<ChunkId>) {
     for file in work.plan.files_of(chunks.clone()) {
         let entry = &mut work.files[file as usize];
         entry.recalls = entry.recalls.wrapping_add(1);

@@ -24,12 +24,12 @@ use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
 use crate::report::{Bytes, SideReport};
 use allowance::Allowance;
-use file::FileState;
+use file::SendingFileState;
 pub use output::{Looked, Rechecked, SenderOutput};
-use schedule::{Connection, ConnectionState, Connections};
+use schedule::{ConnectionState, Connections, ScheduledConnection};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use work::{RecallState, RunKey, Sent, StreamState, Work};
+use work::{RecallState, RunKey, SendingWork, Sent, StreamState};
 
 /// What a sender needs to know before the first word.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ pub struct SenderConfig {
 
 /// Where the whole transfer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SendingState {
     /// Files are offered, sent and settled. From: start. To: Finishing, Ended.
     Moving,
     /// All files ended; our own report is being collected.
@@ -65,11 +65,11 @@ enum State {
 }
 
 /// Where a segment is; once all its files ended it is forgotten.
-enum Segment {
+enum SendingSegment {
     /// The receiver thinks about it. From: offered. To: Moving.
     Offered(Offer),
     /// Its chunks move. From: Offered. To: forgotten.
-    Moving(Box<Work>),
+    Moving(Box<SendingWork>),
 }
 
 /// What was learnt of a segment before its answer came.
@@ -82,7 +82,7 @@ struct Early {
 /// The sending side of one transfer.
 pub struct Sender {
     config: SenderConfig,
-    state: State,
+    state: SendingState,
     /// The receiver's report, where it came before ours was said.
     heard: Option<Box<SideReport>>,
     last_offered: bool,
@@ -91,7 +91,7 @@ pub struct Sender {
     /// Offers that wait until fewer segments are open.
     held: VecDeque<Offer>,
     early: BTreeMap<SegmentId, Early>,
-    segments: BTreeMap<SegmentId, Segment>,
+    segments: BTreeMap<SegmentId, SendingSegment>,
     /// What `segments` take.
     credit: Credit,
     connections: Connections,
@@ -115,7 +115,7 @@ impl Sender {
     pub fn new(config: SenderConfig) -> Self {
         Self {
             config,
-            state: State::Moving,
+            state: SendingState::Moving,
             heard: None,
             last_offered: false,
             next_segment: 0,
@@ -150,7 +150,7 @@ impl Sender {
     /// opens files ahead waits for this.
     #[must_use]
     pub fn room(&self) -> u32 {
-        let is_wanted = self.state == State::Moving
+        let is_wanted = self.state == SendingState::Moving
             && !self.last_offered
             && self.segments.len() + self.held.len() < limits::SEGMENTS_OPEN_MAX;
         let kept = self.held.iter();
@@ -161,14 +161,14 @@ impl Sender {
     /// True once it is known what all the files come to.
     #[must_use]
     pub fn is_planned(&self) -> bool {
-        let is_moving = |segment: &Segment| matches!(segment, Segment::Moving(_));
+        let is_moving = |segment: &SendingSegment| matches!(segment, SendingSegment::Moving(_));
         self.last_offered && self.held.is_empty() && self.segments.values().all(is_moving)
     }
 
     /// True while a segment was answered and is not done.
     #[must_use]
     pub fn is_answered(&self) -> bool {
-        let moving = |segment| matches!(segment, &Segment::Moving(_));
+        let moving = |segment| matches!(segment, &SendingSegment::Moving(_));
         self.segments.values().any(moving)
     }
 
@@ -176,7 +176,7 @@ impl Sender {
     /// for waits for them, also where their file failed meanwhile.
     #[must_use]
     pub fn is_sending(&self) -> bool {
-        let sends = |connection: &Connection| !connection.unsent.is_empty();
+        let sends = |connection: &ScheduledConnection| !connection.unsent.is_empty();
         self.connections.0.values().any(sends)
     }
 
@@ -192,7 +192,7 @@ impl Sender {
         let segment = self.next_segment;
         self.next_segment += 1;
         self.last_offered = last;
-        if self.state == State::Moving {
+        if self.state == SendingState::Moving {
             self.held.push_back(Offer {
                 transfer: self.config.transfer,
                 segment,
@@ -235,7 +235,7 @@ impl Sender {
 
     /// The connection joined and can take runs.
     pub fn connection_joined(&mut self, now: Nanos, connection: ConnectionId) {
-        if self.state == State::Ended {
+        if self.state == SendingState::Ended {
             return;
         }
         if self.freed.contains(number(connection)) {
@@ -246,7 +246,7 @@ impl Sender {
         let connections = &mut self.connections.0;
         connections
             .entry(connection)
-            .or_insert_with(|| Connection::new(now));
+            .or_insert_with(|| ScheduledConnection::new(now));
     }
 
     /// The connection gets nothing new. What it has is sent; then the caller
@@ -263,7 +263,7 @@ impl Sender {
     /// The connection broke at this end. Its runs wait until the receiver says
     /// that it has reaped it.
     pub fn connection_lost(&mut self, _now: Nanos, connection: ConnectionId) {
-        if self.state == State::Ended {
+        if self.state == SendingState::Ended {
             return;
         }
         if let Some(known) = self.connections.0.get_mut(&connection)
@@ -289,7 +289,7 @@ impl Sender {
         let Some(known) = self.connections.0.get_mut(&connection) else {
             return;
         };
-        let Some(Segment::Moving(work)) = self.segments.get_mut(&run.segment) else {
+        let Some(SendingSegment::Moving(work)) = self.segments.get_mut(&run.segment) else {
             return;
         };
         let is_it = |(segment, key): &(SegmentId, RunKey)| {
@@ -378,7 +378,7 @@ impl Sender {
         };
         match result {
             Ok(looked) => {
-                entry.state = FileState::Closed;
+                entry.state = SendingFileState::Closed;
                 entry.touched = looked.touched;
                 self.say_closed(segment, file);
             }
@@ -483,14 +483,14 @@ impl Sender {
 
     /// This end's measurements, which [`SenderOutput::Finish`] asked for.
     pub fn finish(&mut self, report: SideReport) {
-        if self.state == State::Finishing {
-            self.state = State::Reporting;
+        if self.state == SendingState::Finishing {
+            self.state = SendingState::Reporting;
             self.say(Message::Finish {
                 transfer: self.config.transfer,
                 report: Box::new(report),
             });
             if let Some(report) = self.heard.take() {
-                self.state = State::Ended;
+                self.state = SendingState::Ended;
                 self.outputs.push_back(SenderOutput::Done { report });
             }
         }
@@ -499,7 +499,7 @@ impl Sender {
     /// Ends the transfer from this side; the peer is told. Also for a
     /// violation that [`Sender::handle_message`] returned.
     pub fn stop(&mut self, error: Error) {
-        if self.state != State::Ended {
+        if self.state != SendingState::Ended {
             self.say(Message::Abort {
                 transfer: self.config.transfer,
                 error: error.clone(),

@@ -28,7 +28,7 @@ pub(super) enum ConnectionState {
     Lost,
 }
 
-pub(super) struct Connection {
+pub(super) struct ScheduledConnection {
     pub state: ConnectionState,
     /// Runs handed over and not sent, in order.
     pub unsent: VecDeque<(SegmentId, RunKey)>,
@@ -37,24 +37,24 @@ pub(super) struct Connection {
     pub runs: BTreeMap<(SegmentId, RunKey), u64>,
     /// When the last run was reported as sent.
     pub last_sent: Nanos,
-    rate: Rate,
+    rate: ConnectionRate,
 }
 
 /// Landed bytes per second, as they come in.
-struct Rate {
+struct ConnectionRate {
     since: Nanos,
     bytes: u64,
     bytes_per_second: Option<f64>,
 }
 
-impl Connection {
+impl ScheduledConnection {
     pub fn new(now: Nanos) -> Self {
         Self {
             state: ConnectionState::Active,
             unsent: VecDeque::new(),
             runs: BTreeMap::new(),
             last_sent: now,
-            rate: Rate {
+            rate: ConnectionRate {
                 since: now,
                 bytes: 0,
                 bytes_per_second: None,
@@ -105,12 +105,12 @@ impl Connection {
 
 /// All connections that joined and are not gone.
 #[derive(Default)]
-pub(super) struct Connections(pub BTreeMap<ConnectionId, Connection>);
+pub(super) struct Connections(pub BTreeMap<ConnectionId, ScheduledConnection>);
 
 impl Connections {
     /// True while one is lost that the receiver did not say to be free.
     pub fn has_lost(&self) -> bool {
-        let is_lost = |connection: &Connection| connection.state == ConnectionState::Lost;
+        let is_lost = |connection: &ScheduledConnection| connection.state == ConnectionState::Lost;
         self.0.values().any(is_lost)
     }
 
@@ -139,7 +139,7 @@ impl Connections {
         let own = self.0.get(&id);
         let wanted = own.zip(left_bytes);
         let wanted = wanted.map(|(connection, left)| self.wanted_bytes(connection, left));
-        let mut bytes = run_bytes(own.and_then(Connection::bytes_per_second), wanted);
+        let mut bytes = run_bytes(own.and_then(ScheduledConnection::bytes_per_second), wanted);
         if let Some(most) = bytes_per_second_max {
             let each = most / self.active().count().max(1) as u64;
             bytes = bytes.min((each as f64 * limits::RUN_TIME_MAX_NANOS as f64 / 1e9) as u64);
@@ -157,7 +157,7 @@ impl Connections {
     /// What the connection should get of the `left_bytes` that were not handed
     /// out, for all to finish together: its share of these and of what is on
     /// its way, by the connections' rates, less what it has already.
-    fn wanted_bytes(&self, connection: &Connection, left_bytes: u64) -> u64 {
+    fn wanted_bytes(&self, connection: &ScheduledConnection, left_bytes: u64) -> u64 {
         let (mut count, mut known, mut rates, mut open_bytes) = (0u64, 0, 0.0, 0);
         for other in self.active() {
             count += 1;
@@ -174,7 +174,7 @@ impl Connections {
         bytes.saturating_sub(connection.open_bytes())
     }
 
-    fn active(&self) -> impl Iterator<Item = &Connection> {
+    fn active(&self) -> impl Iterator<Item = &ScheduledConnection> {
         let all = self.0.values();
         all.filter(|connection| connection.state == ConnectionState::Active)
     }
@@ -188,7 +188,7 @@ impl Connections {
     }
 }
 
-impl Connection {
+impl ScheduledConnection {
     fn bytes_per_second(&self) -> Option<f64> {
         self.rate.bytes_per_second
     }
@@ -231,7 +231,7 @@ mod tests {
     fn connections(known: &[(Option<f64>, u64)]) -> Connections {
         let mut all = Connections::default();
         for (id, &(bytes_per_second, open_bytes)) in known.iter().enumerate() {
-            let mut connection = Connection::new(0);
+            let mut connection = ScheduledConnection::new(0);
             connection.rate.bytes_per_second = bytes_per_second;
             connection.runs.insert((0, id as RunKey), open_bytes);
             all.0.insert(id as ConnectionId, connection);
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_rate_rises_by_twice_and_falls_by_halves() {
-        let mut connection = Connection::new(0);
+        let mut connection = ScheduledConnection::new(0);
         connection.take(0, 0, 0, 20_000_000);
         let mut landed = |now, bytes| {
             connection.landed(now, 0, 0, bytes);

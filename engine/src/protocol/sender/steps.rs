@@ -5,9 +5,9 @@
 //! forgotten once its last file ended and its last run is gone, and nothing is
 //! put out after the end of the transfer.
 
-use super::file::FileState;
-use super::work::{Flight, RecallState, RunKey, Work};
-use super::{Segment, Sender, SenderOutput, State};
+use super::file::SendingFileState;
+use super::work::{Flight, RecallState, RunKey, SendingWork};
+use super::{Sender, SenderOutput, SendingSegment, SendingState};
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
 use crate::protocol::check::Check;
@@ -21,17 +21,19 @@ impl Sender {
     }
 
     /// The segment, if it was answered and is not done.
-    pub(super) fn work(&mut self, segment: SegmentId) -> Option<&mut Work> {
+    pub(super) fn work(&mut self, segment: SegmentId) -> Option<&mut SendingWork> {
         match self.segments.get_mut(&segment) {
-            Some(Segment::Moving(work)) => Some(work),
+            Some(SendingSegment::Moving(work)) => Some(work),
             _ => None,
         }
     }
 
     /// True when the segment is kept or offered, and was not answered.
     pub(super) fn awaits_answer(&self, segment: SegmentId) -> bool {
-        matches!(self.segments.get(&segment), Some(Segment::Offered(_)))
-            || self.held.iter().any(|offer| offer.segment == segment)
+        matches!(
+            self.segments.get(&segment),
+            Some(SendingSegment::Offered(_))
+        ) || self.held.iter().any(|offer| offer.segment == segment)
     }
 
     /// Offers what was kept, as far as the limit on open segments and the
@@ -44,14 +46,14 @@ impl Sender {
         {
             self.credit.take(offer.segment, &offer.entries);
             self.segments
-                .insert(offer.segment, Segment::Offered(offer.clone()));
+                .insert(offer.segment, SendingSegment::Offered(offer.clone()));
             self.say(Message::Offer(offer));
         }
     }
 
     /// Gives the next run to the connection that needs it most.
     pub(super) fn hand_out(&mut self, now: Nanos) -> Option<SenderOutput> {
-        if self.state != State::Moving {
+        if self.state != SendingState::Moving {
             return None;
         }
         let left_bytes = self.left_bytes();
@@ -80,8 +82,8 @@ impl Sender {
         let mut found = None;
         for segment in self.segments.values_mut() {
             let landed = match segment {
-                Segment::Offered(_) => false,
-                Segment::Moving(work) => {
+                SendingSegment::Offered(_) => false,
+                SendingSegment::Moving(work) => {
                     let handed = work.handed_end();
                     let taken = work.take_next(count_max, window_chunks);
                     if let Some(chunks) = &taken
@@ -149,8 +151,8 @@ impl Sender {
         let mut left: u64 = 0;
         for segment in self.segments.values() {
             match segment {
-                Segment::Offered(_) => return None,
-                Segment::Moving(work) => left = left.saturating_add(work.unsent_bytes()?),
+                SendingSegment::Offered(_) => return None,
+                SendingSegment::Moving(work) => left = left.saturating_add(work.unsent_bytes()?),
             }
         }
         Some(left)
@@ -256,7 +258,7 @@ impl Sender {
         if entry.has_ended() {
             return;
         }
-        entry.state = FileState::Ended;
+        entry.state = SendingFileState::Ended;
         work.files_open -= 1;
         let (sealed, size) = (entry.wanted_bytes, entry.size);
         let mut runs = Vec::new();
@@ -300,8 +302,8 @@ impl Sender {
         self.outputs
             .push_back(SenderOutput::SegmentDone { segment });
         self.offer_held();
-        if self.last_offered && self.segments.is_empty() && self.state == State::Moving {
-            self.state = State::Finishing;
+        if self.last_offered && self.segments.is_empty() && self.state == SendingState::Moving {
+            self.state = SendingState::Finishing;
             self.outputs.push_back(SenderOutput::Finish);
         }
     }
@@ -309,7 +311,7 @@ impl Sender {
     /// The last outputs on failure. What is said already is still said; what
     /// the hands and the workers were to do is not done any more.
     pub(super) fn fail(&mut self, error: Error) {
-        self.state = State::Ended;
+        self.state = SendingState::Ended;
         self.outputs.retain(|output| {
             !matches!(
                 output,
@@ -322,11 +324,13 @@ impl Sender {
         // What was kept ends too: each file that was handed in ends once.
         let held = self.held.drain(..);
         self.segments
-            .extend(held.map(|offer| (offer.segment, Segment::Offered(offer))));
+            .extend(held.map(|offer| (offer.segment, SendingSegment::Offered(offer))));
         for (&segment, state) in &self.segments {
             let open = match state {
-                Segment::Offered(offer) => vec![true; offer.entries.len()],
-                Segment::Moving(work) => work.files.iter().map(|file| !file.has_ended()).collect(),
+                SendingSegment::Offered(offer) => vec![true; offer.entries.len()],
+                SendingSegment::Moving(work) => {
+                    work.files.iter().map(|file| !file.has_ended()).collect()
+                }
             };
             let open = open.into_iter().enumerate().filter(|(_, open)| *open);
             self.outputs
@@ -360,25 +364,25 @@ impl Sender {
     /// lost connection, the end of a file all of which landed, its report. What
     /// lands takes what it takes.
     fn is_owed(&self) -> bool {
-        let is_offered = |segment: &Segment| matches!(segment, Segment::Offered(_));
-        let owes_ends = |segment: &Segment| match segment {
-            Segment::Offered(_) => false,
-            Segment::Moving(work) => work.is_closed_in_part(),
+        let is_offered = |segment: &SendingSegment| matches!(segment, SendingSegment::Offered(_));
+        let owes_ends = |segment: &SendingSegment| match segment {
+            SendingSegment::Offered(_) => false,
+            SendingSegment::Moving(work) => work.is_closed_in_part(),
         };
-        let is_landed = |segment: &Segment| match segment {
-            Segment::Offered(_) => false,
-            Segment::Moving(work) => work.is_landed(),
+        let is_landed = |segment: &SendingSegment| match segment {
+            SendingSegment::Offered(_) => false,
+            SendingSegment::Moving(work) => work.is_landed(),
         };
         let mut segments = self.segments.values();
         match self.state {
-            State::Moving => {
+            SendingState::Moving => {
                 self.names_are_due
                     || self.connections.has_lost()
                     || segments.clone().any(is_offered)
                     || segments.clone().all(is_landed) && segments.any(owes_ends)
             }
-            State::Reporting => true,
-            State::Finishing | State::Ended => false,
+            SendingState::Reporting => true,
+            SendingState::Finishing | SendingState::Ended => false,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! `dropped` because none of its files can be sealed any more. Memory is by
 //! the number of gaps and of runs in flight, never by the number of chunks.
 
-use super::file::{File, FileState};
+use super::file::{SendingFile, SendingFileState};
 use crate::limits;
 use crate::protocol::check::Check;
 use crate::protocol::plan::Plan;
@@ -75,10 +75,10 @@ pub(super) struct StreamState {
     pub end_bytes: Option<u64>,
 }
 
-pub(super) struct Work {
+pub(super) struct SendingWork {
     pub segment: SegmentId,
     pub plan: Plan,
-    pub files: Vec<File>,
+    pub files: Vec<SendingFile>,
     /// Files that did not end.
     pub files_open: usize,
     /// `Freed` heard since the answer.
@@ -97,13 +97,18 @@ pub(super) struct Work {
 }
 
 /// A part of a run that was taken out of it.
-pub(super) struct Part {
+pub(super) struct RunPart {
     pub chunks: Range<ChunkId>,
     pub run: RunKey,
 }
 
-impl Work {
-    pub fn new(segment: SegmentId, plan: Plan, files: Vec<File>, stream: StreamState) -> Self {
+impl SendingWork {
+    pub fn new(
+        segment: SegmentId,
+        plan: Plan,
+        files: Vec<SendingFile>,
+        stream: StreamState,
+    ) -> Self {
         Self {
             segment,
             plan,
@@ -179,7 +184,7 @@ impl Work {
 
     /// True where some of its files are said to be unchanged and have not ended.
     pub fn is_closed_in_part(&self) -> bool {
-        let is_closed = |file: &File| file.state == FileState::Closed;
+        let is_closed = |file: &SendingFile| file.state == SendingFileState::Closed;
         self.files.iter().any(is_closed)
     }
 
@@ -238,9 +243,9 @@ impl Work {
     }
 
     /// The part of a run that starts at `at` and is still open, up to `end`.
-    pub fn open_at(&self, at: ChunkId, end: ChunkId) -> Option<Part> {
+    pub fn open_at(&self, at: ChunkId, end: ChunkId) -> Option<RunPart> {
         let (_, &(open_end, run)) = self.open.range(..=at).next_back()?;
-        (at < open_end).then(|| Part {
+        (at < open_end).then(|| RunPart {
             chunks: at..end.min(open_end),
             run,
         })
@@ -257,7 +262,7 @@ impl Work {
     }
 
     /// Takes an open part out of its run. Whether the run was sent.
-    fn close(&mut self, part: &Part) -> bool {
+    fn close(&mut self, part: &RunPart) -> bool {
         let Range { start, end } = part.chunks.clone();
         if let Some((&open_start, &(open_end, run))) = self.open.range(..=start).next_back() {
             debug_assert!(run == part.run && open_end >= end, "a part lies in its run");
@@ -276,7 +281,7 @@ impl Work {
     }
 
     /// The part landed.
-    pub fn land(&mut self, part: &Part) {
+    pub fn land(&mut self, part: &RunPart) {
         let was_sent = self.close(part);
         self.landed.insert(part.chunks.clone());
         let settled: Vec<ChunkId> = self
@@ -298,7 +303,7 @@ impl Work {
 
     /// The part will not land from this run: its bytes are to be read again.
     /// Gives the files that have to be looked at again.
-    pub fn take_back(&mut self, part: &Part) {
+    pub fn take_back(&mut self, part: &RunPart) {
         let was_sent = self.close(part);
         for (file, count) in self.plan.shares(part.chunks.clone()) {
             let file = &mut self.files[file as usize];
@@ -348,7 +353,7 @@ impl Work {
     }
 
     /// The open parts of a run.
-    pub fn open_parts(&self, key: RunKey) -> Vec<Part> {
+    pub fn open_parts(&self, key: RunKey) -> Vec<RunPart> {
         self.flights.get(&key).map_or_else(Vec::new, |flight| {
             parts_of(&self.open, key, flight.chunks())
         })
@@ -444,11 +449,11 @@ impl Work {
 fn first_open(
     open: &BTreeMap<ChunkId, (ChunkId, RunKey)>,
     chunks: &Range<ChunkId>,
-) -> Option<Part> {
+) -> Option<RunPart> {
     let before = open.range(..=chunks.start).next_back();
     let before = before.filter(|(_, (end, _))| *end > chunks.start);
     let (&start, &(end, run)) = before.or_else(|| open.range(chunks.clone()).next())?;
-    Some(Part {
+    Some(RunPart {
         chunks: start.max(chunks.start)..end.min(chunks.end),
         run,
     })
@@ -459,10 +464,10 @@ fn parts_of(
     open: &BTreeMap<ChunkId, (ChunkId, RunKey)>,
     key: RunKey,
     chunks: Range<ChunkId>,
-) -> Vec<Part> {
+) -> Vec<RunPart> {
     open.range(chunks)
         .filter(|(_, (_, run))| *run == key)
-        .map(|(&start, &(end, run))| Part {
+        .map(|(&start, &(end, run))| RunPart {
             chunks: start..end,
             run,
         })

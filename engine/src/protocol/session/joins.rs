@@ -33,7 +33,7 @@ impl Way {
 
 /// What the peer said to a connection that was dialled here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum JoinAnswer {
     /// Joined, or it was accepted here.
     Given,
     /// Nothing since then.
@@ -45,7 +45,7 @@ enum Answer {
 /// The connections of one session.
 #[derive(Debug, Default)]
 pub(super) struct Joins {
-    here: BTreeMap<ConnectionId, (Way, Answer)>,
+    here: BTreeMap<ConnectionId, (Way, JoinAnswer)>,
     used: BTreeSet<ConnectionId>,
     /// Of those that are here, the ones that the peer has lost.
     leaving: BTreeSet<ConnectionId>,
@@ -71,7 +71,7 @@ impl Joins {
                 "its number was used before, or there are too many",
             ));
         }
-        self.here.insert(connection, (way, Answer::Given));
+        self.here.insert(connection, (way, JoinAnswer::Given));
         Ok(())
     }
 
@@ -79,32 +79,32 @@ impl Joins {
     /// connections in for a process that has no descriptor left for them.
     pub fn await_answer(&mut self, now: Nanos, connection: ConnectionId) {
         if let Some((_, answer)) = self.here.get_mut(&connection) {
-            *answer = Answer::Awaited(now);
+            *answer = JoinAnswer::Awaited(now);
         }
     }
 
     /// The peer took it in.
     pub fn answered(&mut self, connection: ConnectionId) {
-        if let Some((_, answer @ Answer::Awaited(_))) = self.here.get_mut(&connection) {
-            *answer = Answer::Given;
+        if let Some((_, answer @ JoinAnswer::Awaited(_))) = self.here.get_mut(&connection) {
+            *answer = JoinAnswer::Given;
         }
     }
 
     /// One, once, that the peer did not take in in time.
     pub fn missed(&mut self, now: Nanos) -> Option<ConnectionId> {
-        let overdue = |(_, (_, answer)): &(&ConnectionId, &mut (Way, Answer))| match answer {
-            Answer::Awaited(since) => now >= answer_due(*since),
-            Answer::Given | Answer::Missed => false,
+        let overdue = |(_, (_, answer)): &(&ConnectionId, &mut (Way, JoinAnswer))| match answer {
+            JoinAnswer::Awaited(since) => now >= answer_due(*since),
+            JoinAnswer::Given | JoinAnswer::Missed => false,
         };
         let (connection, (_, answer)) = self.here.iter_mut().find(overdue)?;
-        *answer = Answer::Missed;
+        *answer = JoinAnswer::Missed;
         Some(*connection)
     }
 
     /// Gives those that are awaited their time again.
     pub fn excuse(&mut self, now: Nanos) {
         for (_, answer) in self.here.values_mut() {
-            if let Answer::Awaited(since) = answer {
+            if let JoinAnswer::Awaited(since) = answer {
                 *since = now;
             }
         }
@@ -134,7 +134,7 @@ impl Joins {
     pub fn leave(&mut self, connection: ConnectionId) -> bool {
         self.leaving.remove(&connection);
         let left = self.here.remove(&connection);
-        left.is_some_and(|(_, answer)| answer == Answer::Missed)
+        left.is_some_and(|(_, answer)| answer == JoinAnswer::Missed)
     }
 
     /// Those of one way, ascending.
@@ -149,15 +149,16 @@ impl Joins {
 
     /// How many of one way the peer is known to have, too.
     pub fn answered_count(&self, way: Way) -> usize {
-        let answered = |&&(own, answer): &&(Way, Answer)| own == way && answer == Answer::Given;
+        let answered =
+            |&&(own, answer): &&(Way, JoinAnswer)| own == way && answer == JoinAnswer::Given;
         self.here.values().filter(answered).count()
     }
 
     /// When the next answer is overdue.
     pub fn deadline(&self) -> Nanos {
         let due = self.here.values().filter_map(|(_, answer)| match answer {
-            Answer::Awaited(since) => Some(answer_due(*since)),
-            Answer::Given | Answer::Missed => None,
+            JoinAnswer::Awaited(since) => Some(answer_due(*since)),
+            JoinAnswer::Given | JoinAnswer::Missed => None,
         });
         due.min().unwrap_or(Nanos::MAX)
     }

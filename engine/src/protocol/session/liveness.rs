@@ -12,9 +12,9 @@ use crate::protocol::Nanos;
 
 /// The time that a connection has to say who it is.
 #[derive(Clone, Copy, Debug)]
-pub struct Greeting(Nanos);
+pub struct GreetingTime(Nanos);
 
-impl Greeting {
+impl GreetingTime {
     /// Of a connection that was opened now.
     #[must_use]
     pub fn new(now: Nanos) -> Self {
@@ -43,7 +43,7 @@ impl Greeting {
 #[derive(Debug)]
 pub(super) struct Liveness {
     /// Until the peer proved itself, and what it is if it does not.
-    unproved: Option<(Greeting, ErrorKind)>,
+    unproved: Option<(GreetingTime, ErrorKind)>,
     /// When the time was last looked at.
     looked: Nanos,
     /// When the peer was last heard.
@@ -61,7 +61,7 @@ impl Liveness {
     /// `unproved` says that the peer owes a proof, and what it is without one.
     pub fn new(now: Nanos, unproved: Option<ErrorKind>) -> Self {
         Self {
-            unproved: unproved.map(|kind| (Greeting::new(now), kind)),
+            unproved: unproved.map(|kind| (GreetingTime::new(now), kind)),
             looked: now,
             heard: now,
             spoke: now,
@@ -113,7 +113,7 @@ impl Liveness {
         }
         self.heard = now;
         if let Some((greeting, _)) = &mut self.unproved {
-            *greeting = Greeting::new(now);
+            *greeting = GreetingTime::new(now);
         }
         true
     }
@@ -192,7 +192,7 @@ mod tests {
         assert!(error.sentence.contains("proved nothing in time"), "{error}");
         liveness.proved();
         assert_eq!(liveness.overdue(due, "x"), None);
-        let greeting = Greeting::new(5);
+        let greeting = GreetingTime::new(5);
         assert_eq!(greeting.overdue(due + 4, "x"), None);
         let error = greeting.overdue(due + 5, "x").expect("it is overdue");
         assert!(error.sentence.contains("within 10 s"), "{error}");

@@ -13,7 +13,7 @@ mod tests;
 mod transfers;
 
 pub use joins::Way;
-pub use liveness::Greeting;
+pub use liveness::GreetingTime;
 
 use super::wire::{Begin, Flow, Message};
 use super::{ConnectionId, Nanos, TransferId};

@@ -14,7 +14,7 @@ const NEXT_WORDS_MAX: usize = limits::SEGMENTS_OPEN_MAX + 2;
 
 /// The transfer that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Running {
+struct RunningTransfer {
     transfer: TransferId,
     /// This end sends.
     sends: bool,
@@ -23,7 +23,7 @@ struct Running {
 /// The transfers of one session.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    running: Option<Running>,
+    running: Option<RunningTransfer>,
     /// Begun by a peer that heard the end of the last one before this end had
     /// let go of it, and what was said of it since.
     next: Option<(Begin, VecDeque<Message>)>,
@@ -53,7 +53,7 @@ impl Transfers {
 
     /// One that was asked for here runs from now on.
     pub fn start(&mut self, transfer: TransferId, sends: bool) {
-        self.running = Some(Running { transfer, sends });
+        self.running = Some(RunningTransfer { transfer, sends });
     }
 
     /// The peer begins one.

@@ -363,7 +363,7 @@ fn a_terabyte_costs_no_memory_by_chunks() {
         next = runs(&outputs(&mut sender));
     }
     assert!(handed > 1000);
-    let Some(Segment::Moving(work)) = sender.segments.get(&0) else {
+    let Some(SendingSegment::Moving(work)) = sender.segments.get(&0) else {
         panic!("it goes on");
     };
     assert!(work.flights.len() <= limits::RUNS_AHEAD_MAX);
