@@ -7,7 +7,7 @@
 use super::share::{BLOCK_BYTES, STRIPE_BYTES, ended_early, stripes};
 use haul_engine::kernel::memory::{Arena, Block, Window};
 use haul_engine::kernel::ring::{
-    Completion, Handle, IoMessage, Outcome, Owner, Ring, SendMode, Slice,
+    Completion, Handle, IoMessage, Loan, Outcome, Owner, Ring, SendMode, Slice,
 };
 use rustix::fs::{FallocateFlags, OFlags};
 use std::collections::VecDeque;
@@ -271,7 +271,7 @@ pub(super) fn receive(
 
 /// The block of a finished write.
 fn written(completion: Completion, count: usize) -> io::Result<Option<Arc<Block>>> {
-    let Some(slice) = completion.loan.into_slice() else {
+    let Loan::Slice(slice) = completion.loan else {
         return Ok(None);
     };
     if slice.len() != count {

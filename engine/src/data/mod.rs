@@ -84,15 +84,6 @@ pub struct ReceiveSegment {
     pub in_order: AtomicU64,
 }
 
-/// How a connection ends that its worker is told to end.
-#[derive(Clone, Debug)]
-pub enum Parting {
-    /// Finish what was handed over, shut the writing half down, then close.
-    Graceful,
-    /// Shut down now, reap, close; the reason is in the report.
-    AtOnce(Error),
-}
-
 /// To a sending worker.
 pub enum SendCommand {
     /// This connection is yours.
@@ -118,8 +109,8 @@ pub enum SendCommand {
     Detach {
         /// Which.
         connection: ConnectionId,
-        /// How.
-        parting: Parting,
+        /// Why.
+        cause: Error,
     },
     /// Send a [`SendEvent::Report`] with the counts since the last one.
     Report,
@@ -193,12 +184,12 @@ pub enum ReceiveCommand {
     /// Frames of this transfer are drained from now on; answered by
     /// [`ReceiveEvent::Forgotten`] when no operation on its targets is left.
     Forget(TransferId),
-    /// End it; graceful waits for the peer's end.
+    /// End it.
     Detach {
         /// Which.
         connection: ConnectionId,
-        /// How.
-        parting: Parting,
+        /// Why.
+        cause: Error,
     },
     /// Send a [`ReceiveEvent::Report`] with the counts since the last one.
     Report,

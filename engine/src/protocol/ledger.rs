@@ -79,6 +79,7 @@ impl Ledger {
     }
 
     /// Chunks granted and not yet landed, over all connections.
+    #[cfg(test)]
     #[must_use]
     pub fn granted(&self) -> u64 {
         self.grants.values().map(RangeSet::len).sum()

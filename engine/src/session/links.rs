@@ -7,7 +7,7 @@
 use super::crew::{Crew, Joiner, workers_by_cores};
 use super::first_window;
 use crate::data::receive::Stock;
-use crate::data::{self, Clock, Parting, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
+use crate::data::{self, Clock, ReceiveCommand, ReceiveEvent, SendCommand, SendEvent};
 use crate::error::{Error, Result};
 use crate::kernel::socket::{self, SocketOptions};
 use crate::protocol::session::Way;
@@ -199,23 +199,15 @@ impl Links {
     /// Asks the connection's worker to end it at once, `why`; `Detached` follows.
     pub(crate) fn detach(&self, connection: ConnectionId, why: &str) {
         let doing = format!("gave data connection {connection} up");
-        let parting = Parting::AtOnce(Error::peer(doing, why));
+        let cause = Error::peer(doing, why);
         let way = self.links.get(&connection).map(|link| link.way);
         match (way, &self.outgoing, &self.incoming) {
-            (Some(Way::Out), Some(crew), _) => crew.tell(
-                connection,
-                SendCommand::Detach {
-                    connection,
-                    parting,
-                },
-            ),
-            (Some(Way::In), _, Some(crew)) => crew.tell(
-                connection,
-                ReceiveCommand::Detach {
-                    connection,
-                    parting,
-                },
-            ),
+            (Some(Way::Out), Some(crew), _) => {
+                crew.tell(connection, SendCommand::Detach { connection, cause })
+            }
+            (Some(Way::In), _, Some(crew)) => {
+                crew.tell(connection, ReceiveCommand::Detach { connection, cause })
+            }
             _ => false,
         };
     }

@@ -172,13 +172,13 @@ impl World {
     }
 
     /// A sending worker's or receiving worker's last word on a connection.
-    pub fn send_detached(&mut self, connection: ConnectionId, retired: bool) {
+    pub fn send_detached(&mut self, connection: ConnectionId) {
         let now = self.queue.now;
         let joined = self
             .links
             .get(&connection)
             .is_some_and(|link| link.sender_joined);
-        if joined && !retired {
+        if joined {
             self.sender.connection_lost(now, connection);
         }
         self.detached(End::Sender, connection);

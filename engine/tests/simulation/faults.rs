@@ -86,7 +86,6 @@ impl World {
             | Fault::SourceTruncated
             | Fault::SourceTouched
             | Fault::SourceForged => self.change_source(fault),
-            Fault::Retire => self.retire(),
             Fault::Join
             | Fault::DialsRefused
             | Fault::NobodyListens
@@ -229,31 +228,6 @@ impl World {
             source.is_forged = true;
         } else {
             source.changed_at.get_or_insert(now);
-        }
-    }
-
-    fn retire(&mut self) {
-        let links = self.links.iter();
-        let active: Vec<ConnectionId> = links
-            .filter(|(_, link)| link.up && link.sender_has && link.sender_joined && !link.graceful)
-            // Who was not taken in is lost, and not let go.
-            .filter(|(_, link)| link.taken_in_at.is_some())
-            .map(|(id, _)| *id)
-            .collect();
-        if active.is_empty() {
-            return;
-        }
-        let id = self.rng.pick(&active);
-        self.note(Fault::Retire);
-        self.sender.connection_retiring(id);
-        // What was handed over before is in the worker's queue already.
-        self.pump();
-        if let Some(link) = self.links.get_mut(&id) {
-            link.graceful = true;
-            if !link.stepping {
-                link.stepping = true;
-                self.queue.after(0, Event::SendStep(id));
-            }
         }
     }
 

@@ -276,7 +276,6 @@ impl World {
                 }
             },
             Item::Payload(payload) => self.take_payload(id, payload),
-            Item::End => self.close_receiver_end(id),
         }
     }
 

@@ -39,8 +39,6 @@ pub enum Fault {
     SettleError,
     /// The next run is drained.
     DrainRun,
-    /// A connection retires.
-    Retire,
     /// A connection goes, and another joins in its place.
     Join,
     /// The sender's user stops.
@@ -72,7 +70,7 @@ pub enum Fault {
     WordDropped,
 }
 
-pub const FAULTS: [Fault; 30] = [
+pub const FAULTS: [Fault; 29] = [
     Fault::Cut,
     Fault::CutUnseenBySender,
     Fault::CutUnseenByReceiver,
@@ -88,7 +86,6 @@ pub const FAULTS: [Fault; 30] = [
     Fault::WriteError,
     Fault::SettleError,
     Fault::DrainRun,
-    Fault::Retire,
     Fault::Join,
     Fault::AbortSender,
     Fault::AbortReceiver,

@@ -159,11 +159,7 @@ impl World {
 
     /// What must hold of every run that the machine hands out.
     fn check_run(&mut self, id: ConnectionId, run: Run) {
-        if self
-            .links
-            .get(&id)
-            .is_none_or(|link| !link.sender_joined || link.graceful)
-        {
+        if self.links.get(&id).is_none_or(|link| !link.sender_joined) {
             self.found("a run for a connection that takes none");
         }
         if let (Some(window), true) = (
@@ -201,10 +197,6 @@ impl World {
             self.send_chunk(id, outgoing);
         } else if let Some((run, bytes)) = link.queue.pop_front() {
             self.send_head(id, run, bytes);
-        } else if link.graceful {
-            link.sender_has = false;
-            self.put_on_wire(id, Item::End);
-            self.send_news(SendNews::Retired(id));
         }
     }
 
@@ -401,8 +393,7 @@ impl World {
             SendNews::Void((segment, file), chunks) => {
                 self.sender.chunks_void(segment, file, chunks, None);
             }
-            SendNews::Detached(id) => self.send_detached(id, false),
-            SendNews::Retired(id) => self.send_detached(id, true),
+            SendNews::Detached(id) => self.send_detached(id),
         }
     }
 

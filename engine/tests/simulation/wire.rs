@@ -17,8 +17,6 @@ pub enum Item {
     Head([u8; HEADER_BYTES], Vec<Check>),
     /// One chunk's payload.
     Payload(Payload),
-    /// The sender's end closed after its last frame.
-    End,
 }
 
 #[derive(Clone, Debug)]

@@ -77,8 +77,6 @@ pub enum SendNews {
     Sent(ConnectionId, Run, u64, Vec<[u8; 16]>),
     Void(FileKey, ChunkRange),
     Detached(ConnectionId),
-    /// After its last run, as it was asked to.
-    Retired(ConnectionId),
 }
 
 #[derive(Debug)]
@@ -101,7 +99,6 @@ pub struct Link {
     pub queue: VecDeque<(Run, Option<u64>)>,
     pub current: Option<Outgoing>,
     pub stepping: bool,
-    pub graceful: bool,
     /// Runs handed over and not told as sent.
     pub unsent: usize,
     // The receiver's end.
@@ -126,7 +123,6 @@ impl Link {
             queue: VecDeque::new(),
             current: None,
             stepping: false,
-            graceful: false,
             unsent: 0,
             receiver_has: end == End::Receiver,
             closing: false,

@@ -11,7 +11,7 @@ use super::segment::ledger;
 use super::state::{Open, ReceiveWorker, cannot_receive};
 use super::stream::Ordered;
 use super::token;
-use crate::data::{Parting, ReceiveCommand, ReceiveEvent, ReceiveSegment};
+use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, why};
 use crate::kernel::ring::{Completion, Handle, Loan, Outcome};
 use crate::limits;
@@ -159,16 +159,12 @@ impl ReceiveWorker {
             ReceiveCommand::Open(segment) => self.open(segment),
             ReceiveCommand::Close { transfer, segment } => self.close((transfer, segment)),
             ReceiveCommand::Forget(transfer) => self.forget(transfer),
-            ReceiveCommand::Detach {
-                connection,
-                parting,
-            } => {
+            ReceiveCommand::Detach { connection, cause } => {
                 let found = self
                     .connections
                     .iter()
                     .find_map(|(slot, candidate)| (candidate.number == connection).then_some(slot));
-                // Graceful is what happens anyway once the peer closes.
-                if let (Some(slot), Parting::AtOnce(cause)) = (found, parting) {
+                if let Some(slot) = found {
                     self.leave(slot, Some(cause));
                 }
             }

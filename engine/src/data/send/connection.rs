@@ -24,8 +24,6 @@ const AVERAGE_SHIFT: u32 = 3;
 pub enum Ending {
     /// No.
     No,
-    /// When its queue is empty.
-    Graceful,
     /// Shut down; only completions are awaited.
     Closing(Option<Error>),
 }

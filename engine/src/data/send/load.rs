@@ -49,6 +49,22 @@ impl Path {
     }
 }
 
+/// Where a load's payload is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Not chosen yet.                        From: start. To: Mapping, Blocks, Rest.
+    Open,
+    /// Mapping windows, which it is checked and sent from.
+    /// From: Open. To: Blocks, Rest.
+    Mapping,
+    /// Blocks and kept chunks, also as a mapping could not be populated or read.
+    /// From: Open, Mapping. To: Rest.
+    Blocks,
+    /// A part of the frame went already, or its operation failed: what is left is
+    /// read afresh, into blocks.              From: any. To: none.
+    Rest,
+}
+
 /// A stretch of the payload that holds filler.
 pub struct Void {
     /// The file that was short.
@@ -94,10 +110,8 @@ pub struct Load {
     pub stage: Stage,
     /// How it goes.
     pub path: Path,
-    /// Checked and sent from mapping windows.
-    pub mapped: bool,
-    /// Its windows could not be populated or read: blocks serve instead.
-    pub unmappable: bool,
+    /// Where its bytes come from.
+    pub origin: Origin,
     /// Where in the payload the parts begin: 0, or where a rest begins.
     from: u64,
     /// The stretches to read.
@@ -123,9 +137,6 @@ pub struct Load {
     pub voids: Vec<Void>,
     /// The mapping windows that stand for the payload.
     pub mapping: Vec<Stretch>,
-    /// A part of the frame went already, or its operation failed: what is left
-    /// is read afresh.
-    pub rest: bool,
 }
 
 impl Load {
@@ -157,8 +168,7 @@ impl Load {
             pieces,
             stage: Stage::Waiting,
             path: Path::Copy,
-            mapped: false,
-            unmappable: false,
+            origin: Origin::Open,
             from: 0,
             parts: Vec::new(),
             blocks: 0,
@@ -171,13 +181,24 @@ impl Load {
             submitted: None,
             voids: Vec::new(),
             mapping: Vec::new(),
-            rest: false,
         }
     }
 
     /// True when this sends the end of a frame whose beginning went before.
     pub fn is_rest(&self) -> bool {
-        self.rest
+        self.origin == Origin::Rest
+    }
+
+    /// True when it is checked and sent from mapping windows.
+    pub fn is_mapped(&self) -> bool {
+        self.origin == Origin::Mapping
+    }
+
+    /// Its windows could not be populated or read: blocks serve instead.
+    pub fn leave_mapping(&mut self) {
+        if self.is_mapped() {
+            self.origin = Origin::Blocks;
+        }
     }
 
     /// Blocks that the parts want.

@@ -6,7 +6,7 @@
 
 use super::job::{Job, ROOM_KEPT};
 use super::layout::Part;
-use super::load::{Load, Path, Stage, cached};
+use super::load::{Load, Origin, Path, Stage, cached};
 use super::pool::RUN_BLOCKS_MAX;
 use super::worker::SendWorker;
 use crate::data::SendEvent;
@@ -45,8 +45,10 @@ impl SendWorker {
             };
             if load.parts.is_empty() && load.mapping.is_empty() {
                 self.choose_path(&mut load);
-                load.mapped = load.mapped && self.map(&mut load);
-                if !load.mapped {
+                if load.is_mapped() && !self.map(&mut load) {
+                    load.leave_mapping();
+                }
+                if !load.is_mapped() {
                     load.lay();
                 }
             }
@@ -225,11 +227,11 @@ impl SendWorker {
             let Some(mut load) = self.loads[index].take() else {
                 continue;
             };
-            let cut_off = load.unmappable && !load.mapping.is_empty();
+            let cut_off = !load.is_mapped() && !load.mapping.is_empty();
             if cut_off || load.checks.is_empty() && !load.seal() {
                 // What its windows showed may be filler by now.
                 self.windows.clear();
-                load.unmappable = true;
+                load.leave_mapping();
                 load.mapping.clear();
                 load.stage = Stage::Waiting;
                 self.loads[index] = Some(load);
@@ -283,7 +285,9 @@ impl SendWorker {
         load.reading -= 1;
         // Past the file's end it is EFAULT: the file was cut off. A call that
         // was only interrupted leaves its pages to be faulted in.
-        load.unmappable |= !matches!(result, Ok(_) | Err(Errno::INTR | Errno::AGAIN));
+        if !matches!(result, Ok(_) | Err(Errno::INTR | Errno::AGAIN)) {
+            load.leave_mapping();
+        }
         if load.place.is_some() {
             self.look_whether_read(index);
         } else if load.reading == 0 {
@@ -314,7 +318,6 @@ impl SendWorker {
     /// Decides how a load goes, by what was asked for, what its sources are
     /// and what its connection found out.
     fn choose_path(&mut self, load: &mut Load) {
-        load.mapped = false;
         let connection = load
             .place
             .and_then(|place| self.connections[place].as_ref());
@@ -347,7 +350,12 @@ impl SendWorker {
             Transmit::Auto => connection.auto,
         };
         let large = |piece: &Piece| piece.bytes >= MAPPED_PIECE_BYTES_MIN;
-        load.mapped = warm && !load.unmappable && load.pieces.iter().all(large);
+        if load.origin == Origin::Open {
+            load.origin = match warm && load.pieces.iter().all(large) {
+                true => Origin::Mapping,
+                false => Origin::Blocks,
+            };
+        }
         if transmit == Transmit::Splice && !files {
             let sources: Vec<_> = load.pieces.iter().map(|piece| piece.file).collect();
             for file in sources {
@@ -407,7 +415,7 @@ impl SendWorker {
                 Source::Generated(_) => "generated",
                 Source::Stream(_) => "stream",
                 Source::Missing(_) => return,
-                Source::File(_) if load.mapped => "mapping",
+                Source::File(_) if load.is_mapped() => "mapping",
                 Source::File(_) if load.parts.iter().any(|part| part.direct) => "direct read",
                 Source::File(_) => "buffered read",
             },

@@ -5,7 +5,7 @@
 //! took of that frame.
 
 use super::job::Job;
-use super::load::{Path, Stage};
+use super::load::{Origin, Path, Stage};
 use super::pins::is_refusal;
 use super::pipe::STEPS_MAX;
 use super::worker::SendWorker;
@@ -257,7 +257,7 @@ impl SendWorker {
             load.release(&mut self.pool);
             load.mapping.clear();
             load.stage = Stage::Waiting;
-            load.rest = true;
+            load.origin = Origin::Rest;
             self.waiting.push_front(index);
         }
     }

@@ -11,7 +11,7 @@ use super::pins::{Pins, TRY_AGAIN_NANOS, is_refusal};
 use super::pool::SendPool;
 use crate::data::thread;
 use crate::data::window::Windows;
-use crate::data::{Clock, Parting, SendCommand, SendEvent, SendEvents};
+use crate::data::{Clock, SendCommand, SendEvent, SendEvents};
 use crate::error::{Error, Result};
 use crate::kernel::memory::Arena;
 use crate::kernel::queue::Reader;
@@ -295,10 +295,7 @@ impl SendWorker {
                         }
                     }
                 }
-                SendCommand::Detach {
-                    connection,
-                    parting,
-                } => self.detach(connection, parting),
+                SendCommand::Detach { connection, cause } => self.detach(connection, cause),
                 SendCommand::Report => self.send_report(),
                 SendCommand::Stop => self.stop(),
             }
@@ -332,22 +329,14 @@ impl SendWorker {
         }
     }
 
-    fn detach(&mut self, id: ConnectionId, parting: Parting) {
+    fn detach(&mut self, id: ConnectionId, cause: Error) {
         let is_it = |connection: &Option<SendConnection>| {
             connection
                 .as_ref()
                 .is_some_and(|connection| connection.id == id)
         };
-        let Some(place) = self.connections.iter().position(is_it) else {
-            return;
-        };
-        if let Parting::AtOnce(cause) = parting {
-            return self.close(place, Some(cause));
-        }
-        if let Some(connection) = self.connections[place].as_mut()
-            && connection.is_open()
-        {
-            connection.ending = Ending::Graceful;
+        if let Some(place) = self.connections.iter().position(is_it) {
+            self.close(place, Some(cause));
         }
     }
 
@@ -375,22 +364,12 @@ impl SendWorker {
         })
     }
 
-    /// Finishes graceful ends, and tells of connections whose last operation
-    /// was reaped.
+    /// Tells of connections whose last operation was reaped.
     fn look_for_ends(&mut self) {
         for place in 0..self.connections.len() {
             let Some(connection) = self.connections[place].as_mut() else {
                 continue;
             };
-            let idle = connection.queue.is_empty() && !connection.busy;
-            if matches!(connection.ending, Ending::Graceful) && idle {
-                socket::shutdown_write(&connection.socket);
-                self.report.system_calls += 1;
-                connection.ending = Ending::Closing(None);
-                if let Some(watch) = connection.watch.take() {
-                    self.ring.cancel(watch);
-                }
-            }
             if connection.is_open() || connection.operations > 0 {
                 continue;
             }
@@ -398,10 +377,10 @@ impl SendWorker {
             self.ended.push(report);
             // getsockopt: facts and TCP_INFO; close.
             self.report.system_calls += 6;
-            let ending = std::mem::replace(&mut connection.ending, Ending::No);
-            let (id, cause) = match ending {
-                Ending::Closing(cause) => (connection.id, cause),
-                Ending::No | Ending::Graceful => (connection.id, None),
+            let id = connection.id;
+            let cause = match std::mem::replace(&mut connection.ending, Ending::No) {
+                Ending::Closing(cause) => cause,
+                Ending::No => None,
             };
             // Closed before it is told.
             self.connections[place] = None;

@@ -332,13 +332,4 @@ impl Loan {
             _ => None,
         }
     }
-
-    /// The written slice, where it was one.
-    #[must_use]
-    pub fn into_slice(self) -> Option<Slice> {
-        match self {
-            Self::Slice(slice) => Some(slice),
-            _ => None,
-        }
-    }
 }

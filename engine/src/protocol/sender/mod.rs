@@ -249,17 +249,6 @@ impl Sender {
             .or_insert_with(|| ScheduledConnection::new(now));
     }
 
-    /// The connection gets nothing new. What it has is sent; then the caller
-    /// detaches it gracefully, and does not call
-    /// [`Sender::connection_lost`] unless that failed.
-    pub fn connection_retiring(&mut self, connection: ConnectionId) {
-        if let Some(connection) = self.connections.0.get_mut(&connection)
-            && connection.state == ConnectionState::Active
-        {
-            connection.state = ConnectionState::Retiring;
-        }
-    }
-
     /// The connection broke at this end. Its runs wait until the receiver says
     /// that it has reaped it.
     pub fn connection_lost(&mut self, _now: Nanos, connection: ConnectionId) {

@@ -19,12 +19,9 @@ const RATE_NANOS: Nanos = 20_000_000;
 /// What a connection may get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ConnectionState {
-    /// Takes runs. From: joined. To: Retiring, Lost, gone.
+    /// Takes runs. From: joined. To: Lost, gone.
     Active,
-    /// Finishes what it has. From: Active. To: Lost, gone.
-    Retiring,
-    /// The receiver was told; its runs wait for `Freed`.
-    /// From: Active, Retiring. To: gone.
+    /// The receiver was told; its runs wait for `Freed`. From: Active. To: gone.
     Lost,
 }
 

@@ -173,8 +173,6 @@ impl SessionMachine {
                 self.bar(connection);
                 None
             }
-            // Requests to dial and to let go are followed by nobody yet.
-            Message::Dial { .. } | Message::Retire { .. } => None,
             message => self.handle_transfer_message(message),
         }
     }

@@ -54,8 +54,6 @@ tag_table! {
     5 => Refuse(error);
     6 => Heartbeat { worked };
     16 => Joined { connection };
-    17 => Dial { count };
-    18 => Retire { connection };
     19 => Lost { connection };
     20 => Freed { connection };
     32 => Begin(begin);

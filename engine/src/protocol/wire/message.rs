@@ -266,16 +266,6 @@ pub enum Message {
         /// Its number.
         connection: ConnectionId,
     },
-    /// Please dial so many more data connections.
-    Dial {
-        /// How many.
-        count: u32,
-    },
-    /// This connection finishes its run and closes; nothing new goes to it.
-    Retire {
-        /// Its number.
-        connection: ConnectionId,
-    },
     /// Sender to receiver: the connection is gone; reap it.
     Lost {
         /// Its number.
@@ -443,8 +433,6 @@ impl Message {
             | Self::Refuse(_)
             | Self::Heartbeat { .. }
             | Self::Joined { .. }
-            | Self::Dial { .. }
-            | Self::Retire { .. }
             | Self::Lost { .. }
             | Self::Freed { .. } => None,
             Self::Begin(begin) => Some(begin.transfer),

@@ -75,8 +75,6 @@
 //! | 5 | Refuse | [`Error`](crate::error::Error) | either |
 //! | 6 | Heartbeat | worked u64 | either |
 //! | 16 | Joined | connection u32 | who accepted it |
-//! | 17 | Dial | count u32 | either |
-//! | 18 | Retire | connection u32 | either |
 //! | 19 | Lost | connection u32 | sender |
 //! | 20 | Freed | connection u32 | receiver |
 //! | 32 | Begin | [`Begin`] | who starts it |
@@ -219,10 +217,8 @@
 //! - **Many transfers**: every message names its transfer; several follow one
 //!   another in a session. With a bit they may overlap, and then a `Freed` is
 //!   said once for all of them, after what landed in each.
-//! - **Either side dials**: Join names the flow, not the dialler; `Dial` asks the
-//!   other end to dial, for a receiver behind a firewall.
-//! - **Join and retire at any time**: connections are numbered, not counted.
-//!   Dial and Retire are requests: whoever hears one MAY ignore it.
+//! - **Either side dials**: Join names the flow, not the dialler.
+//! - **Join at any time**: connections are numbered, not counted.
 //! - **Byte ranges**: an Answer asks for ranges of the data that an Offer tells of,
 //!   so resuming and skipping are answers; **changed blocks** are ranges plus an optional message with
 //!   the receiver's sums.

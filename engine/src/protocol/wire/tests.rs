@@ -212,12 +212,6 @@ fn session_message() -> Union<BoxedStrategy<Message>> {
             .prop_map(|connection| Message::Joined { connection })
             .boxed(),
         any::<u32>()
-            .prop_map(|count| Message::Dial { count })
-            .boxed(),
-        any::<u32>()
-            .prop_map(|connection| Message::Retire { connection })
-            .boxed(),
-        any::<u32>()
             .prop_map(|connection| Message::Lost { connection })
             .boxed(),
         any::<u32>()

@@ -1,7 +1,6 @@
 //! Damage, duplicates, cuts, garbage, full disks and forgotten transfers.
 
 use super::*;
-use crate::data::Parting;
 use crate::error::{Error, ErrorKind};
 use crate::limits::BLOCK_BYTES;
 use crate::protocol::SegmentId;
@@ -79,7 +78,7 @@ fn what_is_granted_elsewhere_is_drained_until_that_connection_is_reaped() {
     assert_eq!(rig.drained(), ChunkRange { first: 1, count: 1 });
     rig.command(ReceiveCommand::Detach {
         connection: 1,
-        parting: Parting::AtOnce(Error::peer("gave it up", "as the test wants")),
+        cause: Error::peer("gave it up", "as the test wants"),
     });
     let (connection, cause) = rig.detached();
     let told = cause.expect("the reason that was given").to_string();

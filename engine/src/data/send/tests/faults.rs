@@ -1,7 +1,6 @@
 //! What goes wrong, and how connections end.
 
 use super::*;
-use crate::data::Parting;
 use crate::error::Error;
 
 #[test]
@@ -154,30 +153,6 @@ fn an_idle_connection_notices_its_peers_end() {
 }
 
 #[test]
-fn a_graceful_detach_finishes_what_was_handed_over() {
-    for transmit in [Transmit::Copy, Transmit::Zerocopy, Transmit::Splice] {
-        let mut files = Files::new();
-        let bytes = pattern(8 * 1024 * 1024, 4);
-        let segment = segment(vec![files.add(&bytes).1], transmit);
-        let bench = Bench::start();
-        let mut peer = bench.attach(1);
-        bench.run(1, &segment, 0, 64);
-        bench.run(1, &segment, 64, 64);
-        bench.command(SendCommand::Detach {
-            connection: 1,
-            parting: Parting::Graceful,
-        });
-        let mut got = frame(&mut peer, &segment).1;
-        got.extend(frame(&mut peer, &segment).1);
-        assert!(got == bytes);
-        assert_eq!(peer.read(&mut [0; 1]).expect("the end"), 0);
-        bench.sent();
-        bench.sent();
-        assert!(matches!(bench.detached(), (1, None)));
-    }
-}
-
-#[test]
 fn a_detach_at_once_drains_a_blocked_send() {
     for transmit in [Transmit::Copy, Transmit::Zerocopy, Transmit::Splice] {
         let mut files = Files::new();
@@ -191,7 +166,7 @@ fn a_detach_at_once_drains_a_blocked_send() {
         peer.read_exact(&mut [0; 1000]).expect("a beginning");
         bench.command(SendCommand::Detach {
             connection: 1,
-            parting: Parting::AtOnce(Error::peer("gave it up", "as the test wants")),
+            cause: Error::peer("gave it up", "as the test wants"),
         });
         let (connection, cause) = bench.detached();
         let told = cause.expect("the reason that was given").to_string();
@@ -257,7 +232,7 @@ fn commands_for_a_connection_that_is_gone_are_nothing() {
     bench.run(7, &segment, 0, 1);
     bench.command(SendCommand::Detach {
         connection: 7,
-        parting: Parting::Graceful,
+        cause: Error::peer("gave it up", "as the test wants"),
     });
     assert!(bench.stop().is_empty());
 }
