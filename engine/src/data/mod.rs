@@ -7,6 +7,7 @@
 
 pub mod receive;
 pub mod send;
+mod slab;
 mod thread;
 mod window;
 

@@ -31,7 +31,6 @@ mod landing;
 mod ordered;
 mod pool;
 mod segment;
-mod slab;
 mod state;
 mod stock;
 mod stream;

@@ -39,7 +39,7 @@ impl SendWorker {
         }
         while let Some((at, kept)) = self.next_waiting() {
             let index = self.waiting[at];
-            let Some(mut load) = self.loads[index].take() else {
+            let Some(mut load) = self.loads.lend(index) else {
                 self.waiting.remove(at);
                 continue;
             };
@@ -61,7 +61,7 @@ impl SendWorker {
                 load.fill();
                 self.note_method(&load);
             }
-            self.loads[index] = Some(load);
+            self.loads.give_back(index, load);
             if !fits {
                 return;
             }
@@ -79,10 +79,10 @@ impl SendWorker {
     /// waits for blocks itself would never come back.
     fn next_waiting(&self) -> Option<(usize, usize)> {
         let is_next = |index: &usize| {
-            let load = self.loads[*index].as_ref();
+            let load = self.loads.get(*index);
             let connection = load
                 .and_then(|load| load.place)
-                .and_then(|place| self.connections[place].as_ref());
+                .and_then(|place| self.connections.get(place));
             connection.is_none_or(|connection| connection.queue.front() == Some(index))
         };
         match self.waiting.iter().position(is_next) {
@@ -111,7 +111,7 @@ impl SendWorker {
     /// ring has no room for all of them.
     fn queue_reads(&mut self, index: usize) -> bool {
         loop {
-            let Some(load) = self.loads[index].as_mut() else {
+            let Some(load) = self.loads.get_mut(index) else {
                 return true;
             };
             let next = load.next_read;
@@ -147,7 +147,7 @@ impl SendWorker {
             load: index,
             part: number,
         });
-        let Some(load) = self.loads[index].as_mut() else {
+        let Some(load) = self.loads.get_mut(index) else {
             return;
         };
         let part = &load.parts[number];
@@ -169,7 +169,7 @@ impl SendWorker {
         else {
             return;
         };
-        let Some(load) = self.loads[index].as_mut() else {
+        let Some(load) = self.loads.get_mut(index) else {
             return self.pool.put(block);
         };
         load.reading -= 1;
@@ -178,7 +178,7 @@ impl SendWorker {
         if load.place.is_none() {
             if load.reading == 0 {
                 load.release(&mut self.pool);
-                self.loads[index] = None;
+                self.loads.remove(index);
             }
             return;
         }
@@ -211,7 +211,7 @@ impl SendWorker {
     }
 
     fn look_whether_read(&mut self, index: usize) {
-        if let Some(load) = self.loads[index].as_mut()
+        if let Some(load) = self.loads.get_mut(index)
             && load.stage == Stage::Reading
             && load.reading == 0
             && load.next_read == load.reads()
@@ -224,7 +224,7 @@ impl SendWorker {
     /// Computes the checks of what arrived.
     pub fn seal_loads(&mut self) {
         while let Some(index) = self.arrived.pop_front() {
-            let Some(mut load) = self.loads[index].take() else {
+            let Some(mut load) = self.loads.lend(index) else {
                 continue;
             };
             let cut_off = !load.is_mapped() && !load.mapping.is_empty();
@@ -234,7 +234,7 @@ impl SendWorker {
                 load.leave_mapping();
                 load.mapping.clear();
                 load.stage = Stage::Waiting;
-                self.loads[index] = Some(load);
+                self.loads.give_back(index, load);
                 self.waiting.push_front(index);
                 continue;
             }
@@ -250,7 +250,7 @@ impl SendWorker {
                 }
             }
             self.tell_voids(&mut load);
-            self.loads[index] = Some(load);
+            self.loads.give_back(index, load);
         }
     }
 
@@ -279,7 +279,7 @@ impl SendWorker {
         let Outcome::Done(result) = completion.outcome else {
             return;
         };
-        let Some(load) = self.loads[index].as_mut() else {
+        let Some(load) = self.loads.get_mut(index) else {
             return;
         };
         load.reading -= 1;
@@ -292,7 +292,7 @@ impl SendWorker {
             self.look_whether_read(index);
         } else if load.reading == 0 {
             load.release(&mut self.pool);
-            self.loads[index] = None;
+            self.loads.remove(index);
         }
     }
 
@@ -318,9 +318,7 @@ impl SendWorker {
     /// Decides how a load goes, by what was asked for, what its sources are
     /// and what its connection found out.
     fn choose_path(&mut self, load: &mut Load) {
-        let connection = load
-            .place
-            .and_then(|place| self.connections[place].as_ref());
+        let connection = load.place.and_then(|place| self.connections.get(place));
         let Some(connection) = connection.filter(|_| !load.is_rest()) else {
             load.path = Path::Copy;
             return;

@@ -25,10 +25,10 @@ impl SendWorker {
     pub fn start_sends(&mut self) -> bool {
         let mut started = true;
         self.now = self.clock_now();
-        let open = self.connections.iter().flatten();
+        let open = self.connections.values();
         let open = open.filter(|connection| connection.is_open()).count();
-        for place in 0..self.connections.len() {
-            let Some(connection) = self.connections[place].as_ref() else {
+        for place in 0..self.connections.places() {
+            let Some(connection) = self.connections.get(place) else {
                 continue;
             };
             if connection.busy || !connection.is_open() || self.ring.room() < ROOM_MIN {
@@ -37,7 +37,7 @@ impl SendWorker {
             let Some(index) = connection.queue.front().copied() else {
                 continue;
             };
-            let Some(load) = self.loads[index].as_mut() else {
+            let Some(load) = self.loads.get_mut(index) else {
                 continue;
             };
             if load.stage != Stage::Ready {
@@ -57,12 +57,13 @@ impl SendWorker {
     /// Sends the next piece of a load: all that is left of its frame, or as much as
     /// may be pinned.
     fn start_send(&mut self, place: usize, index: usize, open: usize) {
-        let left = self.loads[index]
-            .as_mut()
+        let left = self
+            .loads
+            .get_mut(index)
             .and_then(|load| load.left.pop_front());
         let written = left.is_some();
         let mut message = left.unwrap_or_else(|| self.message());
-        let Some(load) = self.loads[index].as_mut() else {
+        let Some(load) = self.loads.get_mut(index) else {
             return self.recycle(message);
         };
         if !written {
@@ -82,7 +83,7 @@ impl SendWorker {
         if bytes < whole {
             let mut rest = self.message();
             message.cut(bytes, &mut rest);
-            if let Some(load) = self.loads[index].as_mut() {
+            if let Some(load) = self.loads.get_mut(index) {
                 load.left.push_front(rest);
             }
         }
@@ -92,7 +93,7 @@ impl SendWorker {
     /// Queues the send of a message.
     fn send(&mut self, place: usize, index: usize, message: Box<IoMessage>) {
         let (Some(connection), Some(load)) =
-            (self.connections[place].as_mut(), self.loads[index].as_mut())
+            (self.connections.get_mut(place), self.loads.get_mut(index))
         else {
             return self.recycle(message);
         };
@@ -175,13 +176,14 @@ impl SendWorker {
     ) {
         let nanos = self.now.saturating_sub(submitted);
         self.report.latencies.send.record(nanos, 1);
-        let Some(connection) = self.connections[place].as_mut() else {
+        let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
         connection.busy = false;
         connection.timed(nanos);
-        let lost = self.loads[index]
-            .as_ref()
+        let lost = self
+            .loads
+            .get(index)
             .is_none_or(|load| load.place.is_none());
         if lost {
             message
@@ -190,7 +192,7 @@ impl SendWorker {
             return self.drop_load(index);
         }
         let count = u64::from(result.unwrap_or(0));
-        if let Some(load) = self.loads[index].as_mut() {
+        if let Some(load) = self.loads.get_mut(index) {
             load.frame_sent += count;
         }
         match result {
@@ -198,7 +200,7 @@ impl SendWorker {
                 message
                     .into_iter()
                     .for_each(|message| self.recycle(message));
-                match self.loads[index].as_mut() {
+                match self.loads.get_mut(index) {
                     Some(load) if !load.left.is_empty() => load.stage = Stage::Ready,
                     _ => self.finish(place, index),
                 }
@@ -230,12 +232,12 @@ impl SendWorker {
 
     /// The whole frame is in the socket.
     pub fn finish(&mut self, place: usize, index: usize) {
-        let Some(mut load) = self.loads[index].take() else {
+        let Some(mut load) = self.loads.remove(index) else {
             return;
         };
         load.release(&mut self.pool);
         self.forget_pages(&load);
-        let Some(connection) = self.connections[place].as_mut() else {
+        let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
         connection.queue.pop_front();
@@ -253,7 +255,7 @@ impl SendWorker {
 
     /// Reads what is left of a frame afresh and sends it by copy.
     pub fn send_rest(&mut self, index: usize) {
-        if let Some(load) = self.loads[index].as_mut() {
+        if let Some(load) = self.loads.get_mut(index) {
             load.release(&mut self.pool);
             load.mapping.clear();
             load.stage = Stage::Waiting;
@@ -272,10 +274,10 @@ impl SendWorker {
         message: Option<Box<IoMessage>>,
     ) {
         let may_go = self.pins.refuse(self.now, pinned) && errno != Errno::OPNOTSUPP;
-        if let Some(connection) = self.connections[place].as_mut() {
+        if let Some(connection) = self.connections.get_mut(place) {
             connection.busy = false;
         }
-        let (Some(load), Some(message)) = (self.loads[index].as_mut(), message) else {
+        let (Some(load), Some(message)) = (self.loads.get_mut(index), message) else {
             return;
         };
         load.left.push_front(message);
@@ -288,7 +290,7 @@ impl SendWorker {
             return;
         }
         load.path = Path::Copy;
-        if let Some(connection) = self.connections[place].as_mut() {
+        if let Some(connection) = self.connections.get_mut(place) {
             connection.refused_zero_copy = true;
             connection.auto = Path::Copy;
         }
@@ -298,10 +300,10 @@ impl SendWorker {
             );
         }
         // Its frame goes on, or the connection would be lost with it.
-        if let Some(mut load) = self.loads[index].take() {
+        if let Some(mut load) = self.loads.lend(index) {
             self.refuse_zero_copy(&mut load);
             self.tell_voids(&mut load);
-            self.loads[index] = Some(load);
+            self.loads.give_back(index, load);
         }
     }
 
@@ -314,8 +316,9 @@ impl SendWorker {
         } else {
             self.report.zero_copy_sent_bytes += bytes;
         }
-        let left = self.connections[place]
-            .as_mut()
+        let left = self
+            .connections
+            .get_mut(place)
             .is_some_and(|connection| connection.released(bytes, copied));
         if left {
             self.note("the kernel copied most zero-copy sends on this route: they go by copy now");
@@ -325,7 +328,8 @@ impl SendWorker {
 
 fn connection_error(worker: &SendWorker, place: usize, errno: Errno) -> Option<crate::Error> {
     let why = std::io::Error::from(errno);
-    worker.connections[place]
-        .as_ref()
+    worker
+        .connections
+        .get(place)
         .map(|connection| connection.error(why))
 }

@@ -38,7 +38,7 @@ impl SendWorker {
     /// Queues the chain of a load whose checks are known. False when it has to
     /// be read again, to go by copy.
     pub fn start_splice(&mut self, place: usize, index: usize) -> bool {
-        let Some(connection) = self.connections[place].as_mut() else {
+        let Some(connection) = self.connections.get_mut(place) else {
             return true;
         };
         if connection.pipe.is_none() {
@@ -58,7 +58,7 @@ impl SendWorker {
     fn queue_chain(&mut self, place: usize, index: usize, mut pipe: Pipe) {
         let mut message = self.message();
         let (Some(connection), Some(load)) =
-            (self.connections[place].as_mut(), self.loads[index].as_mut())
+            (self.connections.get_mut(place), self.loads.get_mut(index))
         else {
             return self.recycle(message);
         };
@@ -109,7 +109,7 @@ impl SendWorker {
                 out,
             );
         }
-        if let Some(connection) = self.connections[place].as_mut() {
+        if let Some(connection) = self.connections.get_mut(place) {
             connection.pipe = Some(pipe);
         }
     }
@@ -122,8 +122,9 @@ impl SendWorker {
         let Outcome::Done(result) = completion.outcome else {
             return;
         };
-        let Some(pipe) = self.connections[place]
-            .as_mut()
+        let Some(pipe) = self
+            .connections
+            .get_mut(place)
             .and_then(|connection| connection.pipe.as_mut())
         else {
             return;
@@ -150,15 +151,16 @@ impl SendWorker {
 
     fn chain_ended(&mut self, place: usize, chain: Chain) {
         let index = chain.load;
-        let Some(connection) = self.connections[place].as_mut() else {
+        let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
         connection.busy = false;
         if chain.taken != chain.given {
             connection.pipe = None;
         }
-        let gone = self.loads[index]
-            .as_ref()
+        let gone = self
+            .loads
+            .get(index)
             .is_none_or(|load| load.place.is_none());
         if gone {
             return self.drop_load(index);
@@ -167,7 +169,7 @@ impl SendWorker {
             let error = connection.error(std::io::Error::from(errno));
             return self.close(place, Some(error));
         }
-        let Some(load) = self.loads[index].as_mut() else {
+        let Some(load) = self.loads.get_mut(index) else {
             return;
         };
         load.frame_sent += chain.head + chain.given;

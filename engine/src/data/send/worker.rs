@@ -9,6 +9,7 @@ use super::job::{Job, ROOM_KEPT};
 use super::load::Load;
 use super::pins::{Pins, TRY_AGAIN_NANOS, is_refusal};
 use super::pool::SendPool;
+use crate::data::slab::Slab;
 use crate::data::thread;
 use crate::data::window::Windows;
 use crate::data::{Clock, SendCommand, SendEvent, SendEvents};
@@ -49,8 +50,8 @@ pub(super) struct SendWorker {
     /// of it resident, and warm files are sent from mappings.
     pub unregistered: Option<Arena>,
     pub windows: Windows,
-    pub connections: Vec<Option<SendConnection>>,
-    pub loads: Vec<Option<Load>>,
+    pub connections: Slab<SendConnection>,
+    pub loads: Slab<Load>,
     /// Loads that wait for blocks, oldest first.
     pub waiting: VecDeque<usize>,
     /// Loads with reads that were not queued yet for want of room.
@@ -70,8 +71,7 @@ pub(super) struct SendWorker {
     pub knows_zero_copy: bool,
     /// Operations queued in this round that are done at once.
     pub done_at_once: usize,
-    jobs: Vec<Option<Job>>,
-    jobs_free: Vec<usize>,
+    jobs: Slab<Job>,
     commands: Arc<Reader<SendCommand>>,
     wake: Handle,
     /// A poll of `wake` is in flight.
@@ -97,8 +97,8 @@ impl SendWorker {
             ring,
             pool,
             windows: Windows::default(),
-            connections: Vec::new(),
-            loads: Vec::new(),
+            connections: Slab::default(),
+            loads: Slab::default(),
             waiting: VecDeque::new(),
             unread: VecDeque::new(),
             arrived: VecDeque::new(),
@@ -110,8 +110,7 @@ impl SendWorker {
             unregistered: Some(arena),
             methods: BTreeSet::new(),
             done_at_once: 0,
-            jobs: Vec::new(),
-            jobs_free: Vec::new(),
+            jobs: Slab::default(),
             wake: Handle::of(&commands, |commands| commands.as_fd()),
             commands,
             armed: false,
@@ -126,7 +125,7 @@ impl SendWorker {
 
     /// The connections that were not detached.
     pub fn connections(&self) -> Vec<ConnectionId> {
-        let attached = self.connections.iter().flatten();
+        let attached = self.connections.values();
         attached.map(|connection| connection.id).collect()
     }
 
@@ -141,7 +140,7 @@ impl SendWorker {
             // One that is told to leave may have nothing to wait for.
             self.look_for_ends();
             self.retire_windows();
-            if self.stopping && self.connections.iter().all(Option::is_none) {
+            if self.stopping && self.connections.is_empty() {
                 return Ok(());
             }
             self.wait()
@@ -186,12 +185,7 @@ impl SendWorker {
 
     /// Queues an operation's job and gives the token for it.
     pub fn token(&mut self, job: Job) -> u64 {
-        let place = self.jobs_free.pop().unwrap_or_else(|| {
-            self.jobs.push(None);
-            self.jobs.len() - 1
-        });
-        self.jobs[place] = Some(job);
-        place as u64
+        self.jobs.insert(job) as u64
     }
 
     /// Sends an event; a control plane that is gone wants nothing more.
@@ -204,7 +198,7 @@ impl SendWorker {
     /// Ends a connection at once: nothing more is sent, what is in flight is
     /// awaited.
     pub fn close(&mut self, place: usize, cause: Option<Error>) {
-        let Some(connection) = self.connections[place].as_mut() else {
+        let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
         if !connection.is_open() {
@@ -234,7 +228,7 @@ impl SendWorker {
         for (index, load) in queue.into_iter().enumerate() {
             if index > 0 || !busy {
                 self.drop_load(load);
-            } else if let Some(load) = self.loads[load].as_mut() {
+            } else if let Some(load) = self.loads.get_mut(load) {
                 // Its operation gives it back.
                 load.place = None;
             }
@@ -243,7 +237,7 @@ impl SendWorker {
 
     /// Forgets a load; blocks that are being read come back later.
     pub fn drop_load(&mut self, index: usize) {
-        let Some(load) = self.loads[index].as_mut() else {
+        let Some(load) = self.loads.get_mut(index) else {
             return;
         };
         load.place = None;
@@ -252,7 +246,7 @@ impl SendWorker {
         self.arrived.retain(|arrived| *arrived != index);
         if load.reading == 0 {
             load.release(&mut self.pool);
-            self.loads[index] = None;
+            self.loads.remove(index);
         }
     }
 
@@ -287,10 +281,10 @@ impl SendWorker {
                 } => {
                     // A connection that is gone: its runs were not sent.
                     if let Some(place) = self.place_of(connection) {
-                        let index = self.free_load();
-                        self.loads[index] = Some(Load::new(place, segment, run, bytes));
+                        let load = Load::new(place, segment, run, bytes);
+                        let index = self.loads.insert(load);
                         self.waiting.push_back(index);
-                        if let Some(connection) = self.connections[place].as_mut() {
+                        if let Some(connection) = self.connections.get_mut(place) {
                             connection.queue.push_back(index);
                         }
                     }
@@ -309,20 +303,15 @@ impl SendWorker {
         let connection = SendConnection::new(id, socket, self.knows_zero_copy);
         // fcntl, getsockname, getpeername.
         self.report.system_calls += 4;
-        let free = self.connections.iter().position(Option::is_none);
-        let place = free.unwrap_or(self.connections.len());
-        if place == self.connections.len() {
-            self.connections.push(None);
-        }
         let socket = connection.socket.clone();
-        self.connections[place] = Some(connection);
+        let place = self.connections.insert(connection);
         if self.stopping {
             return self.close(place, None);
         }
         if self.ring.room() > 0 {
             let token = self.token(Job::Watch { place });
             self.ring.poll_readable(&socket, token);
-            if let Some(connection) = self.connections[place].as_mut() {
+            if let Some(connection) = self.connections.get_mut(place) {
                 connection.watch = Some(token);
                 connection.operations += 1;
             }
@@ -330,44 +319,33 @@ impl SendWorker {
     }
 
     fn detach(&mut self, id: ConnectionId, cause: Error) {
-        let is_it = |connection: &Option<SendConnection>| {
-            connection
-                .as_ref()
-                .is_some_and(|connection| connection.id == id)
-        };
-        if let Some(place) = self.connections.iter().position(is_it) {
+        let place = self.place_where(|connection| connection.id == id);
+        if let Some(place) = place {
             self.close(place, Some(cause));
         }
     }
 
     fn stop(&mut self) {
         self.stopping = true;
-        for place in 0..self.connections.len() {
+        for place in 0..self.connections.places() {
             self.close(place, None);
         }
     }
 
     /// The place of an open connection.
     fn place_of(&self, id: ConnectionId) -> Option<usize> {
-        self.connections.iter().position(|connection| {
-            connection
-                .as_ref()
-                .is_some_and(|connection| connection.id == id && connection.is_open())
-        })
+        self.place_where(|connection| connection.id == id && connection.is_open())
     }
 
-    fn free_load(&mut self) -> usize {
-        let free = self.loads.iter().position(Option::is_none);
-        free.unwrap_or_else(|| {
-            self.loads.push(None);
-            self.loads.len() - 1
-        })
+    fn place_where(&self, is_it: impl Fn(&SendConnection) -> bool) -> Option<usize> {
+        let mut all = self.connections.iter();
+        all.find_map(|(place, connection)| is_it(connection).then_some(place))
     }
 
     /// Tells of connections whose last operation was reaped.
     fn look_for_ends(&mut self) {
-        for place in 0..self.connections.len() {
-            let Some(connection) = self.connections[place].as_mut() else {
+        for place in 0..self.connections.places() {
+            let Some(connection) = self.connections.get_mut(place) else {
                 continue;
             };
             if connection.is_open() || connection.operations > 0 {
@@ -383,7 +361,7 @@ impl SendWorker {
                 Ending::No => None,
             };
             // Closed before it is told.
-            self.connections[place] = None;
+            self.connections.remove(place);
             self.tell(SendEvent::Detached {
                 connection: id,
                 cause,
@@ -394,7 +372,7 @@ impl SendWorker {
     /// True when a send is in flight and sends take so little time that their
     /// completions wake the worker soon enough for everything else.
     fn is_brisk(&self) -> bool {
-        let open = self.connections.iter().flatten();
+        let open = self.connections.values();
         let mut busy = open.filter(|connection| connection.busy).peekable();
         busy.peek().is_some()
             && busy.all(|connection| {
@@ -406,7 +384,7 @@ impl SendWorker {
     /// Submits the round and waits for the first completions that matter.
     fn wait(&mut self) -> Result<(), rustix::io::Errno> {
         let at_once = std::mem::take(&mut self.done_at_once);
-        let open = || self.connections.iter().flatten();
+        let open = || self.connections.values();
         let busy = || open().filter(|connection| connection.busy);
         let brisk = self.is_brisk();
         // What the page cache answers is done when the submission returns, so
@@ -438,7 +416,7 @@ impl SendWorker {
         if !self.asleep {
             return self.ring.submit_and_wait(0, None);
         }
-        if self.windows.is_empty() || self.loads.iter().any(Option::is_some) {
+        if self.windows.is_empty() || !self.loads.is_empty() {
             return self.ring.submit_and_wait(wanted, None);
         }
         // Between two runs there is often nothing to send for a moment.
@@ -452,7 +430,7 @@ impl SendWorker {
 
     fn completed(&mut self, completion: Completion) {
         let token = completion.token as usize;
-        let Some(job) = self.jobs.get(token).copied().flatten() else {
+        let Some(job) = self.jobs.get(token).copied() else {
             return;
         };
         let last = match completion.outcome {
@@ -463,7 +441,7 @@ impl SendWorker {
                     zero_copy,
                     refused,
                     ..
-                }) = self.jobs[token].as_mut()
+                }) = self.jobs.get_mut(token)
                 {
                     *bytes = u64::from(result.unwrap_or(0));
                     *zero_copy = *bytes > 0;
@@ -472,8 +450,7 @@ impl SendWorker {
                 false
             }
             Outcome::Done(_) | Outcome::Released { .. } => {
-                self.jobs[token] = None;
-                self.jobs_free.push(token);
+                self.jobs.remove(token);
                 true
             }
         };
@@ -487,7 +464,7 @@ impl SendWorker {
             Job::Watch { place } => self.watched(place),
             Job::Read { load, part } => self.part_read(load, part, completion),
             Job::Send { place, .. } | Job::Splice { place, .. } => {
-                if last && let Some(connection) = self.connections[place].as_mut() {
+                if last && let Some(connection) = self.connections.get_mut(place) {
                     connection.operations -= 1;
                 }
                 match job {
@@ -503,7 +480,7 @@ impl SendWorker {
 
     /// The peer said or closed something; nothing is expected from it here.
     fn watched(&mut self, place: usize) {
-        let Some(connection) = self.connections[place].as_mut() else {
+        let Some(connection) = self.connections.get_mut(place) else {
             return;
         };
         connection.operations -= 1;
@@ -525,7 +502,7 @@ impl SendWorker {
 
     fn send_report(&mut self) {
         // A transfer is over: its sources are let go.
-        if self.loads.iter().all(Option::is_none) {
+        if self.loads.is_empty() {
             self.windows.clear();
         }
         if let Some(note) = self.pins.take_note() {
@@ -535,7 +512,7 @@ impl SendWorker {
         let mut report = std::mem::take(&mut self.report);
         report.cpu_nanos = cpu.saturating_sub(std::mem::replace(&mut self.cpu_before, cpu));
         report.connections = std::mem::take(&mut self.ended);
-        for connection in self.connections.iter_mut().flatten() {
+        for connection in self.connections.values_mut() {
             report.system_calls += 6;
             report.connections.push(connection.report());
         }

@@ -48,6 +48,22 @@ impl<T> Slab<T> {
         value
     }
 
+    /// Takes it out for a moment; the number stays its own.
+    pub fn lend(&mut self, number: usize) -> Option<T> {
+        self.places.get_mut(number)?.take()
+    }
+
+    /// Puts what was lent back.
+    pub fn give_back(&mut self, number: usize, value: T) {
+        let before = self.places[number].replace(value);
+        assert!(before.is_none(), "what was lent left its place empty");
+    }
+
+    /// All values.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().flatten()
+    }
+
     /// All values with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.places
