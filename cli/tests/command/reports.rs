@@ -3,8 +3,9 @@
 //! Leaves to others: the schema's every field (the unit tests). Invariant:
 //! figures agree with each other and with the file.
 
-use crate::support::{Folder, bytes};
+use crate::support::{Folder, bytes, run, skip};
 use serde_json::Value;
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_real_run_s_json_adds_up() {
@@ -153,4 +154,68 @@ fn a_failure_is_in_the_json_too() {
     assert_eq!(json["error"]["kind"], "local");
     assert_eq!(json["latency"]["send"], Value::Null);
     assert!(folder.path("r.json").exists());
+}
+
+/// What a thread makes for itself, its memory and its end, which no report counts.
+const OF_THREADS: [&str; 16] = [
+    "mmap",
+    "munmap",
+    "mprotect",
+    "madvise",
+    "futex",
+    "exit",
+    "gettid",
+    "getrandom",
+    "prctl",
+    "prlimit64",
+    "sched_getaffinity",
+    "sigaltstack",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "clock_gettime",
+    "set_robust_list",
+];
+
+#[test]
+fn the_system_calls_that_are_told_are_those_that_strace_sees() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip("there is no strace(1) here");
+    }
+    let folder = Folder::new();
+    folder.write("a", &bytes(64_000_000));
+    for options in [
+        "",
+        "--transmit copy -n 4",
+        "--transmit splice",
+        "--chunk-size 64KiB",
+    ] {
+        let haul = folder.command(&format!("copy -q --json --no-fsync {options} a b"));
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "--decode-pids=comm", "-o", "trace"])
+            .arg(haul.get_program())
+            .args(haul.get_args())
+            .current_dir(folder.path(""))
+            .env("TMPDIR", folder.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let ran = run(strace, Vec::new());
+        assert_eq!(ran.code, 0, "{options}: {}", ran.stderr);
+        let json = ran.json();
+        let trace = String::from_utf8_lossy(&folder.read("trace")).into_owned();
+        for (side, thread) in [("sender", "<haul-send"), ("receiver", "<haul-recv")] {
+            let seen = trace.lines().filter(|line| line.contains(thread));
+            // A call that another thread's line cuts in two is told once.
+            let calls = seen.filter_map(|line| line.split_once("> ")?.1.split_once('('));
+            let calls = calls.filter(|(name, _)| !OF_THREADS.contains(name));
+            let seen = calls.filter(|(name, _)| !name.starts_with("<...")).count() as u64;
+            let told = json["system_calls"][side].as_u64().expect("a count");
+            assert!(seen > 20, "{options}, {side}: {trace}");
+            assert!(
+                told.abs_diff(seen) <= 12 + seen / 8,
+                "{options}, {side}: told {told}, seen {seen}"
+            );
+        }
+    }
 }
