@@ -10,6 +10,7 @@ use haul_engine::options::{RemoteTarget, Token};
 use haul_engine::{ErrorKind, Pool};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 
 #[test]
 fn a_flipped_byte_is_found_sent_again_and_reported() {
@@ -205,9 +206,21 @@ fn a_port_that_is_not_hauls_is_told_as_such() {
 fn what_a_peer_names_stays_below_the_root() {
     let site = Site::new();
     let outside = site.source("outside", 1000);
-    std::os::unix::fs::symlink(&outside, site.root().join("link")).expect("a link");
+    let link = |to: &Path, name: &str| {
+        std::os::unix::fs::symlink(to, site.root().join(name)).expect("a link");
+    };
+    link(&outside, "link");
+    // What the last component's own refusal of links does not see.
+    link(site.directory.path(), "above");
     let mut pool = site.pool();
-    for path in ["../outside", "/etc/passwd", "link", "a/../../outside", ""] {
+    for path in [
+        "../outside",
+        "/etc/passwd",
+        "link",
+        "above/outside",
+        "a/../../outside",
+        "",
+    ] {
         let target = LocalTarget::Path {
             path: site.directory.path().join("got"),
             directory: false,
@@ -220,14 +233,17 @@ fn what_a_peer_names_stays_below_the_root() {
             )
             .expect("a transfer")
             .wait();
-        assert!(report.error.is_some(), "{path:?} was read");
-        let report = push(
-            &mut pool,
-            &outside,
-            &format!("{path}/../../x"),
-            &CopyOptions::default(),
-        );
-        assert!(report.error.is_some(), "{path:?} was written");
+        let error = report.error.expect("it is not read");
+        assert_eq!(error.side, haul_engine::Side::Sender, "{path:?}: {error}");
+        let refused = ["a symbolic link", "cannot read", "empty"];
+        let said = refused.iter().any(|words| error.sentence.contains(words));
+        assert!(said, "{path:?}: {error}");
+    }
+    for path in ["../x", "/x", "above/x", "a/../../x", "link/../../x"] {
+        let report = push(&mut pool, &outside, path, &CopyOptions::default());
+        let error = report.error.expect("it is not written");
+        assert_eq!(error.side, haul_engine::Side::Receiver, "{path:?}: {error}");
+        assert!(!site.directory.path().join("x").exists(), "{path:?}");
     }
     assert!(!site.directory.path().join("got").exists());
     assert!(!site.directory.path().join("x").exists());
