@@ -5,7 +5,7 @@
 //! hands comes back as one [`Done`], so a transfer knows when none is left.
 
 use super::channel::Channel;
-use super::hands::blocking;
+use super::hands::{Hands, done_or_panicked};
 use super::inbox::{Done, Inner};
 use super::links::Links;
 use crate::data::Clock;
@@ -14,11 +14,7 @@ use crate::kernel::descriptors::Share;
 use crate::limits;
 use crate::protocol::TransferId;
 use crate::protocol::session::SessionMachine;
-use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc};
-
-/// Blocking calls of one session under way at once.
-const HANDS_MAX: usize = 4;
+use tokio::sync::mpsc;
 
 /// The parts of a session that every transfer uses.
 pub(crate) struct Core {
@@ -32,7 +28,7 @@ pub(crate) struct Core {
     pub(crate) inner: mpsc::UnboundedSender<Inner>,
     /// Descriptors that the files of a transfer have in any case.
     least: Share,
-    hands: Arc<Semaphore>,
+    hands: Hands,
     hands_pending: usize,
     /// How far the hands are with what the peer waits for.
     worked: u64,
@@ -48,7 +44,6 @@ impl Core {
         inner: mpsc::UnboundedSender<Inner>,
         least: Share,
     ) -> Self {
-        let hands = Arc::new(Semaphore::new(HANDS_MAX));
         Self {
             clock,
             peer,
@@ -57,7 +52,7 @@ impl Core {
             machine,
             inner,
             least,
-            hands,
+            hands: Hands::default(),
             hands_pending: 0,
             worked: 0,
         }
@@ -69,15 +64,15 @@ impl Core {
         &mut self,
         transfer: TransferId,
         work: impl FnOnce() -> Done + Send + 'static,
-        failed: impl FnOnce(Error) -> Done + 'static,
+        failed: impl FnOnce(Error) -> Done + Send + 'static,
     ) {
         self.hands_pending += 1;
-        let (hands, inner) = (self.hands.clone(), self.inner.clone());
-        tokio_uring::spawn(async move {
-            // The semaphore is never closed.
-            let permit = hands.acquire_owned().await;
-            let done = blocking(work).await.unwrap_or_else(failed);
-            drop(permit);
+        let inner = self.inner.clone();
+        self.hands.give(move |refused| {
+            let done = match refused {
+                None => done_or_panicked(work).unwrap_or_else(failed),
+                Some(error) => failed(error),
+            };
             // A session that ended needs no answer.
             let _ = inner.send(Inner::Hands(transfer, done));
         });
