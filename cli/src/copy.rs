@@ -336,7 +336,7 @@ fn carry(
     if let Some(side) = remote {
         follow::name_server(&mut report, &peer, side);
     }
-    follow::let_go(pool, beside, followed.is_over, interrupts, console)?;
+    follow::let_go(pool, beside, followed.is_over, interrupts, console);
     Ok(report)
 }
 

@@ -164,7 +164,7 @@ impl Bench<'_> {
         let report = followed.report;
         self.told.intervals.extend(intervals.finish(&report));
         let (beside, is_over) = (server.embedded, followed.is_over);
-        follow::let_go(pool, beside, is_over, self.interrupts, self.console)?;
+        follow::let_go(pool, beside, is_over, self.interrupts, self.console);
         Ok(report)
     }
 
