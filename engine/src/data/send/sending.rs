@@ -321,7 +321,7 @@ impl SendWorker {
             .get_mut(place)
             .is_some_and(|connection| connection.released(bytes, copied));
         if left {
-            self.note("the kernel copied most zero-copy sends on this route: they go by copy now");
+            self.note("the kernel copied most zero-copy sends on this route: there `--transmit auto` goes on by copy");
         }
     }
 }
