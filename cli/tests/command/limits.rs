@@ -4,8 +4,8 @@
 //! ends, with the file or with a sentence. The limits are set by prlimit(1) and
 //! setpriv(1); without these two nothing is tested here.
 
-use crate::support::{Folder, Ran, Server, bytes, can_limit, run};
-use std::process::{Command, Stdio};
+use crate::support::{Folder, Ran, Server, bytes, can_limit};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What is pinned counts for all of a user's processes: one test at a time.
@@ -19,22 +19,13 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
 
 /// haul in the folder without root's privileges, and with `limits` of prlimit(1).
 fn limited(folder: &Folder, limits: &str, arguments: &str) -> Ran {
-    let haul = folder.command(arguments);
     let mut command = Command::new("prlimit");
     command.args(limits.split_whitespace());
     if rustix::process::geteuid().is_root() {
         // A user without capabilities has no bounding set to drop either.
         command.args(["setpriv", "--bounding-set=-all"]);
     }
-    command
-        .arg(haul.get_program())
-        .args(haul.get_args())
-        .current_dir(folder.path("."))
-        .env("TMPDIR", folder.path("."))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    run(command, Vec::new())
+    folder.haul_by(command, arguments)
 }
 
 #[test]

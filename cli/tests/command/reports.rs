@@ -3,9 +3,9 @@
 //! Leaves to others: the schema's every field (the unit tests). Invariant:
 //! figures agree with each other and with the file.
 
-use crate::support::{Folder, bytes, run, skip};
+use crate::support::{Folder, bytes, skip};
 use serde_json::Value;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 #[test]
 fn a_real_run_s_json_adds_up() {
@@ -189,18 +189,9 @@ fn the_system_calls_that_are_told_are_those_that_strace_sees() {
         "--transmit splice",
         "--chunk-size 64KiB",
     ] {
-        let haul = folder.command(&format!("copy -q --json --no-fsync {options} a b"));
         let mut strace = Command::new("strace");
-        strace
-            .args(["-f", "--decode-pids=comm", "-o", "trace"])
-            .arg(haul.get_program())
-            .args(haul.get_args())
-            .current_dir(folder.path(""))
-            .env("TMPDIR", folder.path(""))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let ran = run(strace, Vec::new());
+        strace.args(["-f", "--decode-pids=comm", "-o", "trace"]);
+        let ran = folder.haul_by(strace, &format!("copy -q --json --no-fsync {options} a b"));
         assert_eq!(ran.code, 0, "{options}: {}", ran.stderr);
         let json = ran.json();
         let trace = String::from_utf8_lossy(&folder.read("trace")).into_owned();

@@ -90,6 +90,20 @@ impl Folder {
         run(command, input)
     }
 
+    /// The same, as the last argument of another program's command line.
+    pub fn haul_by(&self, mut program: Command, arguments: &str) -> Ran {
+        let haul = self.command(arguments);
+        program
+            .arg(haul.get_program())
+            .args(haul.get_args())
+            .current_dir(self.0.path())
+            .env("TMPDIR", self.0.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        run(program, Vec::new())
+    }
+
     /// The same; it must succeed.
     pub fn must(&self, arguments: &str) -> Ran {
         let ran = self.haul(arguments);
