@@ -166,6 +166,13 @@ fn a_server_that_can_open_nothing_more_says_so() {
         let serve = folder.command("serve --listen 127.0.0.1:0 --root .");
         let server = Server::start_by(under(&format!("--nofile={limit}:{limit}"), &serve));
         let ran = folder.haul(&format!("copy -q a {}", server.url("b")));
+        // How many are open at once at the server hangs on its threads' order,
+        // so near the limit a copy may still go through: then it did so whole.
+        if ran.code == 0 {
+            assert_eq!(folder.read("b"), b"some", "{limit}");
+            std::fs::remove_file(folder.path("b")).expect("it is there");
+            continue;
+        }
         assert_eq!(ran.code, 1, "{limit}: {}", ran.stderr);
         told += usize::from(ran.error().contains(&format!("may open {limit} files")));
     }
