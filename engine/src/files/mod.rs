@@ -11,6 +11,7 @@ pub mod generated;
 pub mod look;
 pub mod missing;
 pub mod place;
+pub mod settle;
 pub mod source;
 pub mod stream;
 pub mod target;

@@ -6,7 +6,6 @@
 //! one; a target that is dropped before it was settled leaves nothing behind.
 
 use super::place::Place;
-use super::read_back::ReadBack;
 use super::temporary;
 use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, require_space};
 use crate::error::{Error, ErrorKind, Result, Side, why};
@@ -15,14 +14,12 @@ use crate::limits;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Data, Entry, EntryKind, Touched};
-use crate::report::{Latency, Level};
-use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, Timespec, Timestamps};
+use crate::protocol::wire::{Data, Entry, EntryKind};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 /// Files below this are not preallocated: they are one extent anyway.
 const ALLOCATE_BYTES_MIN: u64 = 1024 * 1024;
@@ -66,7 +63,7 @@ pub struct TargetOptions {
 pub type Pieces<'a> = (&'a Plan, FileId);
 
 /// setuid and setgid.
-const SPECIAL_BITS: u32 = 0o6000;
+pub(super) const SPECIAL_BITS: u32 = 0o6000;
 
 /// One file while it is received.
 #[derive(Debug)]
@@ -86,7 +83,12 @@ pub struct Target {
     display: String,
     /// The sink's descriptors.
     descriptors: Held,
+    /// Targets are counted as they are made: see [`Target::number`].
+    number: u64,
 }
+
+/// Targets that were made in this process.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// The temporary file's place.
 #[derive(Debug)]
@@ -135,6 +137,7 @@ impl Target {
             in_memory: file_system == FileSystem::Memory,
             display,
             descriptors: Held::new(1),
+            number: MADE.fetch_add(1, Ordering::Relaxed),
         };
         if entry.kind == EntryKind::File {
             match entry.data {
@@ -221,6 +224,7 @@ impl Target {
             in_memory: false,
             display: display.to_owned(),
             descriptors: Held::new(0),
+            number: MADE.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -276,198 +280,6 @@ impl Target {
         // Hashed outside the lock: several workers may land one file.
         let mut all = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
         all.merge(sum);
-    }
-
-    /// Makes it what was promised: exact size, mode and mtime, fsync,
-    /// verification, the rename over the final name, and the directory's
-    /// fsync. `size` is the source's, `pieces` tell which are the file's. Where
-    /// the source was `touched`, what landed is held against it before
-    /// anything else. Each fsync is counted in `sync`. No operation on the sink may
-    /// be outstanding.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Integrity`] when the disk gives back other bytes than
-    /// arrived, or a touched source holds others; [`ErrorKind::Unauthorised`] when
-    /// it got privileged bits that are not taken; [`ErrorKind::Local`] for
-    /// everything else. The temporary file
-    /// is removed; the final name is untouched, unless only the directory's
-    /// fsync failed.
-    pub fn settle(
-        &self,
-        size: u64,
-        touched: Option<Touched>,
-        pieces: Pieces<'_>,
-        sync: &mut Latency,
-    ) -> Result<Level> {
-        let result = match (&self.sink, &self.held) {
-            (Sink::File { fd, .. }, Some(held)) => {
-                self.settle_file(fd, held, size, touched, pieces, sync)
-            }
-            (Sink::Stdout(_), _) => self
-                .hold_against(self.received(), touched)
-                .map(|()| Level::Delivered),
-            // It keeps nothing that could differ.
-            _ => Ok(Level::Delivered),
-        };
-        if result.is_err() {
-            self.discard();
-        }
-        result
-    }
-
-    fn settle_file(
-        &self,
-        fd: &OwnedFd,
-        held: &NamedTarget,
-        size: u64,
-        touched: Option<Touched>,
-        pieces: Pieces<'_>,
-        sync: &mut Latency,
-    ) -> Result<Level> {
-        self.finish_size(fd, size)?;
-        if touched.is_some() {
-            self.hold_against(self.sum_of(fd, size, pieces)?, touched)?;
-        }
-        let mode = touched.map_or(self.mode, |touched| touched.mode & 0o7777);
-        let read_back = self.finish_metadata(fd, mode)?;
-        let options = &self.options;
-        if self.must_reach_disk() {
-            // Pages that are still dirty cannot be dropped, nor read from the disk.
-            timed_sync(fd.as_fd(), sync)
-                .map_err(|errno| self.failed("write the last of", errno))?;
-        }
-        if let Some(read_back) = read_back {
-            self.verify(read_back, pieces, size)?;
-        }
-        if options.drop_cache {
-            // Advice only: a file system without a page cache may refuse it.
-            let _ = rustix::fs::fadvise(fd, 0, None, Advice::DontNeed);
-        }
-        let (directory, place) = (held.place.directory(), &held.place);
-        rustix::fs::renameat(directory, &held.temporary, directory, place.name())
-            .map_err(|errno| self.failed("rename a temporary file to", errno))?;
-        held.present.store(false, Ordering::Release);
-        if !options.fsync {
-            return Ok(Level::Placed);
-        }
-        timed_sync(directory, sync).map_err(|errno| self.failed("sync the directory of", errno))?;
-        Ok(Level::Sealed)
-    }
-
-    /// What landed of it.
-    fn received(&self) -> FileSum {
-        *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// As [`Target::received`], read from the file where no sum was kept.
-    fn sum_of(&self, fd: &OwnedFd, size: u64, (plan, file): Pieces<'_>) -> Result<FileSum> {
-        if self.keeps_sum() {
-            return Ok(self.received());
-        }
-        let failed = |errno: Option<Errno>| match errno {
-            Some(errno) => self.failed("read again", errno),
-            None => self.differs("it ends too early there"),
-        };
-        let mut back = ReadBack::as_it_is(fd.as_fd()).map_err(|errno| failed(Some(errno)))?;
-        back.sum(plan, file, size).map_err(failed)
-    }
-
-    /// Only a source that holds what landed may be sealed, with the bits that it
-    /// has now.
-    fn hold_against(&self, landed: FileSum, touched: Option<Touched>) -> Result<()> {
-        let Some(Touched { mode, sum }) = touched else {
-            return Ok(());
-        };
-        let display = &self.display;
-        if sum != landed {
-            let wrong = match self.held {
-                Some(_) => format!("cannot seal {display}"),
-                None => format!("{display} got what its source does not hold"),
-            };
-            return Err(Error::new(
-                ErrorKind::Integrity,
-                format!(
-                    "{wrong}: its source changed while it was read, though its size and modification time are as before"
-                ),
-            )
-            .cure("copy it again when nothing writes to it")
-            .at(Side::Sender));
-        }
-        if !self.options.special_bits && mode & SPECIAL_BITS != 0 && self.held.is_some() {
-            return Err(unproved(display));
-        }
-        Ok(())
-    }
-
-    fn finish_size(&self, fd: &OwnedFd, size: u64) -> Result<()> {
-        let stat = rustix::fs::fstat(fd).map_err(|errno| self.failed("look at", errno))?;
-        // Regular files have no negative size.
-        let written = stat.st_size as u64;
-        if written < size {
-            let display = &self.display;
-            return Err(Error::new(
-                ErrorKind::Integrity,
-                format!("cannot seal {display}: {written} of {size} bytes were written"),
-            )
-            .at(Side::Receiver));
-        }
-        if written > size {
-            rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("cut", errno))?;
-        }
-        Ok(())
-    }
-
-    /// Mode and time, and the way to read it back, which is opened while the
-    /// temporary file's own mode still allows it.
-    fn finish_metadata(&self, fd: &OwnedFd, mode: u32) -> Result<Option<ReadBack>> {
-        let read_back = if self.options.verify {
-            let opened = ReadBack::from_disk(fd.as_fd());
-            Some(opened.map_err(|errno| self.failed("read back", errno))?)
-        } else {
-            None
-        };
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))
-            .map_err(|errno| self.failed("set the mode of", errno))?;
-        let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: rustix::fs::UTIME_OMIT,
-            },
-            last_modification: self.mtime,
-        };
-        rustix::fs::futimens(fd, &times)
-            .map_err(|errno| self.failed("set the modification time of", errno))?;
-        Ok(read_back)
-    }
-
-    fn verify(&self, mut back: ReadBack, (plan, file): Pieces<'_>, size: u64) -> Result<()> {
-        let unreadable = |errno| match errno {
-            Some(errno) => self.failed("read back", errno),
-            None => self.differs("it ends too early there"),
-        };
-        let found = back.sum(plan, file, size).map_err(unreadable)?;
-        if found != self.received() {
-            return Err(self.differs("its bytes are not those that arrived"));
-        }
-        // A stream's plan has no holes, and no end either.
-        let is_whole = plan.is_stream()
-            || back
-                .has_holes_between(plan, file, size)
-                .map_err(unreadable)?;
-        match is_whole {
-            true => Ok(()),
-            false => Err(self.differs("its holes are not zeros")),
-        }
-    }
-
-    fn differs(&self, how: &str) -> Error {
-        let sentence = format!(
-            "cannot seal {}: read back from its disk, {how}",
-            self.display
-        );
-        Error::new(ErrorKind::Integrity, sentence)
-            .cure("check the disk, then copy it again")
-            .at(Side::Receiver)
     }
 
     /// Removes the temporary file; what is settled stays. Operations on the sink
@@ -544,7 +356,47 @@ impl Target {
         }
     }
 
-    fn failed(&self, doing: &str, errno: Errno) -> Error {
+    /// Renames it to its final name.
+    pub(super) fn rename(&self) -> Result<()> {
+        let Some(held) = &self.held else {
+            return Ok(());
+        };
+        let (directory, name) = (held.place.directory(), held.place.name());
+        rustix::fs::renameat(directory, &held.temporary, directory, name)
+            .map_err(|errno| self.failed("rename a temporary file to", errno))?;
+        held.present.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// The directory of its name, where it has one.
+    pub(super) fn directory(&self) -> Option<BorrowedFd<'_>> {
+        self.held.as_ref().map(|held| held.place.directory())
+    }
+
+    /// Lower than that of every target that was made after it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn options(&self) -> &TargetOptions {
+        &self.options
+    }
+
+    /// The permission bits that it is to get.
+    pub(super) fn mode(&self) -> u32 {
+        self.mode
+    }
+
+    pub(super) fn mtime(&self) -> Timespec {
+        self.mtime
+    }
+
+    /// What was received so far.
+    pub(super) fn sum(&self) -> FileSum {
+        *self.sum.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn failed(&self, doing: &str, errno: Errno) -> Error {
         Error::local(format!("cannot {doing} {}", self.display), why(errno)).at(Side::Receiver)
     }
 }
@@ -560,15 +412,7 @@ fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-fn timed_sync(fd: BorrowedFd<'_>, sync: &mut Latency) -> rustix::io::Result<()> {
-    let start = Instant::now();
-    rustix::fs::fsync(fd)?;
-    // 584 years fit.
-    sync.record(start.elapsed().as_nanos() as u64, 1);
-    Ok(())
-}
-
-fn unproved(display: &str) -> Error {
+pub(super) fn unproved(display: &str) -> Error {
     let sentence = format!(
         "cannot write {display}: it is set-user-ID or set-group-ID, which is not taken from a peer that proved no token"
     );

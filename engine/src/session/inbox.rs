@@ -87,10 +87,10 @@ pub(crate) enum Done {
         targets: Vec<Option<Arc<Target>>>,
     },
     Settled {
-        segment: SegmentId,
-        file: FileId,
-        result: Result<Level>,
+        files: Vec<(SegmentId, FileId, Result<Level>)>,
         sync: Latency,
+        /// Other than a large file on its own.
+        together: bool,
     },
     /// One temporary file is gone, which the machine asked for.
     Discarded,
@@ -99,8 +99,7 @@ pub(crate) enum Done {
     Emptied,
     Looked {
         segment: SegmentId,
-        file: FileId,
-        result: Result<Looked>,
+        files: Vec<(FileId, Result<Looked>)>,
     },
     Rechecked {
         segment: SegmentId,

@@ -12,14 +12,16 @@ use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, Side};
+use crate::files::settle::{Whole, settle_all};
 use crate::files::target::{Target, TargetOptions};
 use crate::kernel::descriptors::Share;
+use crate::limits;
 use crate::protocol::ledger::Ledger;
 use crate::protocol::names::Saying;
-use crate::protocol::receiver::{Receiver, ReceiverConfig, ReceiverOutput};
-use crate::protocol::wire::{Message, Offer, Sources, Touched, Verdict};
+use crate::protocol::receiver::{FileToSettle, Receiver, ReceiverConfig, ReceiverOutput};
+use crate::protocol::wire::{Message, Offer, Sources, Verdict};
 use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
-use crate::report::Latency;
+use crate::report::{Latency, Level};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -28,6 +30,32 @@ use std::sync::{Arc, Mutex};
 fn never_prepared(segment: SegmentId) -> Error {
     let why = format!("segment {segment} was opened before its targets were there");
     Error::local("cannot go on with the transfer", why)
+}
+
+/// Hands that settle small files at once.
+const SETTLES_TOGETHER_MAX: usize = 2;
+
+/// A file that is to be settled.
+struct Settling {
+    data: Arc<ReceiveSegment>,
+    target: Arc<Target>,
+    to_settle: FileToSettle,
+}
+
+impl Settling {
+    fn whole(&self) -> Whole<'_> {
+        let FileToSettle {
+            file,
+            size,
+            touched,
+        } = self.to_settle;
+        Whole {
+            target: &self.target,
+            size,
+            touched,
+            pieces: (&self.data.plan, file),
+        }
+    }
 }
 
 /// A transfer that receives.
@@ -44,6 +72,10 @@ pub(crate) struct ReceivingHalf {
     options: TargetOptions,
     targets: BTreeMap<SegmentId, Vec<Option<Arc<Target>>>>,
     segments: BTreeMap<SegmentId, Arc<ReceiveSegment>>,
+    /// Files that wait for a hand that settles them.
+    to_settle: Vec<Settling>,
+    /// Hands that settle small files.
+    settles_together: usize,
     reports_due: Option<Owed>,
     /// Workers that have not yet forgotten the transfer, once it ended.
     forgets_due: Option<usize>,
@@ -75,6 +107,8 @@ impl ReceivingHalf {
             options,
             targets: BTreeMap::new(),
             segments: BTreeMap::new(),
+            to_settle: Vec::new(),
+            settles_together: 0,
             reports_due: None,
             forgets_due: None,
             end: None,
@@ -204,14 +238,17 @@ impl ReceivingHalf {
                 self.machine.prepared(segment, verdicts);
             }
             Done::Settled {
-                segment,
-                file,
-                result,
+                files,
                 sync,
+                together,
             } => {
                 tally.latencies.sync.merge(&sync);
-                let result = result.map_err(|error| error.at(Side::Receiver));
-                self.machine.settled(segment, file, result);
+                for (segment, file, result) in files {
+                    let result = result.map_err(|error| error.at(Side::Receiver));
+                    self.machine.settled(segment, file, result);
+                }
+                self.settles_together -= usize::from(together);
+                self.settle_next(core);
             }
             Done::Discarded => self.machine.discarded(),
             _ => {}
@@ -271,12 +308,21 @@ impl ReceivingHalf {
                 }
             }
             ReceiverOutput::Landed { .. } => tally.landed(),
-            ReceiverOutput::Settle {
-                segment,
-                file,
-                size,
-                touched,
-            } => self.settle(core, segment, file, size, touched),
+            ReceiverOutput::Settle { segment, files } => {
+                let Some(data) = self.segments.get(&segment).cloned() else {
+                    return self.machine.stop(never_prepared(segment));
+                };
+                for to_settle in files {
+                    if let Some(target) = self.target(segment, to_settle.file) {
+                        self.to_settle.push(Settling {
+                            data: data.clone(),
+                            target,
+                            to_settle,
+                        });
+                    }
+                }
+                self.settle_next(core);
+            }
             ReceiverOutput::Discard { segment, file } => self.discard(core, segment, file),
             ReceiverOutput::FileEnded {
                 segment,
@@ -309,32 +355,47 @@ impl ReceivingHalf {
         }
     }
 
-    fn settle(
-        &mut self,
-        core: &mut Core,
-        segment: SegmentId,
-        file: FileId,
-        size: u64,
-        touched: Option<Touched>,
-    ) {
-        let (Some(target), Some(data)) = (
-            self.target(segment, file),
-            self.segments.get(&segment).cloned(),
-        ) else {
+    /// Has the hands settle what waits: a large file on its own, as its sync may
+    /// take long, and all small ones together, so that one sync serves whatever came
+    /// during the last.
+    fn settle_next(&mut self, core: &mut Core) {
+        let is_large = |file: &Settling| file.to_settle.size >= limits::DIRECT_BYTES_MIN;
+        let (large, small) = std::mem::take(&mut self.to_settle)
+            .into_iter()
+            .partition::<Vec<_>, _>(is_large);
+        for file in large {
+            self.settle(core, vec![file], false);
+        }
+        if small.is_empty() || self.settles_together == SETTLES_TOGETHER_MAX {
+            self.to_settle = small;
             return;
+        }
+        self.settles_together += 1;
+        self.settle(core, small, true);
+    }
+
+    fn settle(&mut self, core: &mut Core, files: Vec<Settling>, together: bool) {
+        let all: Vec<_> = files
+            .iter()
+            .map(|file| (file.data.segment, file.to_settle.file))
+            .collect();
+        let settled = move |results: Vec<Result<Level>>, sync| {
+            let files = all.into_iter().zip(results);
+            let files = files.map(|((segment, file), result)| (segment, file, result));
+            Done::Settled {
+                files: files.collect(),
+                sync,
+                together,
+            }
         };
-        let settled = move |result, sync| Done::Settled {
-            segment,
-            file,
-            result,
-            sync,
-        };
+        let (count, refused) = (files.len(), settled.clone());
         let settle = move || {
             let mut sync = Latency::default();
-            let result = target.settle(size, touched, (&data.plan, file), &mut sync);
-            settled(result, sync)
+            let wholes: Vec<Whole<'_>> = files.iter().map(Settling::whole).collect();
+            let results = settle_all(&wholes, &mut sync);
+            settled(results, sync)
         };
-        let failed = move |error| settled(Err(error), Latency::default());
+        let failed = move |error| refused(vec![Err(error); count], Latency::default());
         core.hand(self.transfer, settle, failed);
     }
 

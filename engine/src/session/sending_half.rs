@@ -9,7 +9,7 @@ use super::inbox::{Done, Opened};
 use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Error, Result, Side};
 use crate::files::look;
 use crate::files::source::Source;
 use crate::files::stream::{StreamNews, StreamSource};
@@ -290,13 +290,11 @@ impl SendingHalf {
         match done {
             Done::Opened(Ok(opened)) => self.offer(tally, opened),
             Done::Opened(Err(error)) => self.machine.stop(error.at(Side::Sender)),
-            Done::Looked {
-                segment,
-                file,
-                result,
-            } => {
-                let result = result.map_err(|error| error.at(Side::Sender));
-                self.machine.looked(segment, file, result);
+            Done::Looked { segment, files } => {
+                for (file, result) in files {
+                    let result = result.map_err(|error| error.at(Side::Sender));
+                    self.machine.looked(segment, file, result);
+                }
             }
             Done::Rechecked {
                 segment,
@@ -376,7 +374,7 @@ impl SendingHalf {
                     core.links.send_run(connection, segment.clone(), run, bytes);
                 }
             }
-            SenderOutput::Look { segment, file } => self.look(core, segment, file),
+            SenderOutput::Look { segment, files } => self.look(core, segment, files),
             SenderOutput::Recheck { segment, chunk } => self.recheck(core, segment, chunk),
             SenderOutput::CloseConnection { connection } => {
                 core.links.detach(connection, PEER_LOST_IT);
@@ -460,30 +458,33 @@ impl SendingHalf {
         core.hand(self.transfer, recheck, move |error| rechecked(Err(error)));
     }
 
-    fn look(&mut self, core: &mut Core, segment: SegmentId, file: FileId) {
-        let data = self.segments.get(&segment).cloned();
-        let found = data.and_then(|data| {
-            let source = data.sources.get(file as usize)?.clone()?;
-            Some((data, source))
-        });
-        match found {
-            Some((data, source)) => {
-                let looked = move |result| Done::Looked {
-                    segment,
-                    file,
-                    result,
+    fn look(&mut self, core: &mut Core, segment: SegmentId, files: Vec<FileId>) {
+        let Some(data) = self.segments.get(&segment).cloned() else {
+            return self.machine.stop(never_offered(segment));
+        };
+        let all = files.clone();
+        let look = move || {
+            let look = |file: FileId| {
+                let source = data.sources.get(file as usize).and_then(Option::as_ref);
+                let looked = match source {
+                    Some(source) => look::look(source, &data.plan, file),
+                    None => Err(never_offered(data.segment)),
                 };
-                let look = move || looked(look::look(&source, &data.plan, file));
-                core.hand(self.transfer, look, move |error| looked(Err(error)));
+                (file, looked)
+            };
+            Done::Looked {
+                segment,
+                files: files.into_iter().map(look).collect(),
             }
-            None => {
-                let error = Error::new(
-                    ErrorKind::Local,
-                    "cannot look again at a file never offered",
-                );
-                self.machine.looked(segment, file, Err(error));
-            }
-        }
+        };
+        let failed = move |error: Error| Done::Looked {
+            segment,
+            files: all
+                .into_iter()
+                .map(|file| (file, Err(error.clone())))
+                .collect(),
+        };
+        core.hand(self.transfer, look, failed);
     }
 
     fn forget_pages(&mut self, core: &mut Core, segment: SegmentId) {

@@ -5,7 +5,7 @@
 
 use crate::world::{TRANSFER, World};
 use haul_engine::protocol::SegmentId;
-use haul_engine::protocol::wire::Message;
+use haul_engine::protocol::wire::{FileRange, Message};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -96,16 +96,16 @@ impl World {
             Message::Closed {
                 transfer,
                 segment,
-                file,
-                size,
+                files,
+                stream_bytes,
                 touched,
                 ..
             } if self.bug == Some(Bug::StaleClosedTaken) => Message::Closed {
                 transfer,
                 segment,
-                file,
-                size,
-                recalls: self.recalls_now(segment, file),
+                recalls: self.recalls_now(segment, files[0].first),
+                files,
+                stream_bytes,
                 touched,
             },
             other => other,
@@ -124,15 +124,15 @@ impl World {
             return;
         }
         let entries = self.entries[&segment].clone();
-        for (file, entry) in (0..).zip(&entries) {
+        for (file, _) in (0..).zip(&entries) {
             if self.sources[&(segment, file)].stream {
                 continue;
             }
             let message = Message::Closed {
                 transfer: TRANSFER,
                 segment,
-                file,
-                size: entry.size,
+                files: vec![FileRange::one(file)],
+                stream_bytes: None,
                 recalls: self.recalls_now(segment, file),
                 touched: None,
             };

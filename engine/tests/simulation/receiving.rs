@@ -81,12 +81,11 @@ impl World {
                 }
             }
             ReceiverOutput::Landed { .. } => {}
-            ReceiverOutput::Settle {
-                segment,
-                file,
-                size,
-                touched,
-            } => self.settle((segment, file), size, touched),
+            ReceiverOutput::Settle { segment, files } => {
+                for file in files {
+                    self.settle((segment, file.file), file.size, file.touched);
+                }
+            }
             ReceiverOutput::Discard { segment, file } => {
                 if let Some(target) = self.targets.get_mut(&(segment, file)) {
                     target.failed = true;

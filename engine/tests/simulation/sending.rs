@@ -52,13 +52,15 @@ impl World {
                 run,
                 bytes,
             } => self.hand_over(connection, run, bytes),
-            SenderOutput::Look { segment, file } => {
-                self.seen.looks += 1;
-                let delay = self.hand(End::Sender, 120);
-                let key = (segment, file);
-                // It may see the source when it starts, or just before it ends.
-                let early = self.rng.once_in(2).then(|| self.look(key));
-                self.queue.after(delay, Event::Looked(key, early));
+            SenderOutput::Look { segment, files } => {
+                for file in files {
+                    self.seen.looks += 1;
+                    let delay = self.hand(End::Sender, 120);
+                    let key = (segment, file);
+                    // It may see the source when it starts, or just before it ends.
+                    let early = self.rng.once_in(2).then(|| self.look(key));
+                    self.queue.after(delay, Event::Looked(key, early));
+                }
             }
             SenderOutput::Recheck { segment, chunk } => {
                 let delay = self.hand(End::Sender, 60);
@@ -117,9 +119,11 @@ impl World {
     }
 
     fn carry_sender_message(&mut self, message: Message) {
-        if let Message::Closed { segment, file, .. } = message {
-            self.seen.closed.insert((segment, file));
-            self.seen.ever_closed.insert((segment, file));
+        if let Message::Closed { segment, files, .. } = &message {
+            for file in files.iter().flat_map(|files| files.files()) {
+                self.seen.closed.insert((*segment, file));
+                self.seen.ever_closed.insert((*segment, file));
+            }
         }
         if let (Some(Bug::RequeueBeforeFreed), Message::Lost { connection }) = (self.bug, &message)
         {

@@ -6,6 +6,9 @@
 use super::*;
 use crate::files::place::resolve_local;
 use crate::files::scratch::{self, Mount, bytes, entry, names, plan};
+use crate::files::settle::{Whole, settle_all};
+use crate::protocol::wire::Touched;
+use crate::report::{Latency, Level};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -51,9 +54,32 @@ fn land(target: &Target, contents: &[u8]) {
     }
 }
 
+/// One file, settled alone.
+fn settled(
+    target: &Target,
+    size: u64,
+    touched: Option<Touched>,
+    pieces: Pieces<'_>,
+    sync: &mut Latency,
+) -> Result<Level> {
+    let whole = Whole {
+        target,
+        size,
+        touched,
+        pieces,
+    };
+    settle_all(&[whole], sync).remove(0)
+}
+
 fn settle(target: &Target, size: u64) -> Result<Level> {
     let mut sync = Latency::default();
-    let level = target.settle(size, None, (&plan(&[Some(size)], CHUNK), 0), &mut sync);
+    let level = settled(
+        target,
+        size,
+        None,
+        (&plan(&[Some(size)], CHUNK), 0),
+        &mut sync,
+    );
     assert_eq!(
         sync.is_empty(),
         level != Ok(Level::Sealed) && sync.is_empty()
@@ -400,7 +426,13 @@ fn a_touched_source_is_sealed_only_if_it_holds_what_landed() {
     let settle = |target: &Target, mode: u32, sum| {
         let plan = plan(&[Some(size as u64)], CHUNK);
         let touched = Some(Touched { mode, sum });
-        target.settle(size as u64, touched, (&plan, 0), &mut Latency::default())
+        settled(
+            target,
+            size as u64,
+            touched,
+            (&plan, 0),
+            &mut Latency::default(),
+        )
     };
     let other = [&contents[..size - 1], b"!"].concat();
     let placed = TargetOptions {

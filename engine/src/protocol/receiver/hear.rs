@@ -8,9 +8,17 @@ use super::work::{Closed, ReceivingFileState, ReceivingWork};
 use super::{Receiver, ReceiverOutput, ReceivingSegment, ReceivingState, number};
 use crate::error::Error;
 use crate::limits;
-use crate::protocol::wire::{Message, Offer};
+use crate::protocol::wire::{FileRange, Message, Offer, Touched};
 use crate::protocol::{ConnectionId, FileId, Nanos, SegmentId, Violation};
 use crate::report::SideReport;
+
+/// What a `Closed` says of each of its files.
+#[derive(Clone, Copy)]
+struct HeardClosed {
+    stream_bytes: Option<u64>,
+    recalls: u32,
+    touched: Option<Touched>,
+}
 
 impl Receiver {
     /// Takes a message of this transfer, or a `Lost`.
@@ -36,18 +44,19 @@ impl Receiver {
             Message::Offer(offer) => self.hear_offer(offer),
             Message::Closed {
                 segment,
-                file,
-                size,
+                files,
+                stream_bytes,
                 recalls,
                 touched,
                 ..
             } => {
-                let closed = Closed {
-                    size,
+                let word = HeardClosed {
+                    stream_bytes,
                     recalls,
                     touched,
                 };
-                self.hear_closed(segment, file, closed)
+                let mut files = files.into_iter().flat_map(FileRange::files);
+                files.try_for_each(|file| self.hear_closed(segment, file, word))
             }
             Message::Changed {
                 segment,
@@ -130,7 +139,7 @@ impl Receiver {
         &mut self,
         segment: SegmentId,
         file: FileId,
-        closed: Closed,
+        word: HeardClosed,
     ) -> Result<(), Violation> {
         let Some(work) = self.heard_of(segment)? else {
             return Ok(());
@@ -140,30 +149,35 @@ impl Receiver {
             return Ok(());
         }
         let expected = work.recalls_of(entry);
-        if closed.recalls > expected {
+        if word.recalls > expected {
             return Err(Violation::new(
                 format!("a word that heard at most {expected} of ours"),
-                format!("one that heard {}", closed.recalls),
+                format!("one that heard {}", word.recalls),
             ));
         }
         let chunk_bytes = u64::from(work.plan.chunk_bytes());
-        let shares = match entry.size {
-            Some(size) if size != closed.size => {
+        let (size, shares) = match (entry.size, word.stream_bytes) {
+            (Some(size), None) => (size, entry.shares),
+            (None, Some(bytes)) => (bytes, Some(bytes.div_ceil(chunk_bytes))),
+            _ => {
                 return Err(Violation::new(
-                    format!("a file of {size} bytes"),
-                    format!("closed with {}", closed.size),
+                    "a size of a stream, and of a stream alone",
+                    format!("closed with {:?} bytes", word.stream_bytes),
                 ));
             }
-            Some(_) => entry.shares,
-            None => Some(closed.size.div_ceil(chunk_bytes)),
         };
         let beyond = shares.unwrap_or_default()..u64::MAX;
         if entry.size.is_none() && work.landed.overlaps(beyond) {
             return Err(Violation::new(
                 "a stream at least as long as what landed",
-                format!("closed with {} bytes", closed.size),
+                format!("closed with {size} bytes"),
             ));
         }
+        let closed = Closed {
+            size,
+            recalls: word.recalls,
+            touched: word.touched,
+        };
         let entry = &mut work.files[file as usize];
         entry.shares = shares;
         entry.closed = Some(closed);

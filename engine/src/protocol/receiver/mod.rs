@@ -71,16 +71,12 @@ pub enum ReceiverOutput {
         /// Their payload bytes.
         bytes: u64,
     },
-    /// Sync, name and so on; answered by [`Receiver::settled`].
+    /// Sync, name and so on; each is answered by [`Receiver::settled`].
     Settle {
         /// The segment.
         segment: SegmentId,
-        /// The file.
-        file: FileId,
-        /// Its size.
-        size: u64,
-        /// What it is to be held against first, where its source was touched.
-        touched: Option<Touched>,
+        /// The files.
+        files: Vec<FileToSettle>,
     },
     /// Remove its temporary file, if there (still) is one; answered by
     /// [`Receiver::discarded`].
@@ -116,6 +112,17 @@ pub enum ReceiverOutput {
     },
     /// The last output on failure.
     Failed(Error),
+}
+
+/// A file that is whole and closed.
+#[derive(Clone, Copy, Debug)]
+pub struct FileToSettle {
+    /// The file.
+    pub file: FileId,
+    /// Its size.
+    pub size: u64,
+    /// What it is to be held against first, where its source was touched.
+    pub touched: Option<Touched>,
 }
 
 /// Where the whole transfer is.
@@ -156,6 +163,10 @@ pub struct Receiver {
     credit: Credit,
     /// Landed, and not yet said: neighbours become one range.
     unsaid: BTreeMap<SegmentId, RangeSet>,
+    /// Settled, and not yet said.
+    unsaid_settled: BTreeMap<(SegmentId, Level), RangeSet>,
+    /// To be settled together.
+    to_settle: BTreeMap<SegmentId, Vec<FileToSettle>>,
     /// Connections that were reaped here; their numbers are used up.
     reaped: RangeSet,
     /// Files that the hands settle now, of segments that are open.
@@ -179,6 +190,8 @@ impl Receiver {
             segments: BTreeMap::new(),
             credit: Credit::new(config.descriptors_max, u32::MAX),
             unsaid: BTreeMap::new(),
+            unsaid_settled: BTreeMap::new(),
+            to_settle: BTreeMap::new(),
             reaped: RangeSet::new(),
             settling: 0,
             discarding: 0,
@@ -349,20 +362,18 @@ impl Receiver {
         self.settling -= 1;
         // A transfer that failed meanwhile hears no more of its files.
         if matches!(self.state, ReceivingState::Moving) {
-            self.say(match &result {
-                Ok(level) => Message::Settled {
-                    transfer,
-                    segment,
-                    file,
-                    level: *level,
-                },
-                Err(error) => Message::Failed {
+            match &result {
+                Ok(level) => {
+                    let unsaid = self.unsaid_settled.entry((segment, *level)).or_default();
+                    unsaid.insert(u64::from(file)..u64::from(file) + 1);
+                }
+                Err(error) => self.say(Message::Failed {
                     transfer,
                     segment,
                     file,
                     error: error.clone(),
-                },
-            });
+                }),
+            }
         }
         self.end_file(segment, file, result);
         self.end_if_quiet();
@@ -416,11 +427,16 @@ impl Receiver {
     }
 
     /// What to do next; `None` until something is handed in. Call it once all
-    /// that happened was handed in: what landed meanwhile is said in one word.
+    /// that happened was handed in: what landed or is to be settled meanwhile is
+    /// put out in one.
     pub fn poll(&mut self, now: Nanos) -> Option<ReceiverOutput> {
         self.see_to_deadline(now);
         if self.outputs.is_empty() {
-            self.say_landed();
+            self.say_what_is_unsaid();
+            let to_settle = std::mem::take(&mut self.to_settle).into_iter();
+            let settles =
+                to_settle.map(|(segment, files)| ReceiverOutput::Settle { segment, files });
+            self.outputs.extend(settles);
         }
         self.outputs.pop_front()
     }

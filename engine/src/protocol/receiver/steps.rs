@@ -6,10 +6,10 @@
 //! a file any more.
 
 use super::work::{Closed, ReceivingFileState, ReceivingWork};
-use super::{Receiver, ReceiverOutput, ReceivingSegment, ReceivingState};
+use super::{FileToSettle, Receiver, ReceiverOutput, ReceivingSegment, ReceivingState};
 use crate::error::Error;
 use crate::limits;
-use crate::protocol::wire::{ChunkRange, Message, Verdict};
+use crate::protocol::wire::{ChunkRange, FileRange, Message, Verdict};
 use crate::protocol::{FileId, Nanos, SegmentId};
 use crate::report::Level;
 
@@ -17,11 +17,26 @@ impl Receiver {
     /// Says what landed, then the message: nothing overtakes an
     /// acknowledgement.
     pub(super) fn say(&mut self, message: Message) {
-        self.say_landed();
+        self.say_what_is_unsaid();
         self.outputs.push_back(ReceiverOutput::Message(message));
     }
 
-    pub(super) fn say_landed(&mut self) {
+    /// What landed and what was settled, in this order.
+    pub(super) fn say_what_is_unsaid(&mut self) {
+        self.say_landed();
+        let transfer = self.config.transfer;
+        for ((segment, level), files) in std::mem::take(&mut self.unsaid_settled) {
+            self.outputs
+                .push_back(ReceiverOutput::Message(Message::Settled {
+                    transfer,
+                    segment,
+                    files: FileRange::all_of(&files),
+                    level,
+                }));
+        }
+    }
+
+    fn say_landed(&mut self) {
         let transfer = self.config.transfer;
         for (segment, landed) in std::mem::take(&mut self.unsaid) {
             let chunks: Vec<ChunkRange> = landed
@@ -77,8 +92,8 @@ impl Receiver {
         }
         work.files[file as usize].state = ReceivingFileState::Settling;
         self.settling += 1;
-        self.outputs.push_back(ReceiverOutput::Settle {
-            segment,
+        let to_settle = self.to_settle.entry(segment).or_default();
+        to_settle.push(FileToSettle {
             file,
             size,
             touched,
@@ -178,6 +193,7 @@ impl Receiver {
             )
         });
         self.unsaid.clear();
+        self.unsaid_settled.clear();
         let mut moving = Vec::new();
         for (&segment, state) in &self.segments {
             let ReceivingSegment::Open(work) = state else {

@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::protocol::wire::{Data, Entry, EntryKind};
+use crate::protocol::wire::{Data, Entry, EntryKind, FileRange};
 use proptest::prelude::*;
 
 const TRANSFER: TransferId = TransferId([1; 16]);
@@ -38,12 +38,12 @@ fn stream() -> Message {
     Message::Offer(offer)
 }
 
-fn closed(size: u64, recalls: u32) -> Message {
+fn closed(stream_bytes: impl Into<Option<u64>>, recalls: u32) -> Message {
     Message::Closed {
         transfer: TRANSFER,
         segment: 0,
-        file: 0,
-        size,
+        files: vec![FileRange::one(0)],
+        stream_bytes: stream_bytes.into(),
         recalls,
         touched: None,
     }
@@ -102,7 +102,7 @@ fn a_sender_that_says_nothing_more_is_given_up_in_time() {
     land(&mut landed, 0, 1, size);
     let mut settling = open(offer(0, &[size], true), vec![Verdict::Whole]);
     land(&mut settling, 0, 1, size);
-    hear(&mut settling, closed(size, 0));
+    hear(&mut settling, closed(None, 0));
     let streams = open(stream(), vec![Verdict::Whole]);
     for (mut receiver, is_due, state) in [
         (receiver(), true, "nothing offered"),
@@ -135,21 +135,21 @@ fn what_an_honest_sender_cannot_say_is_a_violation() {
     let lies = [
         offer(0, &[1], true),
         offer(2, &[1], true),
-        closed(size, 1),
-        closed(size - 1, 0),
+        closed(None, 1),
+        closed(size, 0),
         Message::Closed {
             transfer: TRANSFER,
             segment: 0,
-            file: 9,
-            size,
+            files: vec![FileRange { first: 0, count: 2 }],
+            stream_bytes: None,
             recalls: 0,
             touched: None,
         },
         Message::Closed {
             transfer: TRANSFER,
             segment: 5,
-            file: 0,
-            size,
+            files: vec![FileRange::one(0)],
+            stream_bytes: None,
             recalls: 0,
             touched: None,
         },
@@ -217,19 +217,19 @@ fn nothing_follows_the_last_segment_and_only_so_many_are_open() {
 fn only_a_word_that_heard_everything_settles() {
     let size = 2 * u64::from(CHUNK);
     let mut receiver = open(offer(0, &[size], true), vec![Verdict::Whole]);
-    hear(&mut receiver, closed(size, 0));
+    hear(&mut receiver, closed(None, 0));
     land(&mut receiver, 0, 1, u64::from(CHUNK));
     receiver.chunk_damaged(0, 1);
     receiver.connection_reaped(4);
     receiver.connection_reaped(4);
     land(&mut receiver, 1, 1, u64::from(CHUNK));
     assert!(!settles(&outputs(&mut receiver)), "the word is stale");
-    hear(&mut receiver, closed(size, 1));
+    hear(&mut receiver, closed(None, 1));
     assert!(
         !settles(&outputs(&mut receiver)),
         "it did not hear of the connection"
     );
-    hear(&mut receiver, closed(size, 2));
+    hear(&mut receiver, closed(None, 2));
     assert!(settles(&outputs(&mut receiver)));
 }
 
@@ -298,7 +298,7 @@ fn a_streams_length_has_to_be_what_landed() {
 fn an_end_waits_for_the_hands_and_leaves_nothing_behind() {
     // One segment is being prepared, and of the other one file is being settled.
     let mut receiver = open(offer(0, &[0, 5], false), vec![Verdict::Whole; 2]);
-    hear(&mut receiver, closed(0, 0));
+    hear(&mut receiver, closed(None, 0));
     hear(&mut receiver, offer(1, &[7, 7], true));
     assert!(settles(&outputs(&mut receiver)));
     let error = Error::new(ErrorKind::Interrupted, "the user stopped it");
@@ -420,8 +420,8 @@ fn mad_word() -> impl Strategy<Value = Message> {
             1..4 => Message::Closed {
                 transfer,
                 segment,
-                file,
-                size,
+                files: vec![FileRange::one(file)],
+                stream_bytes: (chunk == 3).then_some(size),
                 recalls: segment,
                 touched: None,
             },
@@ -473,11 +473,13 @@ proptest! {
                     ReceiverOutput::Prepare { offer } => {
                         receiver.prepared(offer.segment, vec![Verdict::Whole; 2]);
                     }
-                    ReceiverOutput::Settle { segment, file, .. } => {
-                        let needed = if file == 0 { 0..3 } else { 3..4 };
-                        prop_assert!(segment > 0 || landed.contains(needed));
-                        if settle {
-                            receiver.settled(segment, file, Ok(Level::Sealed));
+                    ReceiverOutput::Settle { segment, files } => {
+                        for FileToSettle { file, .. } in files {
+                            let needed = if file == 0 { 0..3 } else { 3..4 };
+                            prop_assert!(segment > 0 || landed.contains(needed));
+                            if settle {
+                                receiver.settled(segment, file, Ok(Level::Sealed));
+                            }
                         }
                     }
                     ReceiverOutput::Finish => receiver.finish(SideReport::default()),

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::limits;
 use crate::protocol::check::CheckSeed;
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Answer, ChunkRange, Message, Offer, Verdict};
+use crate::protocol::wire::{Answer, ChunkRange, FileRange, Message, Offer, Verdict};
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, SegmentId, Violation};
 use crate::report::Level;
 use crate::report::SideReport;
@@ -47,10 +47,13 @@ impl Sender {
             } => self.hear_drained(segment, chunks),
             Message::Settled {
                 segment,
-                file,
+                files,
                 level,
                 ..
-            } => self.hear_settled(segment, file, level),
+            } => {
+                let mut files = files.into_iter().flat_map(FileRange::files);
+                files.try_for_each(|file| self.hear_settled(segment, file, level))
+            }
             Message::Failed {
                 segment,
                 file,

@@ -79,6 +79,15 @@ struct Early {
     stream: StreamState,
 }
 
+/// Files of a segment that wait to be put out together.
+#[derive(Default)]
+struct Gathered {
+    /// To be looked at again.
+    looks: Vec<FileId>,
+    /// To be said to be closed, where they still are.
+    closed: RangeSet,
+}
+
 /// The sending side of one transfer.
 pub struct Sender {
     config: SenderConfig,
@@ -100,6 +109,8 @@ pub struct Sender {
     /// Those of which it was said twice.
     freed_again: RangeSet,
     outputs: VecDeque<SenderOutput>,
+    /// What is put out for many files at once.
+    gathered: BTreeMap<SegmentId, Gathered>,
     counts: Bytes,
     word_due: WordDue,
     names_are_due: bool,
@@ -128,6 +139,7 @@ impl Sender {
             freed: RangeSet::new(),
             freed_again: RangeSet::new(),
             outputs: VecDeque::new(),
+            gathered: BTreeMap::new(),
             counts: Bytes::default(),
             word_due: WordDue::default(),
             names_are_due: false,
@@ -497,9 +509,13 @@ impl Sender {
         }
     }
 
-    /// What to do next; `None` until something is handed in.
+    /// What to do next; `None` until something is handed in. Call it once all that
+    /// happened was handed in: what concerns many files is put out in one.
     pub fn poll(&mut self, now: Nanos) -> Option<SenderOutput> {
         self.see_to_deadline(now);
+        if self.outputs.is_empty() {
+            self.put_out_gathered();
+        }
         let output = self.outputs.pop_front();
         output.or_else(|| self.hand_out(now))
     }

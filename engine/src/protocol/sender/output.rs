@@ -52,12 +52,13 @@ pub enum SenderOutput {
         /// Payload bytes, where a stream's end makes them fewer than planned.
         bytes: Option<u64>,
     },
-    /// Look at the held descriptor again; answered by [`super::Sender::looked`].
+    /// Look at the held descriptors again; each is answered by
+    /// [`super::Sender::looked`].
     Look {
         /// The segment.
         segment: SegmentId,
-        /// The file.
-        file: FileId,
+        /// The files.
+        files: Vec<FileId>,
     },
     /// Compute this chunk's check from the source again; answered by
     /// [`super::Sender::rechecked`].

@@ -7,7 +7,7 @@
 
 use super::file::SendingFileState;
 use super::work::{Flight, RecallState, RunKey, SendingWork};
-use super::{Sender, SenderOutput, SendingSegment, SendingState};
+use super::{Gathered, Sender, SenderOutput, SendingSegment, SendingState};
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
 use crate::protocol::check::Check;
@@ -163,27 +163,39 @@ impl Sender {
             return;
         };
         if work.files[file as usize].start_look() {
-            self.outputs.push_back(SenderOutput::Look { segment, file });
+            self.gathered.entry(segment).or_default().looks.push(file);
         }
     }
 
-    /// Says that the file is unchanged, with what was heard until now.
+    /// Says that the file is unchanged, with what was heard by then.
     pub(super) fn say_closed(&mut self, segment: SegmentId, file: FileId) {
-        let transfer = self.config.transfer;
-        let Some(work) = self.work(segment) else {
-            return;
-        };
-        let entry = &work.files[file as usize];
-        let closed = Message::Closed {
-            transfer,
-            segment,
-            file,
-            // Only a file whose size is known gets here.
-            size: entry.size.unwrap_or_default(),
-            recalls: entry.recalls.wrapping_add(work.freed),
-            touched: entry.touched,
-        };
-        self.say(closed);
+        let closed = &mut self.gathered.entry(segment).or_default().closed;
+        closed.insert(u64::from(file)..u64::from(file) + 1);
+    }
+
+    pub(super) fn put_out_gathered(&mut self) {
+        for (segment, gathered) in std::mem::take(&mut self.gathered) {
+            let Gathered { looks, closed } = gathered;
+            if !looks.is_empty() {
+                let look = SenderOutput::Look {
+                    segment,
+                    files: looks,
+                };
+                self.outputs.push_back(look);
+            }
+            let transfer = self.config.transfer;
+            let closed = self.work(segment).map(|work| work.closed_words(closed));
+            for words in closed.into_iter().flatten() {
+                self.say(Message::Closed {
+                    transfer,
+                    segment,
+                    files: words.files,
+                    stream_bytes: words.stream_bytes,
+                    recalls: words.recalls,
+                    touched: words.touched,
+                });
+            }
+        }
     }
 
     /// A chunk that was called back: computed again where it is known what was
@@ -344,6 +356,7 @@ impl Sender {
         }
         self.segments.clear();
         self.early.clear();
+        self.gathered.clear();
         self.connections.0.clear();
         self.outputs.push_back(SenderOutput::Failed(error));
     }

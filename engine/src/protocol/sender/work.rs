@@ -11,6 +11,7 @@ use crate::limits;
 use crate::protocol::check::Check;
 use crate::protocol::plan::Plan;
 use crate::protocol::ranges::RangeSet;
+use crate::protocol::wire::{FileRange, Touched};
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -96,6 +97,14 @@ pub(super) struct SendingWork {
     recalled: BTreeMap<ChunkId, Recalled>,
 }
 
+/// A `Closed`, before it is said.
+pub(super) struct ClosedWord {
+    pub files: Vec<FileRange>,
+    pub stream_bytes: Option<u64>,
+    pub recalls: u32,
+    pub touched: Option<Touched>,
+}
+
 /// A part of a run that was taken out of it.
 pub(super) struct RunPart {
     pub chunks: Range<ChunkId>,
@@ -174,6 +183,42 @@ impl SendingWork {
             None => ahead,
         };
         Some((ahead + self.requeue.len()).saturating_mul(u64::from(self.plan.chunk_bytes())))
+    }
+
+    /// What is to be said of those of `files` that are closed: as few words as
+    /// there are counts of what was heard.
+    pub fn closed_words(&self, files: RangeSet) -> Vec<ClosedWord> {
+        let mut by_recalls: BTreeMap<u32, RangeSet> = BTreeMap::new();
+        let mut words = Vec::new();
+        for number in files.iter().flatten() {
+            // They were numbers of files when they were put in.
+            let file = number as FileId;
+            let entry = &self.files[file as usize];
+            let recalls = entry.recalls.wrapping_add(self.freed);
+            let stream_bytes = entry.size.filter(|_| self.plan.is_stream());
+            if entry.state != SendingFileState::Closed {
+                continue;
+            }
+            if stream_bytes.is_none() && entry.touched.is_none() {
+                let plain = by_recalls.entry(recalls).or_default();
+                plain.insert(number..number + 1);
+                continue;
+            }
+            words.push(ClosedWord {
+                files: vec![FileRange::one(file)],
+                stream_bytes,
+                recalls,
+                touched: entry.touched,
+            });
+        }
+        let plain = by_recalls.into_iter().map(|(recalls, files)| ClosedWord {
+            files: FileRange::all_of(&files),
+            stream_bytes: None,
+            recalls,
+            touched: None,
+        });
+        words.extend(plain);
+        words
     }
 
     /// True when every chunk landed or was dropped, and no more will come.

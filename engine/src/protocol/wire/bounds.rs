@@ -4,7 +4,7 @@
 //! Invariant: every decoded message passed here, so nothing behind it has to
 //! fear a count, a name, a size or a text that a peer made up.
 
-use super::{Answer, Begin, Data, Entry, EntryKind, Message, Offer, Task, Verdict};
+use super::{Answer, Begin, Data, Entry, EntryKind, FileRange, Message, Offer, Task, Verdict};
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
@@ -27,6 +27,8 @@ pub(super) fn check_bounds(mut message: Message) -> Result<Message, Violation> {
         Message::Landed { chunks, .. } => {
             at_most(chunks.len(), limits::LANDED_RANGES_MAX, "ranges")?;
         }
+        Message::Closed { files, touched, .. } => check_files(files, touched.is_some())?,
+        Message::Settled { files, .. } => check_files(files, false)?,
         Message::Refuse(error)
         | Message::Void { error, .. }
         | Message::Changed { error, .. }
@@ -150,6 +152,21 @@ fn check_entry(entry: &Entry) -> Result<(), Violation> {
         ));
     }
     Ok(())
+}
+
+/// `alone` says that one file is meant.
+fn check_files(files: &[FileRange], alone: bool) -> Result<(), Violation> {
+    at_most(files.len(), limits::SEGMENT_ENTRIES_MAX, "ranges of files")?;
+    let count = |range: &FileRange| range.count as usize;
+    let most = limits::SEGMENT_ENTRIES_MAX;
+    if files.iter().any(|range| count(range) > most) {
+        return Err(Violation::new(
+            "files of a segment",
+            "more than it can hold",
+        ));
+    }
+    let sum: usize = files.iter().map(count).sum();
+    at_most(sum, if alone { 1 } else { most }, "files in a word")
 }
 
 fn check_answer(answer: &mut Answer) -> Result<(), Violation> {

@@ -64,9 +64,9 @@ tag_table! {
     37 => Damaged { transfer, segment, chunk };
     38 => Drained { transfer, segment, chunks };
     39 => Void { transfer, segment, file, chunks, error };
-    40 => Closed { transfer, segment, file, size, recalls, touched };
+    40 => Closed { transfer, segment, files, stream_bytes, recalls, touched };
     41 => Changed { transfer, segment, file, error };
-    42 => Settled { transfer, segment, file, level };
+    42 => Settled { transfer, segment, files, level };
     43 => Failed { transfer, segment, file, error };
     44 => Finish { transfer, report };
     45 => Finished { transfer, report };

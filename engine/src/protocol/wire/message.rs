@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
 use crate::protocol::check::FileSum;
+use crate::protocol::ranges::RangeSet;
 use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::{Level, SideReport};
 use serde::{Deserialize, Serialize};
@@ -242,6 +243,41 @@ pub struct ChunkRange {
     pub count: u64,
 }
 
+/// Files `first..first + count` of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRange {
+    /// First file.
+    pub first: FileId,
+    /// How many.
+    pub count: u32,
+}
+
+impl FileRange {
+    /// One file.
+    #[must_use]
+    pub fn one(file: FileId) -> Self {
+        Self {
+            first: file,
+            count: 1,
+        }
+    }
+
+    /// Its files, each once.
+    pub fn files(self) -> impl Iterator<Item = FileId> {
+        self.first..self.first.saturating_add(self.count)
+    }
+
+    /// The files of a set, which holds numbers of files.
+    pub(crate) fn all_of(set: &RangeSet) -> Vec<Self> {
+        let range = |range: std::ops::Range<u64>| Self {
+            // They were numbers of files when they were put in.
+            first: range.start as FileId,
+            count: (range.end - range.start) as u32,
+        };
+        set.iter().map(range).collect()
+    }
+}
+
 /// Everything that is said on a control connection.
 #[derive(Clone, Debug)]
 pub enum Message {
@@ -333,22 +369,22 @@ pub enum Message {
         /// What was seen.
         error: Error,
     },
-    /// Looked at again after its last chunk: unchanged, or only its inode is. Lets
-    /// it be sealed.
+    /// Looked at again after their last chunk: unchanged, or only the inode is.
+    /// Lets them be sealed.
     Closed {
         /// The transfer.
         transfer: TransferId,
         /// The segment.
         segment: SegmentId,
-        /// The file.
-        file: FileId,
-        /// Its size (tells a stream's end).
-        size: u64,
-        /// How many words that may make the sender read this file again it
+        /// The files.
+        files: Vec<FileRange>,
+        /// A stream's size; nothing for files, which have that of their offer.
+        stream_bytes: Option<u64>,
+        /// How many words that may make the sender read these files again it
         /// had heard: `Damaged` and `Drained` of the file's chunks, and every
         /// `Freed` since the segment's `Answer`. An older count is stale.
         recalls: u32,
-        /// Its inode was changed, its size and modification time were not.
+        /// The only file's inode was changed, its size and modification time were not.
         touched: Option<Touched>,
     },
     /// It changed while it was read: never sealed.
@@ -362,14 +398,14 @@ pub enum Message {
         /// What was seen.
         error: Error,
     },
-    /// The file reached its level.
+    /// The files reached their level.
     Settled {
         /// The transfer.
         transfer: TransferId,
         /// The segment.
         segment: SegmentId,
-        /// The file.
-        file: FileId,
+        /// The files.
+        files: Vec<FileRange>,
         /// Which level.
         level: Level,
     },

@@ -85,9 +85,9 @@
 //! | 37 | Damaged | transfer, segment u32, chunk u64 | receiver |
 //! | 38 | Drained | transfer, segment u32, first u64, count u64 | receiver |
 //! | 39 | Void | transfer, segment u32, file u32, first u64, count u64, error | sender |
-//! | 40 | Closed | transfer, segment u32, file u32, size u64, recalls u32, touched | sender |
+//! | 40 | Closed | transfer, segment u32, list of (first u32, count u32), stream_bytes u64?, recalls u32, touched | sender |
 //! | 41 | Changed | transfer, segment u32, file u32, error | sender |
-//! | 42 | Settled | transfer, segment u32, file u32, level | receiver |
+//! | 42 | Settled | transfer, segment u32, list of (first u32, count u32), level | receiver |
 //! | 43 | Failed | transfer, segment u32, file u32, error | receiver |
 //! | 44 | Finish | transfer, [`SideReport`](crate::report::SideReport) | sender |
 //! | 45 | Finished | transfer, [`SideReport`](crate::report::SideReport) | receiver |
@@ -133,8 +133,8 @@
 //!   │ ◀────────────── Answer 0 │           │ ◀═══════════════ frames  │
 //!   │ frames ═════════════════▶│           │ Landed ─────────────────▶│
 //!   │ ◀──────── Landed, Landed │           │ ◀─────────────── Closed  │
-//!   │ Closed (each file) ─────▶│           │ Settled ────────────────▶│
-//!   │ ◀─── Settled (each file) │           │ Finished ───────────────▶│
+//!   │ Closed (many files) ────▶│           │ Settled ────────────────▶│
+//!   │ ◀── Settled (many files) │           │ Finished ───────────────▶│
 //!   │ ◀────────────── Finished │           │ ◀─────────────── Finish  │
 //!   │ Finish ─────────────────▶│
 //! ```
@@ -184,7 +184,7 @@
 //!   │ … within the window      │           │ Void{file, chunks} ─────▶│ discards it
 //!   │ ◀──────────────  Landed  │           │ the other files go on    │
 //!   │ frame, short last chunk ▶│
-//!   │ Closed{size} ───────────▶│ now R knows the end
+//!   │ Closed{stream_bytes} ───▶│ now R knows the end
 //!   │ ◀──────────────  Settled │
 //! ```
 //!

@@ -276,8 +276,8 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                 5 => Message::Closed {
                     transfer,
                     segment,
-                    file,
-                    size,
+                    files: vec![FileRange::one(file)],
+                    stream_bytes: (recalls % 3 == 0).then_some(size),
                     recalls,
                     touched: (recalls % 2 == 0).then(|| touched(segment, &size.to_le_bytes())),
                 },
@@ -290,7 +290,7 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                 7 => Message::Settled {
                     transfer,
                     segment,
-                    file,
+                    files: vec![FileRange::one(file), FileRange::one(segment)],
                     level,
                 },
                 8 => Message::Failed {

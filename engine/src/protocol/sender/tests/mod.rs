@@ -8,7 +8,7 @@ mod sources;
 
 use super::*;
 use crate::protocol::plan::digest;
-use crate::protocol::wire::{Answer, Data, EntryKind, Verdict};
+use crate::protocol::wire::{Answer, Data, EntryKind, FileRange, Verdict};
 use crate::report::Level;
 use proptest::prelude::*;
 
@@ -126,7 +126,7 @@ fn what_an_honest_receiver_cannot_say_is_a_violation() {
     let settled = Message::Settled {
         transfer: TRANSFER,
         segment: 0,
-        file: 0,
+        files: vec![FileRange::one(0)],
         level: Level::Sealed,
     };
     let damaged = |chunk| Message::Damaged {
@@ -159,13 +159,13 @@ fn what_an_honest_receiver_cannot_say_is_a_violation() {
         Message::Settled {
             transfer: TRANSFER,
             segment: 0,
-            file: 7,
+            files: vec![FileRange { first: 6, count: 2 }],
             level: Level::Sealed,
         },
         Message::Settled {
             transfer: TRANSFER,
             segment: 9,
-            file: 0,
+            files: vec![FileRange::one(0)],
             level: Level::Sealed,
         },
         Message::Failed {
@@ -509,7 +509,7 @@ fn mad_word() -> impl Strategy<Value = Message> {
             6 => Message::Settled {
                 transfer,
                 segment,
-                file,
+                files: vec![FileRange::one(file)],
                 level: Level::Sealed,
             },
             7 => Message::Failed {
@@ -547,8 +547,10 @@ proptest! {
             for output in outputs(&mut sender) {
                 match output {
                     SenderOutput::Run { run, .. } => unsent.push_back(run),
-                    SenderOutput::Look { segment, file } if look => {
-                        sender.looked(segment, file, unchanged(20 * u64::from(CHUNK)));
+                    SenderOutput::Look { segment, files } if look => {
+                        for file in files {
+                            sender.looked(segment, file, unchanged(20 * u64::from(CHUNK)));
+                        }
                     }
                     SenderOutput::Recheck { segment, chunk } if recheck => {
                         sender.rechecked(segment, chunk, is_now([0; 16]));
