@@ -149,6 +149,9 @@ fn check(criterion: &mut Criterion) {
 /// `files` files of `bytes` each.
 fn offer(files: usize, bytes: u64) -> Offer {
     Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer: TRANSFER,
         segment: 0,
         last: true,
@@ -161,6 +164,7 @@ fn offer(files: usize, bytes: u64) -> Offer {
                 mtime_seconds: 1_700_000_000,
                 mtime_nanos: 5,
                 data: Data::Everywhere,
+                ..Entry::default()
             })
             .collect(),
     }

@@ -14,7 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use haul_engine::Error;
 use haul_engine::error::why;
 use haul_engine::limits;
-use haul_engine::options::{Congestion, CopyOptions, PoolOptions, Transmit};
+use haul_engine::options::{Congestion, CopyOptions, PassOver, PoolOptions, Transmit, TreeOptions};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,8 @@ Endpoints:
 Examples:
   haul copy disk.img /backup/                     both ends here, over loopback
   haul copy disk.img haul://server/images/        push, sealed on the server's disk
+  haul copy -x /srv haul://new/                   a whole tree, as srv
+  haul copy /srv/ haul://new/srv                  its contents; again: what changed
   haul copy haul://server/images/disk.img .       pull
   haul copy -n 8 --limit-rate 50MB big haul://server/big
   tar c dir | haul copy - haul://server/dir.tar   a stream of unknown length
@@ -113,7 +115,7 @@ pub struct General {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Copy files, in either direction
+    /// Copy files and whole directories, in either direction
     #[command(after_help = format!("{COPY_HELP}\n\n{UNITS_HELP}\n\n{CODES_HELP}"))]
     Copy(CopyArguments),
     /// Accept transfers below a folder
@@ -136,7 +138,7 @@ pub enum Command {
 /// `haul copy`.
 #[derive(Debug, Args)]
 pub struct CopyArguments {
-    /// What to copy
+    /// What to copy: files, directories, or with a slash at its end a directory's contents
     #[arg(required = true, value_name = "SOURCE")]
     #[arg(value_parser = OsStringValueParser::new().try_map(|text| Endpoint::parse(&text)))]
     pub sources: Vec<Endpoint>,
@@ -144,12 +146,61 @@ pub struct CopyArguments {
     #[arg(value_name = "TARGET")]
     #[arg(value_parser = OsStringValueParser::new().try_map(|text| Endpoint::parse(&text)))]
     pub target: Endpoint,
+    /// What of trees and entries.
+    #[command(flatten)]
+    pub entries: EntryOptions,
     /// How.
     #[command(flatten)]
     pub transfer: TransferOptions,
     /// What to tell.
     #[command(flatten)]
     pub output: OutputOptions,
+}
+
+/// What is copied of each entry, and what is passed over.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Entries")]
+pub struct EntryOptions {
+    /// Send files of the same size and time, too, instead of passing them over
+    #[arg(short = 'I', long)]
+    pub ignore_times: bool,
+    /// Leave owners and groups as they come
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Keep owners and groups by number, not by name
+    #[arg(long, conflicts_with = "no_owner")]
+    pub numeric_ids: bool,
+    /// Leave extended attributes, access control lists and capabilities out
+    #[arg(long)]
+    pub no_xattrs: bool,
+    /// Leave directories on other file systems empty
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    /// Count files that vanish while the copy runs as failed
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl EntryOptions {
+    /// As the engine takes them.
+    #[must_use]
+    pub fn tree(&self) -> TreeOptions {
+        TreeOptions {
+            owners: !self.no_owner,
+            numeric_ids: self.numeric_ids,
+            attributes: !self.no_xattrs,
+            one_file_system: self.one_file_system,
+        }
+    }
+
+    /// What is not sent again.
+    #[must_use]
+    pub fn pass_over(&self) -> PassOver {
+        match self.ignore_times {
+            true => PassOver::Nothing,
+            false => PassOver::Unchanged,
+        }
+    }
 }
 
 /// How bytes move; the same for `copy` and `bench`.
@@ -434,6 +485,10 @@ impl TransferOptions {
             fsync: !self.no_fsync,
             verify: self.verify,
             drop_cache: self.drop_cache,
+            // Whoever measures sends everything.
+            pass_over: PassOver::Nothing,
+            tree: TreeOptions::default(),
+            file_events: true,
         }
     }
 }

@@ -13,7 +13,10 @@ use crate::interrupt::Interrupts;
 use crate::progress::{Sealing, Shown};
 use haul_engine::kernel::standard::{Standard, was_closed};
 use haul_engine::limits;
-use haul_engine::options::{LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget};
+use haul_engine::options;
+use haul_engine::options::{
+    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget,
+};
 use haul_engine::report::Report;
 use haul_engine::{Error, ErrorKind, PeerAddress, Pool, Side, Transfer};
 use std::collections::HashSet;
@@ -42,6 +45,7 @@ enum Route {
         sources: Vec<LocalSource>,
         target: PathBuf,
         directory: bool,
+        make: bool,
     },
     /// A file of this machine to standard output.
     Out { source: PathBuf },
@@ -104,10 +108,12 @@ impl Route {
                 target: RemoteTarget::Path {
                     path: to.path.clone(),
                     directory: to.directory || sources.len() > 1,
+                    make: sources.iter().any(is_contents),
                 },
                 sources,
             }),
             (Some(sources), Endpoint::Local(to)) => Ok(Self::Here {
+                make: sources.iter().any(is_contents),
                 directory: sources.len() > 1 || ends_in_slash(to),
                 target: to.clone(),
                 sources,
@@ -128,6 +134,9 @@ impl Route {
                 LocalTarget::Path {
                     path: to.clone(),
                     directory: sources.len() > 1 || ends_in_slash(to),
+                    make: sources
+                        .iter()
+                        .any(|source| matches!(source, Endpoint::Server(from) if from.directory)),
                 },
             ),
             (_, Endpoint::Ssh(typed)) => Err(not_built_ssh(typed)),
@@ -140,15 +149,12 @@ impl Route {
         let mut peers: Vec<&PeerAddress> = Vec::new();
         for source in sources {
             if let Endpoint::Server(from) = source {
-                if from.directory {
-                    return Err(usage(format!(
-                        "cannot copy {}/: copying directories is not built yet",
-                        from.display().trim_end_matches('/')
-                    ))
-                    .cure("name the files"));
-                }
                 peers.push(&from.peer);
-                paths.push(RemoteSource::Path(from.path.clone()));
+                let mut path = from.path.clone();
+                if from.directory {
+                    path.push(b'/');
+                }
+                paths.push(RemoteSource::Path(path));
             }
         }
         match peers.split_first() {
@@ -236,6 +242,9 @@ fn refuse_same_names(sources: &[Endpoint]) -> Result<(), Error> {
     let mut names = HashSet::new();
     for source in sources {
         let name = match source {
+            // A directory's contents have names of their own.
+            Endpoint::Local(path) if is_contents(&LocalSource::Path(path.clone())) => None,
+            Endpoint::Server(server) if server.directory => None,
             Endpoint::Local(path) => path.file_name().map(OsStrExt::as_bytes),
             Endpoint::Server(server) => server.file_name(),
             Endpoint::Standard | Endpoint::Ssh(_) => None,
@@ -275,6 +284,14 @@ fn ends_in_slash(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/")
 }
 
+/// True of a directory whose contents are meant: its name is not used.
+fn is_contents(source: &LocalSource) -> bool {
+    match source {
+        LocalSource::Path(path) => options::is_contents(path.as_os_str().as_bytes()),
+        _ => false,
+    }
+}
+
 /// Connects the two ends and carries the bytes.
 fn carry(
     route: Route,
@@ -290,7 +307,12 @@ fn carry(
         said.line("haul: interrupted before anything was sent");
         quit.exit();
     });
-    let options = arguments.transfer.copy();
+    let options = CopyOptions {
+        tree: arguments.entries.tree(),
+        pass_over: arguments.entries.pass_over(),
+        file_events: arguments.output.events,
+        ..arguments.transfer.copy()
+    };
     let mut pool_options = arguments.transfer.pool();
     if arguments.transfer.connections == Auto::Auto {
         pool_options.connections_on_long_paths = Some(limits::CONNECTIONS_ON_LONG_PATHS);
@@ -333,6 +355,11 @@ fn carry(
     let mut report = followed.report;
     drop(shown);
     report.error = report.error.map(explain);
+    let vanished = report.entries.vanished;
+    if arguments.entries.strict && vanished > 0 && report.error.is_none() {
+        let sentence = format!("{vanished} files vanished before they were read");
+        report.error = Some(Error::new(ErrorKind::Partial, sentence).at(Side::Sender));
+    }
     if let Some(side) = remote {
         follow::name_server(&mut report, &peer, side);
     }
@@ -396,8 +423,9 @@ impl Route {
                 sources,
                 target,
                 directory,
+                make,
             } => {
-                let (root, _) = place(target, *directory)?;
+                let (root, _) = place(target, *directory, *make)?;
                 refuse_onto_itself(sources, target)?;
                 Ok(root)
             }
@@ -410,10 +438,14 @@ impl Route {
     fn local_target(&self) -> Option<LocalTarget> {
         match self {
             Self::Here {
-                target, directory, ..
+                target,
+                directory,
+                make,
+                ..
             } => Some(LocalTarget::Path {
                 path: target.clone(),
                 directory: *directory,
+                make: *make,
             }),
             _ => None,
         }
@@ -436,8 +468,9 @@ impl Route {
                 sources,
                 target,
                 directory,
+                make,
             } => {
-                let (_, target) = place(&target, directory)?;
+                let (_, target) = place(&target, directory, make)?;
                 pool.push(sources, target, options)
             }
             Self::Out { source } => {
@@ -449,7 +482,7 @@ impl Route {
 }
 
 /// A local target as a root and what is below it.
-fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Error> {
+fn place(target: &Path, directory: bool, make: bool) -> Result<(PathBuf, RemoteTarget), Error> {
     let failed = |path: &Path, error: std::io::Error| {
         fault(format!("cannot copy to {}", path.display()), error)
     };
@@ -460,10 +493,11 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
         let inside = RemoteTarget::Path {
             path: Vec::new(),
             directory: true,
+            make: false,
         };
         return Ok((root, inside));
     }
-    if directory {
+    if directory && !make {
         return Err(match target.metadata() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 fault(format!("cannot copy into {}", target.display()), error)
@@ -505,6 +539,7 @@ fn place(target: &Path, directory: bool) -> Result<(PathBuf, RemoteTarget), Erro
     let beside = RemoteTarget::Path {
         path: name.as_bytes().to_vec(),
         directory: false,
+        make,
     };
     Ok((root, beside))
 }
@@ -518,7 +553,7 @@ fn resolved(source: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
     match (whole.parent(), whole.file_name()) {
         (Some(parent), Some(name)) => Ok((parent.to_owned(), name.as_bytes().to_vec())),
         _ => Err(usage(format!(
-            "cannot copy {}: copying directories is not built yet",
+            "cannot copy {} to standard output: it is a directory",
             source.display()
         ))),
     }
@@ -570,16 +605,23 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// cp's rule: a file is not copied onto itself.
+/// cp's rule: a file is not copied onto itself, nor a directory into itself.
 fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
-    for source in sources {
-        let LocalSource::Path(source) = source else {
+    for named in sources {
+        let LocalSource::Path(source) = named else {
             continue;
         };
         let end = match source.file_name() {
-            Some(name) if target.is_dir() => target.join(name),
+            Some(name) if target.is_dir() && !is_contents(named) => target.join(name),
             _ => target.to_owned(),
         };
+        if source.is_dir() && lies_in(&end, source) {
+            return Err(usage(format!(
+                "cannot copy the directory {} into itself: {} lies in it",
+                source.display(),
+                end.display()
+            )));
+        }
         if end.exists() && is_same_file(source, &end) {
             return Err(usage(format!(
                 "cannot copy {} onto itself: {} is the same file",
@@ -589,6 +631,18 @@ fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Erro
         }
     }
     Ok(())
+}
+
+/// True where `path`, which may be missing, is `directory` or lies in it.
+fn lies_in(path: &Path, directory: &Path) -> bool {
+    let Ok(directory) = directory.canonicalize() else {
+        return false;
+    };
+    // What is missing lies in what is there of its path.
+    let here = Path::new(".").canonicalize().unwrap_or_default();
+    let whole = here.join(path);
+    let found = whole.ancestors().find_map(|part| part.canonicalize().ok());
+    found.is_some_and(|found| found.starts_with(&directory))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ fn which_way_the_bytes_go() {
             peer: peer("h"),
             sources: vec![LocalSource::Path("a".into()), LocalSource::Path("b".into())],
             target: RemoteTarget::Path {
+                make: false,
                 path: b"x".to_vec(),
                 directory: true
             },
@@ -40,6 +41,7 @@ fn which_way_the_bytes_go() {
             peer: peer("h"),
             sources: vec![RemoteSource::Path(b"x".to_vec())],
             target: LocalTarget::Path {
+                make: false,
                 path: "y".into(),
                 directory: false
             },
@@ -48,6 +50,7 @@ fn which_way_the_bytes_go() {
     assert_eq!(
         plan("haul copy a b/").expect("here"),
         Route::Here {
+            make: false,
             sources: vec![LocalSource::Path("a".into())],
             target: "b/".into(),
             directory: true,
@@ -72,7 +75,6 @@ fn what_cannot_be_meant_or_is_not_built_is_usage() {
         ("haul copy haul://h/a haul://g/b", "third-party"),
         ("haul copy haul://h/a haul://g/b c", "several servers"),
         ("haul copy haul://h/a b c", "at once"),
-        ("haul copy haul://h/d/ c", "directories"),
         ("haul copy a b -", "several sources"),
         ("haul copy - -", "standard"),
         ("haul copy - .", "no name"),
@@ -95,16 +97,23 @@ fn where_a_local_target_is() {
     let root = folder.path().canonicalize().expect("a path");
     std::fs::write(root.join("file"), "x").expect("written");
     let path = |path: &[u8], directory| RemoteTarget::Path {
+        make: false,
         path: path.to_vec(),
         directory,
     };
-    assert_eq!(place(&root, false), Ok((root.clone(), path(b"", true))));
     assert_eq!(
-        place(&root.join("new"), false),
+        place(&root, false, false),
+        Ok((root.clone(), path(b"", true)))
+    );
+    assert_eq!(
+        place(&root.join("new"), false, false),
         Ok((root.clone(), path(b"new", false)))
     );
-    let code =
-        |target: PathBuf, directory| place(&target, directory).expect_err("refused").exit_code();
+    let code = |target: PathBuf, directory| {
+        place(&target, directory, false)
+            .expect_err("refused")
+            .exit_code()
+    };
     assert_eq!(code(root.join("file"), true), 1, "a file as a directory");
     assert_eq!(code(root.join("none"), true), 1, "a missing directory");
     assert_eq!(code(root.join("none/new"), false), 1, "a missing parent");

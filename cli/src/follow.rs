@@ -362,12 +362,13 @@ fn file_errors(report: &Report) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use haul_engine::report::{ErrorReport, FileReport};
+    use haul_engine::report::{EntryReportKind, ErrorReport, FileReport};
     use std::time::Duration;
 
     fn report(whole: &str, files: &[(&str, &str)]) -> Report {
         let file = |(name, why): &(&str, &str)| FileReport {
             name: (*name).to_owned(),
+            kind: EntryReportKind::File,
             bytes: None,
             hole_bytes: 0,
             level: None,

@@ -6,8 +6,8 @@
 //! every field of the schema is always there.
 
 use haul_engine::report::{
-    Bytes, ConnectionReport, ErrorReport, FileReport, Latencies, Latency, Level, Report, Seconds,
-    SideReport,
+    Bytes, ConnectionReport, EntryCounts, ErrorReport, FileReport, Latencies, Latency, Level,
+    Report, Seconds, SideReport,
 };
 use haul_engine::{Error, ErrorKind};
 use serde::Serialize;
@@ -47,7 +47,9 @@ pub struct ReportJson {
     pub goodput_bytes_per_second: Option<f64>,
     /// The chunk size in use; null where nothing was planned.
     pub chunk_bytes: Option<u32>,
-    /// Each file.
+    /// Entries, by what became of them.
+    pub entries: EntryCounts,
+    /// The files, of many a part.
     pub files: Vec<FileReport>,
     /// Each data connection, the sender's view first.
     pub connections: Vec<ConnectionReport>,
@@ -212,6 +214,7 @@ impl ReportJson {
             seconds: report.seconds,
             goodput_bytes_per_second: goodput(report),
             chunk_bytes: (report.chunk_bytes > 0).then_some(report.chunk_bytes),
+            entries: report.entries,
             files: report.files.clone(),
             connections: connections(report),
             zero_copy: ZeroCopy {

@@ -5,7 +5,7 @@
 
 use super::*;
 use haul_engine::Side;
-use haul_engine::report::TcpInfo;
+use haul_engine::report::{EntryReportKind, TcpInfo};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,6 +42,7 @@ pub fn full_report() -> Report {
     Report {
         files: vec![FileReport {
             name: "a".to_owned(),
+            kind: EntryReportKind::File,
             bytes: Some(1_024),
             hole_bytes: 0,
             level: Some(Level::Sealed),

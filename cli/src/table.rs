@@ -25,7 +25,17 @@ pub fn headline(report: &Report) -> String {
         }
         None => text += ", nothing sealed",
     }
-    let holes: u64 = report.files.iter().map(|file| file.hole_bytes).sum();
+    let entries = &report.entries;
+    if entries.entries > 1 {
+        text += &format!(", {} entries", entries.entries);
+    }
+    if entries.unchanged > 0 && entries.entries > 1 {
+        text += &format!(", {} of them unchanged", entries.unchanged);
+    }
+    if entries.vanished > 0 {
+        text += &format!(", {} vanished meanwhile", entries.vanished);
+    }
+    let holes = entries.hole_bytes;
     if holes > 0 {
         text += &format!(", {} of holes kept", format_size(holes));
     }
@@ -41,6 +51,7 @@ fn level_words(level: Level) -> &'static str {
         Level::Placed => "placed (not synced to disk)",
         Level::Delivered => "delivered",
         Level::Sealed => "sealed",
+        Level::Unchanged => "nothing to do",
     }
 }
 

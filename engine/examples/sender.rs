@@ -35,6 +35,7 @@ fn main() -> Result<()> {
     for file in files {
         // Each file is a transfer of its own; the connections stay.
         let target = RemoteTarget::Path {
+            make: false,
             path: Vec::new(),
             directory: true,
         };

@@ -26,6 +26,9 @@ pub enum ErrorKind {
     Unauthorised,
     /// Some files failed, the rest are sealed (exit code 23).
     Partial,
+    /// A file of a tree went before it was read (no failure, unless that is asked
+    /// for: then exit code 23).
+    Vanished,
     /// Stopped by the user (exit code 130).
     Interrupted,
 }
@@ -41,7 +44,7 @@ impl ErrorKind {
             Self::Incompatible => 4,
             Self::Integrity => 5,
             Self::Unauthorised => 6,
-            Self::Partial => 23,
+            Self::Partial | Self::Vanished => 23,
             Self::Interrupted => 130,
         }
     }

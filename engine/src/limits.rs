@@ -66,6 +66,28 @@ pub const DIRECT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 
 /// Files in one segment, at most.
 pub const SEGMENT_ENTRIES_MAX: usize = 4096;
+/// Directories that one segment's entries lie in, those around them included, at
+/// most: as deep as a tree may be nested.
+pub const SEGMENT_FOLDERS_MAX: usize = 4096;
+/// Entries of a segment of a tree, at most: so many small files are looked at,
+/// landed and settled together, while eight such segments keep every stage at work.
+pub const TREE_SEGMENT_ENTRIES_MAX: usize = 256;
+/// Descriptors that the files of a tree are given, where there are so many: all
+/// segments that may be open, with a directory to every other file.
+pub const TREE_DESCRIPTORS: usize = SEGMENTS_OPEN_MAX * TREE_SEGMENT_ENTRIES_MAX * 3 / 2;
+/// Users or groups that one segment tells the names of, at most; those of further
+/// entries are known by number.
+pub const SEGMENT_IDS_MAX: usize = 1024;
+/// Extended attributes of one entry, at most, …
+pub const ENTRY_ATTRIBUTES_MAX: usize = 1024;
+/// … and the bytes of their names and values: Linux lists 64 KiB of names, and a
+/// value has at most 64 KiB; ext4 keeps 4 KiB of both.
+pub const ENTRY_ATTRIBUTES_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of all names and texts of one entry, at most.
+pub const ENTRY_NAMES_BYTES_MAX: usize =
+    ENTRY_ATTRIBUTES_BYTES_MAX + SYMLINK_BYTES_MAX + 2 * NAME_BYTES_MAX;
+/// Bytes of what a symbolic link says, at most (Linux' PATH_MAX, without its end).
+pub const SYMLINK_BYTES_MAX: usize = 4095;
 /// Byte ranges in one verdict, at most.
 pub const VERDICT_RANGES_MAX: usize = 4096;
 /// Stretches of data that are told of one file with holes: 128 MiB of such a
@@ -98,6 +120,9 @@ pub const LANDED_RANGES_MAX: usize = 4096;
 /// people to read, at most: the longest path and a sentence around it; longer ones
 /// are cut in their middle.
 pub const TEXT_BYTES_MAX: usize = PATH_BYTES_MAX + 1024;
+/// Files that a report tells of one by one, at most, and as many that failed; the
+/// others are counted.
+pub const FILES_TOLD_MAX: usize = 1000;
 /// Notes of one end's report, at most; the others are dropped.
 pub const NOTES_MAX: usize = 128;
 /// Bytes of a stream that may be sent and not yet acknowledged.

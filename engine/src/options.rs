@@ -100,6 +100,42 @@ impl std::fmt::Debug for Token {
     }
 }
 
+/// How trees are read, and what is kept of each entry besides its bytes, its mode
+/// and its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeOptions {
+    /// To whom it belongs, as far as the receiver may.
+    pub owners: bool,
+    /// By number, also where both ends know a user's or a group's name.
+    pub numeric_ids: bool,
+    /// Extended attributes, access control lists and capabilities.
+    pub attributes: bool,
+    /// Directories on other file systems than that of their source are left empty.
+    pub one_file_system: bool,
+}
+
+impl Default for TreeOptions {
+    fn default() -> Self {
+        Self {
+            owners: true,
+            numeric_ids: false,
+            attributes: true,
+            one_file_system: false,
+        }
+    }
+}
+
+/// Which files are passed over because the target has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PassOver {
+    /// Those of the same size and modification time.
+    #[default]
+    Unchanged,
+    /// None: every file is sent.
+    Nothing,
+}
+
 /// What one copy asks for.
 #[derive(Clone, Debug)]
 pub struct CopyOptions {
@@ -113,6 +149,12 @@ pub struct CopyOptions {
     pub verify: bool,
     /// Leave neither end's page cache full.
     pub drop_cache: bool,
+    /// What of trees and entries.
+    pub tree: TreeOptions,
+    /// What is not sent again.
+    pub pass_over: PassOver,
+    /// Each file's end is an event.
+    pub file_events: bool,
 }
 
 impl Default for CopyOptions {
@@ -123,6 +165,9 @@ impl Default for CopyOptions {
             fsync: true,
             verify: false,
             drop_cache: false,
+            tree: TreeOptions::default(),
+            pass_over: PassOver::Unchanged,
+            file_events: true,
         }
     }
 }
@@ -140,7 +185,7 @@ pub enum Pattern {
 /// Where the local end's bytes come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalSource {
-    /// A regular file.
+    /// A file or a directory; one that ends in a slash means its contents.
     Path(PathBuf),
     /// Standard input, or any descriptor's stream, of unknown length.
     Stdin,
@@ -154,6 +199,14 @@ pub enum LocalSource {
     },
 }
 
+/// True of a path that means what is in a directory: it ends in a slash, or names the
+/// directory by where it is.
+#[must_use]
+pub fn is_contents(path: &[u8]) -> bool {
+    let last = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+    matches!(last, b"" | b"." | b"..")
+}
+
 /// Where the local end's bytes go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalTarget {
@@ -163,6 +216,8 @@ pub enum LocalTarget {
         path: PathBuf,
         /// Several sources, or a trailing slash: it must be a directory.
         directory: bool,
+        /// A missing directory is made: where a source's contents go.
+        make: bool,
     },
     /// Standard output, in order.
     Stdout,
@@ -173,7 +228,8 @@ pub enum LocalTarget {
 /// What a peer is asked to read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RemoteSource {
-    /// A regular file, below the peer's root.
+    /// A file or a directory below the peer's root; one that ends in a slash means its
+    /// contents, and a slash alone those of the root.
     Path(Vec<u8>),
     /// Bytes made on the fly; as [`LocalSource::Generated`].
     Generated {
@@ -193,6 +249,8 @@ pub enum RemoteTarget {
         path: Vec<u8>,
         /// It must be a directory.
         directory: bool,
+        /// A missing directory is made: where a source's contents go.
+        make: bool,
     },
     /// Verified, counted and forgotten; the peer must allow it.
     Null,

@@ -316,13 +316,55 @@ pub enum Level {
     Delivered,
     /// Durable, metadata set, renamed, directory synced.
     Sealed,
+    /// The target had it already, and it was passed over.
+    Unchanged,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryReportKind {
+    /// A regular file.
+    File,
+    /// Bytes whose end was not known before.
+    Stream,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Another name of a file.
+    HardLink,
+    /// A FIFO.
+    Fifo,
+    /// A character or block device.
+    Device,
+}
+
+/// Entries of one transfer by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EntryCounts {
+    /// All of them: files, directories, links, special files.
+    pub entries: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that the target had already.
+    pub unchanged: u64,
+    /// Those that went before they were read, which is no failure.
+    pub vanished: u64,
+    /// Those of which the report does not tell one by one.
+    pub untold: u64,
+    /// Bytes of holes, which are not sent and stay holes.
+    pub hole_bytes: u64,
 }
 
 /// One file's end.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileReport {
-    /// As offered.
+    /// Its path from where the transfer's files go. What is not text, a backslash and
+    /// control characters are written as `\xHH`.
     pub name: String,
+    /// What it is.
+    pub kind: EntryReportKind,
     /// Its size, once known.
     pub bytes: Option<u64>,
     /// Those of them that are holes, which are not sent and stay holes.
@@ -385,8 +427,11 @@ pub struct Seconds {
 pub struct Report {
     /// The first error, where there was one.
     pub error: Option<Error>,
-    /// Every file, in the order offered.
+    /// The files, in the order offered: of many the first
+    /// [`limits::FILES_TOLD_MAX`], and the first as many of those that failed.
     pub files: Vec<FileReport>,
+    /// All of them, counted.
+    pub entries: EntryCounts,
     /// Byte counts.
     pub bytes: Bytes,
     /// Times.
@@ -410,6 +455,7 @@ impl Report {
         Self {
             error: Some(error),
             files: Vec::new(),
+            entries: EntryCounts::default(),
             bytes: Bytes::default(),
             seconds: Seconds {
                 total: took.as_secs_f64(),

@@ -194,6 +194,7 @@ impl BenchPlan {
                 LocalTarget::Path {
                     path: workshop.target(number),
                     directory: false,
+                    make: false,
                 }
             } else {
                 LocalTarget::Null
@@ -213,10 +214,12 @@ impl BenchPlan {
             (Some(to), true) => RemoteTarget::Path {
                 path: to.path.clone(),
                 directory: false,
+                make: false,
             },
             (None, true) => RemoteTarget::Path {
                 path: Workshop::target_name(number).into_bytes(),
                 directory: false,
+                make: false,
             },
         };
         BenchTarget::Push(vec![source], target)

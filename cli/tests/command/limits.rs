@@ -70,7 +70,7 @@ fn zero_copy_is_fitted_to_the_memory_that_may_be_pinned() {
                     let (folder, content) = (&folder, &content);
                     scope.spawn(move || {
                         let words = format!(
-                            "copy -q --json --no-fsync --transmit zerocopy -n {connections} a b{number}"
+                            "copy -I -q --json --no-fsync --transmit zerocopy -n {connections} a b{number}"
                         );
                         let limit = format!("--memlock={memlock}");
                         let ran = limited(folder, &limit, &words);

@@ -19,4 +19,5 @@ mod servers;
 mod stops;
 mod support;
 mod touched;
+mod trees;
 mod usage;

@@ -36,15 +36,15 @@ fn no_more_lands_than_the_rate_and_a_burst_allow() {
     let from = server.url("source");
     let to = server.url("target");
     for line in [
-        format!("copy --events --limit-rate 4MB root/source {to}"),
-        format!("copy --events --limit-rate 4MB {from} target"),
-        "copy --events --limit-rate 4MB root/source local".to_owned(),
-        format!("copy --events --limit-rate 4MB -n 16 root/source {to}"),
-        format!("copy --events --limit-rate 4MB -n 16 {from} target"),
+        format!("copy -I --events --limit-rate 4MB root/source {to}"),
+        format!("copy -I --events --limit-rate 4MB {from} target"),
+        "copy -I --events --limit-rate 4MB root/source local".to_owned(),
+        format!("copy -I --events --limit-rate 4MB -n 16 root/source {to}"),
+        format!("copy -I --events --limit-rate 4MB -n 16 {from} target"),
     ] {
         check(&folder.must(&line), &line);
     }
-    let line = format!("copy --events --limit-rate 4MB - {to}");
+    let line = format!("copy -I --events --limit-rate 4MB - {to}");
     let ran = folder.haul_with(&line, bytes(3_000_000));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     check(&ran, &line);

@@ -63,7 +63,7 @@ fn without_being_asked_standard_output_is_empty() {
         "the headline: {}",
         ran.stderr
     );
-    let ran = folder.must("copy -vv --progress always a b");
+    let ran = folder.must("copy -I -vv --progress always a b");
     assert!(ran.stdout.is_empty());
     assert!(
         ran.stderr.contains("one chunk, submitted to"),
@@ -139,7 +139,7 @@ fn latencies_are_written_in_both_formats() {
     for stage in ["send", "landed", "write", "sync"] {
         assert!(text.contains(&format!("\nTag={stage},")), "{stage}");
     }
-    folder.must("copy --hdr-log x.hgrm a b");
+    folder.must("copy -I --hdr-log x.hgrm a b");
     let text = String::from_utf8(folder.read("x.hgrm")).expect("text");
     assert!(text.contains("1/(1-Percentile)") && text.contains("#[Mean"));
 }
@@ -191,7 +191,10 @@ fn the_system_calls_that_are_told_are_those_that_strace_sees() {
     ] {
         let mut strace = Command::new("strace");
         strace.args(["-f", "--decode-pids=comm", "-o", "trace"]);
-        let ran = folder.haul_by(strace, &format!("copy -q --json --no-fsync {options} a b"));
+        let ran = folder.haul_by(
+            strace,
+            &format!("copy -I -q --json --no-fsync {options} a b"),
+        );
         assert_eq!(ran.code, 0, "{options}: {}", ran.stderr);
         let json = ran.json();
         let trace = String::from_utf8_lossy(&folder.read("trace")).into_owned();

@@ -136,7 +136,6 @@ fn what_the_server_cannot_do_is_told_at_its_side() {
     folder.directory("root/d");
     for (line, code) in [
         (format!("copy --json {} c", server.url("missing")), 1),
-        (format!("copy --json {} c", server.url("d")), 2),
         (format!("copy --json a {}", server.url("none/c")), 1),
         (format!("copy --json a {}", server.url("missing/")), 1),
     ] {

@@ -22,7 +22,7 @@ fn copy(folder: &Folder, line: &str, path: &Path, change: &dyn Fn(&Path)) -> Ran
     file.set_modified(SystemTime::UNIX_EPOCH).expect("mtime");
     let to_output = line.ends_with(" -");
     let events = if to_output { "" } else { "--events" };
-    let line = format!("copy -q {events} --chunk-size 64KiB --limit-rate 2MB {line}");
+    let line = format!("copy -I -q {events} --chunk-size 64KiB --limit-rate 2MB {line}");
     let mut child = folder.command(&line).spawn().expect("started");
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut stdout = Vec::new();

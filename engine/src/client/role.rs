@@ -6,13 +6,14 @@
 
 use super::dial;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::metadata::Keeping;
 use crate::files::target::TargetOptions;
 use crate::files::walk::{Reach, Walk};
 use crate::kernel::descriptors::Share;
 use crate::kernel::random::random;
 use crate::limits;
 use crate::options::{
-    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget,
+    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget, is_contents,
 };
 use crate::protocol::credit::Credit;
 use crate::protocol::handshake::{self, ClientHandshake};
@@ -20,7 +21,7 @@ use crate::protocol::names::{Hearing, Saying};
 use crate::protocol::session::{SessionOutput, Way};
 use crate::protocol::wire::{Begin, CheckKind, ConnectionRole, Flow, Message, Preamble, Task};
 use crate::protocol::{ConnectionId, TransferId};
-use crate::session::destination::Asked;
+use crate::session::destination::{Asked, Making};
 use crate::session::event::Update;
 use crate::session::inbox::{Done, Inner, Opened, Start, StartTask};
 use crate::session::role::Role;
@@ -29,6 +30,7 @@ use crate::session::sending_half::{SendingOptions, Supply};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
 /// What a client keeps besides the session.
 pub(super) struct Client {
@@ -118,6 +120,9 @@ impl Client {
         } = start;
         let chunk_bytes = options.chunk_bytes;
         let mut active = Active::new(&running.core, transfer, chunk_bytes, asked, Some(updates));
+        if !options.file_events {
+            active.tally.tell_no_files();
+        }
         for note in &self.fewer {
             active.tally.note(note.clone());
         }
@@ -150,12 +155,28 @@ impl Client {
         target: RemoteTarget,
         options: CopyOptions,
     ) {
-        let share = self.share(running, sources.len());
+        let is_path = |source: &LocalSource| matches!(source, LocalSource::Path(_));
+        let may_be_tree = sources.iter().any(is_path);
+        let share = self.share(running, sources.len(), may_be_tree);
+        let mut target = target;
+        if let RemoteTarget::Path { make, .. } = &mut target {
+            *make |= sources.iter().any(|source| match source {
+                LocalSource::Path(path) => is_contents(path.as_os_str().as_bytes()),
+                _ => false,
+            });
+        }
         let inner = running.core.inner.clone();
         let tell = move |news| drop(inner.send(Inner::Stream(transfer, news)));
         let (drop_cache, chunk_bytes) = (options.drop_cache, options.chunk_bytes);
-        let walk = Walk::new(Reach::User, sources, true, drop_cache, chunk_bytes);
-        let walk = walk.telling(Box::new(tell));
+        let walk = Walk::new(
+            Reach::User,
+            sources,
+            true,
+            options.tree,
+            drop_cache,
+            chunk_bytes,
+        );
+        let walk = Box::new(walk.telling(Box::new(tell)));
         // The receiver has not said yet how many it has.
         let room = Credit::new(share.count(), 0).room(0);
         self.starting = Some((Task::Push { target }, options, share));
@@ -172,7 +193,16 @@ impl Client {
         target: LocalTarget,
         options: &CopyOptions,
     ) -> Result<()> {
-        let share = self.share(running, sources.len());
+        let is_path = |source: &RemoteSource| matches!(source, RemoteSource::Path(_));
+        let may_be_tree = target != LocalTarget::Stdout && sources.iter().any(is_path);
+        let share = self.share(running, sources.len(), may_be_tree);
+        let mut target = target;
+        if let LocalTarget::Path { make, .. } = &mut target {
+            *make |= sources.iter().any(|source| match source {
+                RemoteSource::Path(path) => is_contents(path),
+                RemoteSource::Generated { .. } => false,
+            });
+        }
         let mut saying = Saying::new(sources);
         let (sources, last) = saying.next_part();
         let begin = self.begin(transfer, Task::Pull { sources, last }, options, &share);
@@ -188,12 +218,24 @@ impl Client {
             // Only a peer with a proof may set them.
             special_bits: self.options.token.is_some(),
         };
-        running.receive(Asked::from(target), targets, share, saying)
+        let keeping = Keeping::new(self.options.token.is_some());
+        let making = Making {
+            options: targets,
+            pass_over: options.pass_over,
+            keeping,
+        };
+        running.receive(Asked::from(target), making, share, saying)
     }
 
-    /// Descriptors for a transfer of so many files.
-    fn share(&self, running: &Running, files: usize) -> Share {
+    /// Descriptors for a transfer of so many files, or of directories.
+    fn share(&self, running: &Running, files: usize, may_be_tree: bool) -> Share {
+        let of_tree = if may_be_tree {
+            limits::TREE_DESCRIPTORS
+        } else {
+            0
+        };
         let want = files.saturating_mul(limits::ENTRY_DESCRIPTORS_MAX as usize);
+        let want = want.max(of_tree);
         let connections = self.options.connections as usize;
         running.core.share(want, connections)
     }
@@ -223,6 +265,8 @@ impl Client {
             verify: options.verify,
             drop_cache: options.drop_cache,
             transmit: options.transmit,
+            tree: options.tree,
+            pass_over: options.pass_over,
             window_bytes: None,
             descriptors_max: Some(share.count()),
             rate_limit_bytes_per_second: self.options.rate_limit_bytes_per_second,

@@ -71,6 +71,7 @@ impl Generated {
             mtime_seconds: self.made.0,
             mtime_nanos: self.made.1,
             data: Data::Everywhere,
+            ..Entry::default()
         }
     }
 

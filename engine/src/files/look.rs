@@ -6,7 +6,8 @@
 //! inode or a sum to be held against what was sent.
 
 use super::read_back::ReadBack;
-use super::source::{FileSource, Source, SourceState, Touch};
+use super::regular::{FileSource, SourceState, Touch};
+use super::source::Source;
 use crate::error::{Error, Result, Side, why};
 use crate::limits;
 use crate::protocol::check::CheckSeed;
@@ -28,6 +29,9 @@ pub fn look(source: &Source, plan: &Plan, file: FileId) -> Result<Looked> {
         Source::Generated(generated) => generated.bytes().unwrap_or(0),
         Source::Stream(stream) => stream.read_bytes(),
         Source::Missing(missing) => return Err(missing.error().clone()),
+        // It was looked at when its directory was read, and nothing of it was since.
+        Source::Later(later) => later.size(),
+        Source::Node(_) => 0,
     };
     Ok(Looked {
         size,
@@ -125,6 +129,9 @@ pub fn recheck(
             }
             // It has no byte in any plan.
             Some(Source::Missing(missing)) => Err(missing.error().clone()),
+            Some(Source::Later(_) | Source::Node(_)) => {
+                Err(unreadable(chunk, "its source is not open"))
+            }
             Some(Source::Stream(stream)) => match stream.chunk(chunk) {
                 Some(kept) => {
                     // A stream is alone, and its last chunk ends where it does.

@@ -5,12 +5,12 @@
 
 use super::beneath::check_path;
 use crate::error::{Error, Result};
-use crate::protocol::wire::{Data, Entry, EntryKind};
+use crate::protocol::wire::Entry;
 
 /// What is left of it: its name and the reason.
 #[derive(Debug)]
 pub struct Missing {
-    name: Vec<u8>,
+    entry: Entry,
     display: String,
     error: Error,
 }
@@ -30,11 +30,22 @@ impl Missing {
         if check_path(name).is_err() {
             return Err(error);
         }
-        Ok(Self {
+        let entry = Entry {
             name: name.to_vec(),
-            display: super::shown(path),
+            mode: 0o600,
+            ..Entry::default()
+        };
+        Ok(Self::of_entry(entry, super::shown(path), error))
+    }
+
+    /// The entry of a tree that `error` keeps from being copied; it has no bytes.
+    #[must_use]
+    pub fn of_entry(entry: Entry, display: String, error: Error) -> Self {
+        Self {
+            entry,
+            display,
             error,
-        })
+        }
     }
 
     /// What sentences call it.
@@ -51,15 +62,7 @@ impl Missing {
 
     /// As it is offered.
     #[must_use]
-    pub fn entry(&self) -> Entry {
-        Entry {
-            name: self.name.clone(),
-            kind: EntryKind::File,
-            size: 0,
-            mode: 0o600,
-            mtime_seconds: 0,
-            mtime_nanos: 0,
-            data: Data::Everywhere,
-        }
+    pub fn entry(&self) -> &Entry {
+        &self.entry
     }
 }

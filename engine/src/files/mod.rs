@@ -4,20 +4,28 @@
 //! Invariant: nothing here opens, creates or renames outside the directory
 //! that it holds, and no final name ever shows a partial file.
 
+mod attributes;
 mod beneath;
 pub mod clean;
 pub mod extents;
+pub mod folder;
 pub mod generated;
+pub mod later;
 pub mod look;
+pub mod metadata;
 pub mod missing;
+pub mod node;
+pub mod owners;
 pub mod place;
 pub mod settle;
 pub mod source;
 pub mod stream;
 pub mod target;
+pub mod tree;
 pub mod walk;
 
 mod read_back;
+pub mod regular;
 mod temporary;
 
 #[cfg(test)]
@@ -32,7 +40,7 @@ use std::os::fd::BorrowedFd;
 pub const DIRECT_ALIGN_BYTES: usize = 4096;
 
 /// A file's identity on this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     device: u64,
     inode: u64,
@@ -45,6 +53,11 @@ impl Identity {
             device: stat.st_dev as u64,
             inode: stat.st_ino as u64,
         }
+    }
+
+    /// The number of its file system.
+    fn device(self) -> u64 {
+        self.device
     }
 }
 

@@ -5,19 +5,19 @@
 //! without links and without leaving the directory; what the local user typed
 //! is followed as cp would.
 //!
-//! A symbolic link under a local target's last name is not followed: the
-//! rename that seals the file replaces the link itself, since a final name
-//! changes in one step or not at all. Below a served root links are neither
-//! followed nor replaced.
+//! A symbolic link under a target's last name is not followed: the rename that
+//! seals the file replaces the link itself, since a final name changes in one step
+//! or not at all. Below a served root no link is followed.
 
 use super::beneath::{
     DIRECTORY, check_name, check_path, kind_name, no_openat2, open_beneath, split, unfit,
     why_beneath,
 };
-use super::{require_space, shown};
+use super::folder::HeldFolder;
+use super::{reopening, require_space, shown};
 use crate::error::{Error, Result, Side, why};
 use crate::kernel::descriptors::patiently;
-use rustix::fs::{AtFlags, CWD, FileType, Mode};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,20 +28,18 @@ use std::sync::Arc;
 /// inside it, or one file's name in a directory.
 #[derive(Clone, Debug)]
 pub struct ResolvedTarget {
-    directory: Arc<OwnedFd>,
+    directory: Arc<HeldFolder>,
     /// `None`: entries keep their own names inside the directory.
     name: Option<Vec<u8>>,
     display: String,
-    beneath: bool,
 }
 
 /// Where one file goes. Clones share the directory's descriptor.
 #[derive(Clone, Debug)]
 pub struct Place {
-    directory: Arc<OwnedFd>,
+    directory: Arc<HeldFolder>,
     name: Vec<u8>,
     display: String,
-    beneath: bool,
 }
 
 /// What sentences call the root, whose own name is not its peers' concern.
@@ -60,12 +58,12 @@ pub fn open_root(path: &Path) -> Result<OwnedFd> {
 
 /// Resolves a target that the local user typed, by cp's habits: an existing
 /// directory takes files inside it; a trailing slash, or `directory_required`
-/// (several sources), demands one; else the last component names the file and
+/// (several sources), demands one, which `make` makes where it is missing; else the last component names the file and
 /// its parent must exist.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Local`], in one sentence, for each of these.
-pub fn resolve_local(path: &Path, directory_required: bool) -> Result<ResolvedTarget> {
+pub fn resolve_local(path: &Path, directory_required: bool, make: bool) -> Result<ResolvedTarget> {
     let bytes = path.as_os_str().as_bytes();
     let display = shown(bytes);
     if bytes.is_empty() {
@@ -74,7 +72,7 @@ pub fn resolve_local(path: &Path, directory_required: bool) -> Result<ResolvedTa
     let directory_required = directory_required || bytes.ends_with(b"/");
     let open = |path: &Path| patiently(|| rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty()));
     let inside = open(path);
-    if let Some(found) = directory_or_refusal(inside, directory_required, &display, false)? {
+    if let Some(found) = directory_or_refusal(inside, directory_required && !make, &display)? {
         return Ok(found);
     }
     let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else {
@@ -89,7 +87,10 @@ pub fn resolve_local(path: &Path, directory_required: bool) -> Result<ResolvedTa
         let parent = shown(parent.as_os_str().as_bytes());
         cannot_write(&display, format!("its directory {parent}: {}", why(errno)))
     })?;
-    named(directory, name.as_bytes(), display, false)
+    match make {
+        true => made(directory, name.as_bytes(), display),
+        false => named(directory, name.as_bytes(), display),
+    }
 }
 
 /// Resolves a target that a peer named, relative to `root`; the empty path is
@@ -102,6 +103,7 @@ pub fn resolve_beneath(
     root: BorrowedFd<'_>,
     path: &[u8],
     directory_required: bool,
+    make: bool,
 ) -> Result<ResolvedTarget> {
     let directory_required = directory_required || path.ends_with(b"/");
     let path = path.strip_suffix(b"/").unwrap_or(path);
@@ -113,11 +115,11 @@ pub fn resolve_beneath(
     let open = |path: &[u8]| patiently(|| open_beneath(root, path, DIRECTORY));
     if path.is_empty() {
         let directory = open(b".").map_err(|errno| refusal(&display, errno))?;
-        return Ok(inside(directory, display, true));
+        return Ok(inside(directory, display));
     }
     check_path(path)
         .map_err(|why| unfit(&format!("cannot write {display:?}"), why).at(Side::Receiver))?;
-    let found = directory_or_refusal(open(path), directory_required, &display, true)?;
+    let found = directory_or_refusal(open(path), directory_required && !make, &display)?;
     if let Some(found) = found {
         return Ok(found);
     }
@@ -125,7 +127,10 @@ pub fn resolve_beneath(
     let directory = open(parent).map_err(|errno| {
         cannot_write(&display, format!("its directory: {}", why_beneath(errno)))
     })?;
-    named(directory, name, display, true)
+    match make {
+        true => made(directory, name, display),
+        false => named(directory, name, display),
+    }
 }
 
 /// The directory, nothing where the path may name a file, or why not.
@@ -133,10 +138,9 @@ fn directory_or_refusal(
     opened: rustix::io::Result<OwnedFd>,
     directory_required: bool,
     display: &str,
-    beneath: bool,
 ) -> Result<Option<ResolvedTarget>> {
     match opened {
-        Ok(directory) => Ok(Some(inside(directory, display.to_owned(), beneath))),
+        Ok(directory) => Ok(Some(inside(directory, display.to_owned()))),
         Err(Errno::NOENT) if directory_required => {
             Err(cannot_write(display, "there is no such directory").cure("create it first"))
         }
@@ -148,27 +152,95 @@ fn directory_or_refusal(
     }
 }
 
-fn inside(directory: OwnedFd, display: String, beneath: bool) -> ResolvedTarget {
+fn inside(directory: OwnedFd, display: String) -> ResolvedTarget {
     ResolvedTarget {
-        directory: Arc::new(directory),
+        directory: Arc::new(HeldFolder::found(directory)),
         name: None,
         display,
-        beneath,
     }
 }
 
-fn named(
-    directory: OwnedFd,
-    name: &[u8],
-    display: String,
-    beneath: bool,
-) -> Result<ResolvedTarget> {
+/// A directory that takes what is copied inside it, made where it is missing.
+fn made(parent: OwnedFd, name: &[u8], display: String) -> Result<ResolvedTarget> {
+    let place = Place {
+        directory: Arc::new(HeldFolder::found(parent)),
+        name: name.to_vec(),
+        display: display.clone(),
+    };
+    let folder = open_or_make(&place)?;
+    Ok(ResolvedTarget {
+        directory: folder,
+        name: None,
+        display,
+    })
+}
+
+/// The directory of that place, made where it is missing; its owner may use it from
+/// now on, whatever its bits.
+///
+/// # Errors
+/// It cannot be made or opened, or something else is there.
+pub fn open_or_make(place: &Place) -> Result<Arc<HeldFolder>> {
+    let (parent, name) = (place.directory(), place.name());
+    let open = || {
+        let flags = DIRECTORY | OFlags::NOFOLLOW;
+        patiently(|| rustix::fs::openat(parent, name, flags, Mode::empty()))
+    };
+    let is_made = match place.folder().is_fresh() {
+        // It is missing, nearly always.
+        true => place.make_directory()?,
+        false => false,
+    };
+    let mut opened = open();
+    let mut is_made_now = is_made;
+    if opened.as_ref().is_err_and(|errno| *errno == Errno::NOENT) {
+        is_made_now = place.make_directory()?;
+        opened = open();
+    }
+    if opened.as_ref().is_err_and(|errno| *errno == Errno::ACCESS) && make_usable(place) {
+        opened = open();
+    }
+    let fd = opened.map_err(|errno| {
+        let why = match errno {
+            Errno::NOTDIR | Errno::LOOP => "something else is in its place".to_owned(),
+            errno => why(errno),
+        };
+        let doing = format!("cannot open the directory {}", place.display());
+        Error::local(doing, why).at(Side::Receiver)
+    })?;
+    if is_made_now {
+        return Ok(Arc::new(HeldFolder::made(fd, place.directory.clone())));
+    }
+    if !rustix::process::geteuid().is_root() {
+        let is_shut = |stat: &Stat| stat.st_mode & 0o300 != 0o300;
+        if rustix::fs::fstat(&fd).is_ok_and(|stat| is_shut(&stat)) {
+            make_usable(place);
+        }
+    }
+    Ok(Arc::new(HeldFolder::found(fd)))
+}
+
+/// Lets this user into a directory of its own, which gets its bits in the end.
+fn make_usable(place: &Place) -> bool {
+    let (parent, name) = (place.directory(), place.name());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(held) = rustix::fs::openat(parent, name, flags, Mode::empty()) else {
+        return false;
+    };
+    let Ok(stat) = rustix::fs::fstat(&held) else {
+        return false;
+    };
+    // Only its owner may, which is all that is wanted.
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777) | Mode::RWXU;
+    rustix::fs::chmod(reopening(held.as_fd()), mode).is_ok()
+}
+
+fn named(directory: OwnedFd, name: &[u8], display: String) -> Result<ResolvedTarget> {
     check_name(name).map_err(|why| cannot_write(&display, why))?;
     let destination = ResolvedTarget {
-        directory: Arc::new(directory),
+        directory: Arc::new(HeldFolder::found(directory)),
         name: Some(name.to_vec()),
         display,
-        beneath,
     };
     // What stands there is judged now, before anything is opened for it.
     destination.place(name)?;
@@ -192,49 +264,47 @@ impl ResolvedTarget {
     /// the target names a file.
     ///
     /// # Errors
-    /// A name that is no plain path, a parent that is missing or a link, an
-    /// existing directory or special file where the file is meant.
+    /// A name that is no plain one, an existing directory or special file where the
+    /// file is meant.
     pub fn place(&self, entry_name: &[u8]) -> Result<Place> {
-        let place = match &self.name {
-            Some(name) => Place {
-                directory: self.directory.clone(),
-                name: name.clone(),
-                display: self.display.clone(),
-                beneath: self.beneath,
-            },
-            None => self.place_inside(entry_name)?,
-        };
+        let place = self.place_of(entry_name)?;
         place.refuse_occupied()?;
         Ok(place)
     }
 
-    fn place_inside(&self, entry_name: &[u8]) -> Result<Place> {
-        let display = match self.display.as_str() {
-            ROOT => shown(entry_name),
-            folder => format!("{}/{}", folder.trim_end_matches('/'), shown(entry_name)),
-        };
-        check_path(entry_name).map_err(|why| {
-            Error::peer(
-                format!("cannot write a file called {:?}", shown(entry_name)),
-                why,
-            )
-            .at(Side::Receiver)
-        })?;
-        let (parent, name) = split(entry_name);
-        let directory = if parent == b"." {
-            self.directory.clone()
-        } else {
-            let opened = patiently(|| open_beneath(self.directory.as_fd(), parent, DIRECTORY));
-            Arc::new(opened.map_err(|errno| {
-                cannot_write(&display, format!("its directory: {}", why_beneath(errno)))
-            })?)
-        };
-        Ok(Place {
-            directory,
-            name: name.to_vec(),
-            display,
-            beneath: self.beneath,
-        })
+    /// The same, whatever is there.
+    ///
+    /// # Errors
+    /// A name that is no plain one.
+    pub fn place_of(&self, entry_name: &[u8]) -> Result<Place> {
+        if let Some(name) = &self.name {
+            return Ok(Place {
+                directory: self.directory.clone(),
+                name: name.clone(),
+                display: self.display.clone(),
+            });
+        }
+        if entry_name.is_empty() {
+            return Ok(Place {
+                directory: self.directory.clone(),
+                name: Vec::new(),
+                display: self.display.clone(),
+            });
+        }
+        Place::inside(self.directory.clone(), entry_name, &self.display)
+    }
+
+    /// The name of what is copied, where the target gives it another: that of the
+    /// only source.
+    #[must_use]
+    pub fn name(&self) -> Option<&[u8]> {
+        self.name.as_deref()
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn folder(&self) -> &Arc<HeldFolder> {
+        &self.directory
     }
 
     /// Refuses, before anything is written, `bytes` that the file system of
@@ -248,13 +318,43 @@ impl ResolvedTarget {
 }
 
 impl Place {
+    /// `name` in `directory`, which sentences call `display`.
+    ///
+    /// # Errors
+    /// A name that is no plain one.
+    pub fn inside(directory: Arc<HeldFolder>, name: &[u8], display: &str) -> Result<Self> {
+        Self::of(directory, name, &display_in(display, name))
+    }
+
+    /// The same, which sentences call `display`.
+    ///
+    /// # Errors
+    /// A name that is no plain one.
+    pub fn of(directory: Arc<HeldFolder>, name: &[u8], display: &str) -> Result<Self> {
+        check_name(name).map_err(|why| {
+            Error::peer(format!("cannot write a file called {:?}", shown(name)), why)
+                .at(Side::Receiver)
+        })?;
+        Ok(Self {
+            directory,
+            name: name.to_vec(),
+            display: display.to_owned(),
+        })
+    }
+
     /// The held directory.
     #[must_use]
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// The final name in it: one component.
+    /// The same, with what is known of it.
+    #[must_use]
+    pub fn folder(&self) -> &HeldFolder {
+        &self.directory
+    }
+
+    /// The final name in it: one component, or empty for the directory itself.
     #[must_use]
     pub fn name(&self) -> &[u8] {
         &self.name
@@ -266,21 +366,61 @@ impl Place {
         &self.display
     }
 
-    /// Refuses what must not be replaced by a file.
-    fn refuse_occupied(&self) -> Result<()> {
+    /// Says that a call on it failed.
+    #[must_use]
+    pub fn failed(&self, doing: &str, errno: Errno) -> Error {
+        Error::local(format!("cannot {doing} {}", self.display), why(errno)).at(Side::Receiver)
+    }
+
+    /// What stands there, links not followed.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn occupant(&self) -> Result<Option<Stat>> {
+        if self.name.is_empty() {
+            let looked = rustix::fs::fstat(self.directory());
+            return looked
+                .map(Some)
+                .map_err(|errno| refusal(&self.display, errno));
+        }
+        if self.directory.is_fresh() {
+            return Ok(None);
+        }
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let stat = match rustix::fs::statat(&self.directory, &self.name[..], flags) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(errno) => return Err(refusal(&self.display, errno)),
+        match rustix::fs::statat(self.directory(), &self.name[..], flags) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(refusal(&self.display, errno)),
+        }
+    }
+
+    /// Makes a directory there, unless there is one; it is its owner's alone until it
+    /// gets its own bits.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make_directory(&self) -> Result<bool> {
+        match rustix::fs::mkdirat(self.directory(), &self.name[..], Mode::RWXU) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(errno) => {
+                let doing = format!("cannot make the directory {}", self.display);
+                Err(Error::local(doing, why(errno)).at(Side::Receiver))
+            }
+        }
+    }
+
+    /// Refuses what must not be replaced by a file; gives the file that is there.
+    ///
+    /// # Errors
+    /// A directory or a special file is there.
+    pub fn refuse_occupied(&self) -> Result<Option<Stat>> {
+        let Some(stat) = self.occupant()? else {
+            return Ok(None);
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(()),
-            FileType::Symlink if !self.beneath => Ok(()),
-            FileType::Symlink => Err(cannot_write(
-                &self.display,
-                "it is a symbolic link, and links below the root are left alone",
-            )),
+            FileType::RegularFile => Ok(Some(stat)),
+            FileType::Symlink => Ok(None),
             FileType::Directory => Err(cannot_write(&self.display, "it is a directory")),
             other => Err(cannot_write(
                 &self.display,
@@ -288,6 +428,14 @@ impl Place {
             )
             .cure("write to standard output, -, instead")),
         }
+    }
+}
+
+/// What sentences call `name` in the directory that they call `folder`.
+pub(super) fn display_in(folder: &str, name: &[u8]) -> String {
+    match folder {
+        ROOT => shown(name),
+        folder => format!("{}/{}", folder.trim_end_matches('/'), shown(name)),
     }
 }
 

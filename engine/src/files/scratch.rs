@@ -24,6 +24,7 @@ pub fn entry(name: &str, size: u64) -> Entry {
         mtime_seconds: 1_234_567_890,
         mtime_nanos: 123_456_789,
         data: Data::Everywhere,
+        ..Entry::default()
     }
 }
 
@@ -37,6 +38,9 @@ pub fn plan(sizes: &[Option<u64>], chunk_bytes: u32) -> Plan {
         entry
     });
     let offer = Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer: TransferId([1; 16]),
         segment: 0,
         last: true,

@@ -10,13 +10,15 @@
 //! descriptor that was opened first, because the kernel tells a descriptor of the
 //! errors since it was opened, each once.
 
+use super::folder::HeldFolder;
+use super::node::Node;
 use super::read_back::ReadBack;
 use super::target::{Pieces, SPECIAL_BITS, Sink, Target, unproved};
-use crate::error::{Error, ErrorKind, Result, Side};
+use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::protocol::check::FileSum;
 use crate::protocol::wire::Touched;
 use crate::report::{Latency, Level};
-use rustix::fs::{Mode, Timespec, Timestamps};
+use rustix::fs::Stat;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -41,7 +43,15 @@ pub struct Whole<'a> {
     pub pieces: Pieces<'a>,
 }
 
-/// One of them on its way to its name.
+/// What is settled.
+pub enum ToSettle<'a> {
+    /// What bytes landed in.
+    File(Whole<'a>),
+    /// What has none.
+    Node(&'a Node),
+}
+
+/// A file on its way to its name.
 struct Finishing<'a> {
     /// Its place among all.
     index: usize,
@@ -51,32 +61,46 @@ struct Finishing<'a> {
     read_back: Option<ReadBack>,
 }
 
-/// Makes the files what was promised: exact size, mode and mtime, fsync,
-/// verification, the rename over the final name, and the directories' fsync. Each
-/// sync is counted in `sync`. No operation on their sinks may be outstanding.
+/// What has its name, which is not durable yet.
+struct Named<'a> {
+    index: usize,
+    folder: &'a HeldFolder,
+    /// A directory that got its own metadata.
+    own: Option<OwnedFd>,
+    display: &'a str,
+}
+
+/// Makes files what was promised: exact size, metadata, fsync, verification, the
+/// rename over the final name; makes links, special files and the metadata of
+/// directories, in their order; and, with `fsync`, makes all names durable. Each sync
+/// is counted in `sync`. No operation on a sink may be outstanding.
 ///
 /// Gives for each the level that it reached, or [`ErrorKind::Integrity`] when the disk
 /// gives back other bytes than arrived, or a touched source holds others;
 /// [`ErrorKind::Unauthorised`] when it got privileged bits that are not taken;
 /// [`ErrorKind::Local`] for everything else. The temporary file of one that failed is
 /// removed; its final name is untouched, unless only the directory's sync failed.
-pub fn settle_all(files: &[Whole<'_>], sync: &mut Latency) -> Vec<Result<Level>> {
-    let mut results: Vec<Result<Level>> = Vec::with_capacity(files.len());
+pub fn settle_all(all: &[ToSettle<'_>], fsync: bool, sync: &mut Latency) -> Vec<Result<Level>> {
+    let reached = if fsync { Level::Sealed } else { Level::Placed };
+    let mut results: Vec<Result<Level>> = Vec::with_capacity(all.len());
     let mut finishing = Vec::new();
-    for (index, whole) in files.iter().enumerate() {
-        results.push(match whole.finish() {
-            Ok(Some((fd, device, read_back))) => {
-                finishing.push(Finishing {
-                    index,
-                    whole,
-                    fd,
-                    device,
-                    read_back,
-                });
-                Ok(Level::Placed)
-            }
-            Ok(None) => Ok(Level::Delivered),
-            Err(error) => Err(error),
+    for (index, one) in all.iter().enumerate() {
+        results.push(match one {
+            ToSettle::Node(_) => Ok(reached),
+            ToSettle::File(whole) => match whole.finish() {
+                Ok(Some((fd, device, read_back))) => {
+                    finishing.push(Finishing {
+                        index,
+                        whole,
+                        fd,
+                        device,
+                        read_back,
+                    });
+                    Ok(reached)
+                }
+                Ok(None) => Ok(Level::Delivered),
+                Err(error) => Err(error),
+            },
         });
     }
     let errors = sync_files(&finishing, sync);
@@ -87,15 +111,37 @@ pub fn settle_all(files: &[Whole<'_>], sync: &mut Latency) -> Vec<Result<Level>>
     drop_failed(&mut finishing, &mut results, errors);
     let errors = each(&mut finishing, |one| one.whole.target.rename());
     drop_failed(&mut finishing, &mut results, errors);
-    let errors = sync_names(&finishing, sync);
-    drop_failed(&mut finishing, &mut results, errors);
+    let mut named = Vec::new();
     for one in &finishing {
-        if one.whole.target.options().fsync {
-            results[one.index] = Ok(Level::Sealed);
+        if let Some(folder) = one.whole.target.folder() {
+            named.push(Named {
+                index: one.index,
+                folder,
+                own: None,
+                display: one.whole.target.display(),
+            });
         }
     }
-    for (whole, result) in files.iter().zip(&results) {
-        if result.is_err() {
+    for (index, one) in all.iter().enumerate() {
+        let ToSettle::Node(node) = one else { continue };
+        match node.make() {
+            Ok(Some(made)) => named.push(Named {
+                index,
+                folder: node.folder(),
+                own: made.own,
+                display: node.display(),
+            }),
+            Ok(None) => {}
+            Err(error) => results[index] = Err(error),
+        }
+    }
+    if fsync {
+        for (index, error) in sync_names(&named, sync) {
+            results[index] = Err(error);
+        }
+    }
+    for (one, result) in all.iter().zip(&results) {
+        if let (ToSettle::File(whole), Err(_)) = (one, result) {
             whole.target.discard();
         }
     }
@@ -158,40 +204,47 @@ fn sync_files(all: &[Finishing<'_>], sync: &mut Latency) -> Vec<(usize, Error)> 
 }
 
 /// Makes the new names durable.
-fn sync_names(all: &[Finishing<'_>], sync: &mut Latency) -> Vec<(usize, Error)> {
-    let failed = |one: &Finishing<'_>, errno| {
-        let error = one.whole.target.failed("sync the directory of", errno);
-        (one.index, error)
+fn sync_names(all: &[Named<'_>], sync: &mut Latency) -> Vec<(usize, Error)> {
+    let failed = |one: &Named<'_>, errno| {
+        let doing = format!("cannot sync the directory of {}", one.display);
+        (
+            one.index,
+            Error::local(doing, why(errno)).at(Side::Receiver),
+        )
     };
-    let mut devices: BTreeMap<u64, BTreeMap<i32, Vec<&Finishing<'_>>>> = BTreeMap::new();
-    for one in all.iter() {
-        let Some(directory) = one.whole.target.directory() else {
-            continue;
-        };
-        if one.whole.target.options().fsync {
-            let directories = devices.entry(one.device).or_default();
-            let same = directories.entry(directory.as_raw_fd()).or_default();
-            same.push(one);
-        }
+    let mut devices: BTreeMap<u64, Vec<&Named<'_>>> = BTreeMap::new();
+    for one in all {
+        devices.entry(one.folder.device()).or_default().push(one);
     }
     let mut errors = Vec::new();
-    for directories in devices.into_values() {
-        let all = || directories.values().flatten();
-        let first = all().min_by_key(|one| one.whole.target.number());
-        match first.filter(|_| directories.len() >= SYNCFS_DIRECTORIES_MIN) {
-            Some(first) => {
-                if let Err(errno) = timed(sync, || rustix::fs::syncfs(first.fd)) {
-                    errors.extend(all().map(|one| failed(one, errno)));
-                }
+    for group in devices.into_values() {
+        let mut folders: BTreeMap<i32, Vec<&Named<'_>>> = BTreeMap::new();
+        for one in &group {
+            let same = folders.entry(one.folder.as_fd().as_raw_fd()).or_default();
+            same.push(one);
+        }
+        let own = group.iter().filter(|one| one.own.is_some()).count();
+        if folders.len() + own >= SYNCFS_DIRECTORIES_MIN {
+            let fd = group[0].folder.as_fd();
+            match timed(sync, || rustix::fs::syncfs(fd)) {
+                Ok(()) => group.iter().for_each(|one| one.folder.all_is_synced()),
+                Err(errno) => errors.extend(group.iter().map(|one| failed(one, errno))),
             }
-            None => {
-                for same in directories.values() {
-                    let directory = same.first().and_then(|one| one.whole.target.directory());
-                    let synced = directory.map(|held| timed(sync, || rustix::fs::fsync(held)));
-                    if let Some(Err(errno)) = synced {
-                        errors.extend(same.iter().map(|one| failed(one, errno)));
-                    }
-                }
+            continue;
+        }
+        for one in &group {
+            if let Some(own) = &one.own
+                && let Err(errno) = timed(sync, || rustix::fs::fsync(own))
+            {
+                errors.push(failed(one, errno));
+            }
+        }
+        for same in folders.into_values() {
+            let folder = same[0].folder;
+            let synced =
+                timed(sync, || rustix::fs::fsync(folder)).and_then(|()| folder.sync_names());
+            if let Err(errno) = synced {
+                errors.extend(same.iter().map(|one| failed(one, errno)));
             }
         }
     }
@@ -218,12 +271,13 @@ impl Whole<'_> {
         let (target, touched) = (self.target, self.touched);
         match target.sink() {
             Sink::File { fd, .. } => {
-                let device = target.finish_size(fd, self.size)?;
+                let stat = target.finish_size(fd, self.size)?;
                 if touched.is_some() {
                     target.hold_against(target.sum_of(fd, self.size, self.pieces)?, touched)?;
                 }
-                let mode = touched.map_or(target.mode(), |touched| touched.mode & 0o7777);
-                let read_back = target.finish_metadata(fd, mode)?;
+                let read_back = target.finish_metadata(fd, &stat, touched)?;
+                #[allow(clippy::unnecessary_cast)] // It differs in type between architectures.
+                let device = stat.st_dev as u64;
                 Ok(Some((fd.as_fd(), device, read_back)))
             }
             Sink::Stdout(_) => target
@@ -276,7 +330,7 @@ impl Target {
         };
         let display = self.display();
         if sum != landed {
-            let wrong = match self.directory() {
+            let wrong = match self.folder() {
                 Some(_) => format!("cannot seal {display}"),
                 None => format!("{display} got what its source does not hold"),
             };
@@ -289,14 +343,14 @@ impl Target {
             .cure("copy it again when nothing writes to it")
             .at(Side::Sender));
         }
-        if !self.options().special_bits && mode & SPECIAL_BITS != 0 && self.directory().is_some() {
+        if !self.options().special_bits && mode & SPECIAL_BITS != 0 && self.folder().is_some() {
             return Err(unproved(display));
         }
         Ok(())
     }
 
-    /// Cuts it to its size; gives its device.
-    fn finish_size(&self, fd: &OwnedFd, size: u64) -> Result<u64> {
+    /// Cuts it to its size; gives what it was.
+    fn finish_size(&self, fd: &OwnedFd, size: u64) -> Result<Stat> {
         let stat = rustix::fs::fstat(fd).map_err(|errno| self.failed("look at", errno))?;
         // Regular files have no negative size.
         let written = stat.st_size as u64;
@@ -311,30 +365,30 @@ impl Target {
         if written > size {
             rustix::fs::ftruncate(fd, size).map_err(|errno| self.failed("cut", errno))?;
         }
-        #[allow(clippy::unnecessary_cast)] // The field differs in type between architectures.
-        Ok(stat.st_dev as u64)
+        Ok(stat)
     }
 
-    /// Mode and time, and the way to read it back, which is opened while the
-    /// temporary file's own mode still allows it.
-    fn finish_metadata(&self, fd: &OwnedFd, mode: u32) -> Result<Option<ReadBack>> {
+    /// All that it has besides its bytes, and the way to read it back, which is opened
+    /// while the temporary file's own mode still allows it.
+    fn finish_metadata(
+        &self,
+        fd: &OwnedFd,
+        stat: &Stat,
+        touched: Option<Touched>,
+    ) -> Result<Option<ReadBack>> {
         let read_back = if self.options().verify {
             let opened = ReadBack::from_disk(fd.as_fd());
             Some(opened.map_err(|errno| self.failed("read back", errno))?)
         } else {
             None
         };
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))
-            .map_err(|errno| self.failed("set the mode of", errno))?;
-        let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: rustix::fs::UTIME_OMIT,
-            },
-            last_modification: self.mtime(),
-        };
-        rustix::fs::futimens(fd, &times)
-            .map_err(|errno| self.failed("set the modification time of", errno))?;
+        if let Some(metadata) = self.metadata() {
+            let mode = touched.map_or(metadata.mode(), |touched| touched.mode & 0o7777);
+            let inherits = self.folder().is_some_and(HeldFolder::hands_acls_on);
+            metadata
+                .apply(fd.as_fd(), stat, mode, inherits)
+                .map_err(|(doing, errno)| self.failed(doing, errno))?;
+        }
         Ok(read_back)
     }
 

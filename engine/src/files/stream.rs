@@ -189,6 +189,7 @@ impl StreamSource {
             mtime_seconds: self.started.0,
             mtime_nanos: self.started.1,
             data: Data::Everywhere,
+            ..Entry::default()
         }
     }
 }

@@ -5,6 +5,8 @@
 //! Invariant (guarantee 1): the final name shows the old file or the whole new
 //! one; a target that is dropped before it was settled leaves nothing behind.
 
+use super::folder::HeldFolder;
+use super::metadata::Metadata;
 use super::place::Place;
 use super::temporary;
 use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, require_space};
@@ -15,7 +17,7 @@ use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
 use crate::protocol::wire::{Data, Entry, EntryKind};
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Timespec};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,6 +61,23 @@ pub struct TargetOptions {
     pub special_bits: bool,
 }
 
+impl TargetOptions {
+    /// Refuses what cannot be had of `entry` at `place`.
+    ///
+    /// # Errors
+    /// As [`Target::create`].
+    pub fn check(&self, place: &Place, entry: &Entry) -> Result<()> {
+        let display = place.display();
+        if self.verify && place.folder().file_system() == FileSystem::Memory {
+            return Err(no_disk(display, "its file system is memory"));
+        }
+        if !self.special_bits && entry.mode & SPECIAL_BITS != 0 {
+            return Err(unproved(display));
+        }
+        Ok(())
+    }
+}
+
 /// Which pieces of a plan a file has: the plan, and its number there.
 pub type Pieces<'a> = (&'a Plan, FileId);
 
@@ -72,8 +91,7 @@ pub struct Target {
     options: TargetOptions,
     /// `None` where nothing is renamed.
     held: Option<NamedTarget>,
-    mode: u32,
-    mtime: Timespec,
+    metadata: Option<Metadata>,
     /// What was received, piece by piece, for the verification.
     sum: Mutex<FileSum>,
     /// See [`Target::in_place_bytes`].
@@ -107,16 +125,18 @@ impl Target {
     /// written; [`ErrorKind::Usage`] when verification is asked for where
     /// there is no disk; [`ErrorKind::Unauthorised`] for privileged bits that
     /// are not taken. Nothing is left behind.
-    pub fn create(place: Place, entry: &Entry, options: TargetOptions) -> Result<Self> {
+    pub fn create(
+        place: Place,
+        entry: &Entry,
+        metadata: Metadata,
+        options: TargetOptions,
+    ) -> Result<Self> {
         let display = place.display().to_owned();
-        let file_system = FileSystem::of(place.directory());
-        if options.verify && file_system == FileSystem::Memory {
-            return Err(no_disk(&display, "its file system is memory"));
+        let file_system = place.folder().file_system();
+        options.check(&place, entry)?;
+        if entry.data_bytes() >= ALLOCATE_BYTES_MIN {
+            require_space(place.directory(), &display, entry.data_bytes())?;
         }
-        if !options.special_bits && entry.mode & SPECIAL_BITS != 0 {
-            return Err(unproved(&display));
-        }
-        require_space(place.directory(), &display, entry.data_bytes())?;
         let (fd, temporary) = temporary::create(&place)?;
         // From here on the drop removes the temporary file.
         let mut target = Self {
@@ -127,11 +147,7 @@ impl Target {
                 temporary,
                 present: AtomicBool::new(true),
             }),
-            mode: entry.mode & 0o7777,
-            mtime: Timespec {
-                tv_sec: entry.mtime_seconds,
-                tv_nsec: i64::from(entry.mtime_nanos.min(999_999_999)) as _,
-            },
+            metadata: Some(metadata),
             sum: Mutex::default(),
             in_place_bytes: AtomicU64::new(0),
             in_memory: file_system == FileSystem::Memory,
@@ -214,11 +230,7 @@ impl Target {
             sink,
             options,
             held: None,
-            mode: 0,
-            mtime: Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            },
+            metadata: None,
             sum: Mutex::default(),
             in_place_bytes: AtomicU64::new(0),
             in_memory: false,
@@ -369,8 +381,8 @@ impl Target {
     }
 
     /// The directory of its name, where it has one.
-    pub(super) fn directory(&self) -> Option<BorrowedFd<'_>> {
-        self.held.as_ref().map(|held| held.place.directory())
+    pub(super) fn folder(&self) -> Option<&HeldFolder> {
+        self.held.as_ref().map(|held| held.place.folder())
     }
 
     /// Lower than that of every target that was made after it.
@@ -382,13 +394,9 @@ impl Target {
         &self.options
     }
 
-    /// The permission bits that it is to get.
-    pub(super) fn mode(&self) -> u32 {
-        self.mode
-    }
-
-    pub(super) fn mtime(&self) -> Timespec {
-        self.mtime
+    /// What it is to get besides its bytes, where it is a file.
+    pub(super) fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 
     /// What was received so far.

@@ -29,6 +29,40 @@ pub fn is_temporary(name: &[u8]) -> bool {
     })
 }
 
+/// Why nothing was made.
+pub(super) enum NotMade {
+    /// The call's own reason.
+    Errno(Errno),
+    /// There is no name.
+    Error(Error),
+}
+
+/// A name that nobody has, for what `make` makes under it.
+///
+/// # Errors
+/// It cannot be made.
+pub(super) fn named(
+    make: impl Fn(&str) -> rustix::io::Result<()>,
+) -> std::result::Result<String, NotMade> {
+    let mut errno = Errno::EXIST;
+    for _ in 0..NAMES_TRIED_MAX {
+        let name = new_name().map_err(NotMade::Error)?;
+        match make(&name) {
+            Ok(()) => return Ok(name),
+            Err(Errno::EXIST) => {}
+            Err(failed) => {
+                errno = failed;
+                break;
+            }
+        }
+    }
+    Err(NotMade::Errno(errno))
+}
+
+fn new_name() -> Result<String> {
+    Ok(format!("{PREFIX}{:016x}", u64::from_ne_bytes(random()?)))
+}
+
 /// A new file in the place's directory under a name that nobody has, locked.
 ///
 /// # Errors
@@ -37,7 +71,7 @@ pub(super) fn create(place: &Place) -> Result<(OwnedFd, String)> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut errno = Errno::EXIST;
     for _ in 0..NAMES_TRIED_MAX {
-        let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random()?));
+        let name = new_name()?;
         let open = || rustix::fs::openat(place.directory(), &name, flags, Mode::RUSR | Mode::WUSR);
         match descriptors::patiently(open) {
             Ok(fd) if is_ours(&fd) => return Ok((fd, name)),

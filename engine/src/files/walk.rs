@@ -4,17 +4,28 @@
 //! Invariant: names are opened in their order and each once, and no more
 //! descriptors are open than there was room for.
 
+use super::attributes;
+use super::beneath::{DIRECTORY, check_path, open_beneath, unfit, why_beneath};
 use super::generated::Generated;
 use super::missing::Missing;
-use super::source::{FileSource, NotOpened, Source};
+use super::owners::OwnerNames;
+use super::regular::{FileSource, NotOpened};
+use super::shown;
+use super::source::Source;
 use super::stream::{StreamNews, StreamSource};
+use super::tree::offered::OfferedFolders;
+use super::tree::scan::{ScanOptions, TreeScan};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::kernel::descriptors;
+use crate::kernel::descriptors::Exhaustion;
 use crate::kernel::random::random;
-use crate::options::{LocalSource, Pattern, RemoteSource};
+use crate::limits;
+use crate::options::{LocalSource, Pattern, RemoteSource, TreeOptions, is_contents};
 use crate::protocol::credit::Cut;
+use crate::protocol::sender::Offered;
 use crate::protocol::wire::{Data, Entry, EntryKind};
-use std::collections::VecDeque;
+use rustix::fs::{CWD, Mode};
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -80,6 +91,10 @@ pub type Tell = Box<dyn FnMut(StreamNews) + Send>;
 pub struct Walk {
     reach: Reach,
     names: VecDeque<NamedSource>,
+    /// The directory that is being read.
+    tree: Option<TreeScan>,
+    options: TreeOptions,
+    owner_names: OwnerNames,
     /// One source and no other: what keeps it from being opened is the
     /// transfer's failure.
     is_alone: bool,
@@ -93,11 +108,23 @@ pub struct Walk {
 }
 
 /// One part.
+#[derive(Default)]
 pub struct Batch {
-    /// As they are offered, and open.
-    pub files: Vec<(Entry, Arc<Source>)>,
+    /// As they are offered, in order.
+    pub offered: Offered,
+    /// Where their bytes come from.
+    pub sources: Vec<Arc<Source>>,
     /// It was cut short as every descriptor was in use.
     pub ran_out: bool,
+    /// Sockets that were passed over.
+    pub sockets: u64,
+}
+
+impl Batch {
+    fn push(&mut self, entry: Entry, source: Source) {
+        self.offered.entries.push(entry);
+        self.sources.push(Arc::new(source));
+    }
 }
 
 impl Walk {
@@ -107,6 +134,7 @@ impl Walk {
         reach: Reach,
         names: impl IntoIterator<Item = impl Into<NamedSource>>,
         has_all: bool,
+        options: TreeOptions,
         drop_cache: bool,
         chunk_bytes: u32,
     ) -> Self {
@@ -115,6 +143,9 @@ impl Walk {
             reach,
             is_alone: has_all && names.len() == 1,
             names,
+            tree: None,
+            options,
+            owner_names: OwnerNames::default(),
             drop_cache,
             chunk_bytes,
             is_in_order: false,
@@ -155,15 +186,15 @@ impl Walk {
         self.names.len()
     }
 
-    /// True when every name so far was opened.
+    /// True when every name so far was opened, and every directory read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.names.is_empty() && self.tree.is_none()
     }
 
-    /// Opens what one segment of `room` descriptors takes of the next names;
-    /// `waits` for the first where every descriptor is in use, which ends in that
-    /// file's failure. Without, such a part may be empty.
+    /// Opens what one segment of `room` descriptors takes of the next names, or reads so
+    /// much of a directory; `waits` for the first where every descriptor is in use,
+    /// which ends in that file's failure. Without, such a part may be empty.
     /// What keeps one of several from being opened is that file's failure alone.
     ///
     /// # Errors
@@ -171,82 +202,215 @@ impl Walk {
     /// or concern all of them.
     pub fn next_batch(&mut self, room: u32, waits: bool) -> Result<Batch> {
         let mut cut = Cut::new(room);
-        let mut batch = Batch {
-            files: Vec::new(),
-            ran_out: false,
-        };
-        while let Some(named) = self.names.front()
-            && cut.takes(named.kind())
-        {
+        let mut batch = Batch::default();
+        let mut folders = OfferedFolders::default();
+        loop {
+            if let Some(tree) = self.tree.take() {
+                self.read_tree(tree, &mut cut, &mut folders, &mut batch);
+                if self.tree.is_some() {
+                    break;
+                }
+            }
+            let Some(named) = self.names.front() else {
+                break;
+            };
+            if !cut.takes(&named.kind(), 0) || batch.ran_out {
+                break;
+            }
             let named = named.clone();
-            let waits = waits && batch.files.is_empty();
-            let source = match self.open_or_miss(&named, waits) {
-                Ok(source) => source,
+            let waits = waits && batch.sources.is_empty();
+            match self.open_or_miss(&named, waits) {
+                Ok(WalkOpened::Entry(opened)) => {
+                    let (entry, source) = *opened;
+                    cut.add(&entry);
+                    batch.push(entry, source);
+                }
+                Ok(WalkOpened::Tree(tree)) => self.tree = Some(*tree),
                 Err(NotOpened::Exhausted(_)) => {
                     batch.ran_out = true;
                     break;
                 }
                 Err(not_opened) => return Err(not_opened.into()),
-            };
+            }
             self.names.pop_front();
-            let mut entry = source.entry();
-            if self.is_in_order {
-                entry.data = Data::Everywhere;
+        }
+        batch.offered.folders = folders.into_folders();
+        self.name_owners(&mut batch.offered);
+        Ok(batch)
+    }
+
+    /// Takes what the segment takes of a directory, which stays where there is more.
+    fn read_tree(
+        &mut self,
+        mut tree: TreeScan,
+        cut: &mut Cut,
+        folders: &mut OfferedFolders,
+        batch: &mut Batch,
+    ) {
+        while cut.takes(&EntryKind::File, tree.depth())
+            && cut.entries() < limits::TREE_SEGMENT_ENTRIES_MAX
+        {
+            let known = folders.count();
+            let Some((entry, source)) = tree.next(folders) else {
+                batch.sockets += tree.sockets();
+                return;
+            };
+            for folder in folders.since(known) {
+                cut.add_folder(&folder.name);
             }
             cut.add(&entry);
-            batch.files.push((entry, Arc::new(source)));
+            batch.push(entry, source);
         }
-        Ok(batch)
+        self.tree = Some(tree);
+    }
+
+    /// Tells what the entries' users and groups are called here.
+    fn name_owners(&mut self, offered: &mut Offered) {
+        if self.options.numeric_ids {
+            return;
+        }
+        let owners = offered.entries.iter().filter_map(|entry| entry.owner);
+        let (mut users, mut groups) = (BTreeSet::new(), BTreeSet::new());
+        for owner in owners {
+            users.insert(owner.user);
+            groups.insert(owner.group);
+        }
+        let most = limits::SEGMENT_IDS_MAX;
+        let names = &mut self.owner_names;
+        let users = users.into_iter().take(most);
+        offered.users = users.filter_map(|id| names.user(id)).collect();
+        let groups = groups.into_iter().take(most);
+        offered.groups = groups.filter_map(|id| names.group(id)).collect();
     }
 
     /// The source, or what stands for one of several that cannot be opened.
     /// `waits` for a descriptor, where that is what is missing.
-    fn open_or_miss(&mut self, named: &NamedSource, waits: bool) -> Result<Source, NotOpened> {
+    fn open_or_miss(&mut self, named: &NamedSource, waits: bool) -> Result<WalkOpened, NotOpened> {
         let opened = match named {
-            NamedSource::Path(path) if waits => descriptors::patiently(|| self.open_file(path)),
+            NamedSource::Path(path) if waits => descriptors::patiently(|| self.open_path(path)),
             named => self.open(named),
         };
         let error = match opened {
-            Ok(source) => return Ok(source),
+            Ok(opened) => return Ok(opened),
             Err(NotOpened::Exhausted(error)) if !waits => return Err(NotOpened::Exhausted(error)),
             Err(not_opened) => Error::from(not_opened).at(Side::Sender),
         };
         let is_its_own = matches!(error.kind, ErrorKind::Local | ErrorKind::Usage);
         match named {
             NamedSource::Path(path) if is_its_own && !self.is_alone => {
-                Ok(Missing::new(path, error).map(Source::Missing)?)
+                let missing = Missing::new(path, error)?;
+                let entry = missing.entry().clone();
+                let opened = (entry, Source::Missing(missing));
+                Ok(WalkOpened::Entry(Box::new(opened)))
             }
             _ => Err(error.into()),
         }
     }
 
-    fn open(&mut self, named: &NamedSource) -> Result<Source, NotOpened> {
-        Ok(match named {
-            NamedSource::Path(path) => self.open_file(path)?,
+    fn open(&mut self, named: &NamedSource) -> Result<WalkOpened, NotOpened> {
+        let (entry, source) = match named {
+            NamedSource::Path(path) => return self.open_path(path),
             NamedSource::Stdin => {
                 let tell = self.tell.take().unwrap_or_else(|| Box::new(drop));
-                Source::Stream(StreamSource::stdin(self.chunk_bytes, tell)?)
+                let stream = StreamSource::stdin(self.chunk_bytes, tell)?;
+                (stream.entry(), Source::Stream(stream))
             }
             NamedSource::Generated { pattern, bytes } => {
                 if let Some(error) = &self.no_generated {
                     return Err(error.clone().into());
                 }
                 let seed = u64::from_le_bytes(random()?);
-                Source::Generated(Generated::new(*pattern, *bytes, seed))
+                let generated = Generated::new(*pattern, *bytes, seed);
+                (generated.entry(), Source::Generated(generated))
             }
-        })
+        };
+        Ok(WalkOpened::Entry(Box::new((entry, source))))
     }
 
-    fn open_file(&self, path: &[u8]) -> Result<Source, NotOpened> {
-        let mut file = match &self.reach {
-            Reach::User => FileSource::try_local(Path::new(OsStr::from_bytes(path)))?,
-            Reach::Beneath(root) => FileSource::try_beneath(root.as_fd(), path)?,
+    fn open_path(&self, path: &[u8]) -> Result<WalkOpened, NotOpened> {
+        let trimmed = match path.iter().rposition(|byte| *byte != b'/') {
+            Some(last) => &path[..=last],
+            // The root, and nothing is above it.
+            None => return self.open_tree(path),
+        };
+        // A slash at its end asks for a directory.
+        if trimmed.len() < path.len() {
+            return self.open_tree(path);
+        }
+        let opened = match &self.reach {
+            Reach::User => FileSource::try_local(Path::new(OsStr::from_bytes(path))),
+            Reach::Beneath(root) => FileSource::try_beneath(root.as_fd(), path),
+        };
+        let mut file = match opened {
+            // Nothing that is handed on in order is a tree.
+            Err(NotOpened::Directory(error)) if self.is_in_order => {
+                return Err(error.cure("name a file").into());
+            }
+            Err(NotOpened::Directory(_)) => return self.open_tree(path),
+            opened => opened?,
         };
         if self.drop_cache {
             file.prefer_direct();
         }
-        Ok(Source::File(file))
+        let mut entry = file.entry();
+        if self.is_in_order {
+            // Who takes bytes in order takes their zeros, and nothing else.
+            entry.data = Data::Everywhere;
+        }
+        entry.owner = entry.owner.filter(|_| self.options.owners);
+        if self.options.attributes {
+            let read = attributes::read(attributes::of(&file.fd()), file.display());
+            entry.attributes = Some(read.map_err(|error| error.at(Side::Sender))?);
+        }
+        Ok(WalkOpened::Entry(Box::new((entry, Source::File(file)))))
     }
+
+    /// A directory, or its contents where its path ends in a slash.
+    fn open_tree(&self, path: &[u8]) -> Result<WalkOpened, NotOpened> {
+        let display = shown(path);
+        let end = path.iter().rposition(|byte| *byte != b'/');
+        let trimmed = &path[..end.map_or(0, |last| last + 1)];
+        let (opened, name) = match &self.reach {
+            Reach::User => {
+                let typed = Path::new(OsStr::from_bytes(path));
+                let opened = rustix::fs::openat(CWD, typed, DIRECTORY, Mode::empty());
+                (opened, typed.file_name().map(OsStrExt::as_bytes))
+            }
+            Reach::Beneath(root) if trimmed.is_empty() => {
+                (open_beneath(root.as_fd(), b".", DIRECTORY), None)
+            }
+            Reach::Beneath(root) => {
+                check_path(trimmed)
+                    .map_err(|why| unfit(&format!("cannot read {display:?}"), why))
+                    .map_err(|error| error.at(Side::Sender))?;
+                let name = trimmed.rsplit(|byte| *byte == b'/').next();
+                (open_beneath(root.as_fd(), trimmed, DIRECTORY), name)
+            }
+        };
+        let fd = opened.map_err(|errno| {
+            let doing = format!("cannot open the directory {display}");
+            let error = Error::local(doing, why_beneath(errno)).at(Side::Sender);
+            match errno.is_exhaustion() {
+                true => NotOpened::Exhausted(error),
+                false => NotOpened::Refused(error),
+            }
+        })?;
+        // "..", or a slash or a dot at its end: what is in it.
+        let name = name.filter(|_| !is_contents(path));
+        let options = ScanOptions {
+            owners: self.options.owners,
+            attributes: self.options.attributes,
+            one_file_system: self.options.one_file_system,
+        };
+        let tree = TreeScan::new(fd, name.unwrap_or_default(), display, options)?;
+        Ok(WalkOpened::Tree(Box::new(tree)))
+    }
+}
+
+/// What a name came to.
+enum WalkOpened {
+    Entry(Box<(Entry, Source)>),
+    Tree(Box<TreeScan>),
 }
 
 #[cfg(test)]

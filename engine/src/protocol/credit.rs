@@ -4,27 +4,27 @@
 //! that are offered and not done never exceeds what the receiver allowed, and
 //! both ends weigh an entry alike, from what its offer says of it.
 
-use super::wire::{Data, Entry, EntryKind};
+use super::wire::{Data, Entry, EntryKind, FolderId};
 use super::{SegmentId, Violation};
 use crate::limits;
 use std::collections::BTreeMap;
 
 /// Descriptors that an entry may take at either end: the file, the same file
-/// opened past the page cache, and a directory of its own.
+/// opened past the page cache, and its directory, unless the entry before it, which
+/// lies in `before`, has that already.
 #[must_use]
-pub fn descriptors_of(entry: &Entry) -> u32 {
+pub fn descriptors_of(entry: &Entry, before: FolderId) -> u32 {
     let is_direct = entry.kind == EntryKind::File && entry.size >= limits::DIRECT_BYTES_MIN;
-    let has_directory = entry.name.contains(&b'/');
-    1 + u32::from(is_direct) + u32::from(has_directory)
+    let has_directory = entry.folder != 0 && entry.folder != before;
+    u32::from(entry.kind.has_bytes()) + u32::from(is_direct) + u32::from(has_directory)
 }
 
 /// What all entries of a segment take.
 #[must_use]
 pub fn descriptors_of_all(entries: &[Entry]) -> u32 {
-    entries
-        .iter()
-        .map(descriptors_of)
-        .fold(0, u32::saturating_add)
+    let mut before = 0;
+    let take = |entry: &Entry| descriptors_of(entry, std::mem::replace(&mut before, entry.folder));
+    entries.iter().map(take).fold(0, u32::saturating_add)
 }
 
 /// The descriptors of the segments that are offered and not done.
@@ -117,6 +117,9 @@ impl Credit {
 pub struct Cut {
     room: u32,
     entries: usize,
+    folders: usize,
+    /// That of the last entry.
+    folder: FolderId,
     names_bytes: usize,
     data_ranges: usize,
     is_stream: bool,
@@ -129,6 +132,8 @@ impl Cut {
         Self {
             room,
             entries: 0,
+            folders: 0,
+            folder: 0,
             names_bytes: 0,
             data_ranges: 0,
             is_stream: false,
@@ -136,29 +141,46 @@ impl Cut {
     }
 
     /// True when another entry fits, whatever it is; a stream only where
-    /// nothing else is.
+    /// nothing else is. `folders_ahead` are those that it may bring with it, at most,
+    /// and a link's first name besides.
     #[must_use]
-    pub fn takes(&self, kind: EntryKind) -> bool {
+    pub fn takes(&self, kind: &EntryKind, folders_ahead: usize) -> bool {
         let is_alone = self.entries == 0;
+        let most_bytes = limits::ENTRY_NAMES_BYTES_MAX + folders_ahead * limits::NAME_BYTES_MAX;
         let fits = self.entries < limits::SEGMENT_ENTRIES_MAX
-            && self.names_bytes + limits::PATH_BYTES_MAX <= limits::SEGMENT_NAMES_BYTES_MAX
+            && self.folders + folders_ahead <= limits::SEGMENT_FOLDERS_MAX
+            && self.names_bytes + most_bytes <= limits::SEGMENT_NAMES_BYTES_MAX
             && self.data_ranges + limits::DATA_RANGES_MAX <= limits::SEGMENT_DATA_RANGES_MAX
             && self.room >= limits::ENTRY_DESCRIPTORS_MAX;
         match kind {
-            EntryKind::File => !self.is_stream && (is_alone || fits),
             EntryKind::Stream => is_alone,
+            _ => !self.is_stream && (is_alone || fits),
         }
+    }
+
+    /// Entries that are in it.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// A directory of that name is told of.
+    pub fn add_folder(&mut self, name: &[u8]) {
+        self.folders += 1;
+        self.names_bytes += name.len();
     }
 
     /// The entry is in the segment.
     pub fn add(&mut self, entry: &Entry) {
         self.entries += 1;
-        self.names_bytes += entry.name.len();
+        self.names_bytes += entry.names_bytes();
         if let Data::Ranges(ranges) = &entry.data {
             self.data_ranges += ranges.len();
         }
         self.is_stream |= entry.kind == EntryKind::Stream;
-        self.room = self.room.saturating_sub(descriptors_of(entry));
+        let taken = descriptors_of(entry, self.folder);
+        self.folder = entry.folder;
+        self.room = self.room.saturating_sub(taken);
     }
 }
 
@@ -168,7 +190,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(name: &str, size: u64) -> Entry {
+        // "d/a" lies in the directory of number 1.
+        let (folder, name) = name
+            .split_once('/')
+            .map_or((0, name), |(_, name)| (1, name));
         Entry {
+            folder,
             name: name.as_bytes().to_vec(),
             kind: EntryKind::File,
             size,
@@ -176,19 +203,23 @@ mod tests {
             mtime_seconds: 0,
             mtime_nanos: 0,
             data: Data::Everywhere,
+            ..Entry::default()
         }
     }
 
     #[test]
     fn an_entry_weighs_what_it_may_open() {
-        assert_eq!(descriptors_of(&entry("a", 0)), 1);
-        assert_eq!(descriptors_of(&entry("a", limits::DIRECT_BYTES_MIN)), 2);
-        assert_eq!(descriptors_of(&entry("d/a", limits::DIRECT_BYTES_MIN)), 3);
+        assert_eq!(descriptors_of(&entry("a", 0), 0), 1);
+        assert_eq!(descriptors_of(&entry("a", limits::DIRECT_BYTES_MIN), 0), 2);
+        assert_eq!(
+            descriptors_of(&entry("d/a", limits::DIRECT_BYTES_MIN), 0),
+            3
+        );
         let stream = Entry {
             kind: EntryKind::Stream,
             ..entry("a", 0)
         };
-        assert_eq!(descriptors_of(&stream), 1);
+        assert_eq!(descriptors_of(&stream, 0), 1);
     }
 
     #[test]
@@ -232,12 +263,12 @@ mod tests {
     #[test]
     fn a_stream_is_alone_and_names_fit_a_message() {
         let mut cut = Cut::new(1000);
-        assert!(cut.takes(EntryKind::Stream));
+        assert!(cut.takes(&EntryKind::Stream, 0));
         cut.add(&entry("a", 0));
-        assert!(!cut.takes(EntryKind::Stream) && cut.takes(EntryKind::File));
+        assert!(!cut.takes(&EntryKind::Stream, 0) && cut.takes(&EntryKind::File, 0));
         let long = "x".repeat(limits::PATH_BYTES_MAX);
         let mut names_bytes = 1;
-        while cut.takes(EntryKind::File) {
+        while cut.takes(&EntryKind::File, 0) {
             cut.add(&entry(&long, 0));
             names_bytes += long.len();
         }
@@ -247,7 +278,7 @@ mod tests {
             kind: EntryKind::Stream,
             ..entry("a", 0)
         });
-        assert!(!stream.takes(EntryKind::File));
+        assert!(!stream.takes(&EntryKind::File, 0));
     }
 
     proptest! {
@@ -272,7 +303,7 @@ mod tests {
                     continue;
                 }
                 let (mut cut, mut entries) = (Cut::new(room), Vec::new());
-                while cut.takes(EntryKind::File) && let Some((large, deep)) = files.next() {
+                while cut.takes(&EntryKind::File, 0) && let Some((large, deep)) = files.next() {
                     let size = if large { limits::DIRECT_BYTES_MIN } else { 9 };
                     let entry = entry(if deep { "d/a" } else { "a" }, size);
                     cut.add(&entry);

@@ -17,6 +17,7 @@ mod tests;
 use super::wire::{Answer, ByteRange, Data, EntryKind, Offer, Verdict};
 use super::{ChunkId, FileId, Violation};
 use crate::limits;
+use serde::Serialize;
 use std::ops::Range;
 
 /// One wanted extent and the place it got.
@@ -421,21 +422,12 @@ pub fn digest(offer: &Offer, verdicts: &[Verdict]) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new_derive_key("haul 1 plan digest");
     hasher.update(&offer.transfer.0);
     hasher.update(&offer.segment.to_le_bytes());
+    // As they go over the wire: nothing that is said of an entry can be another
+    // at the other end.
+    let around = (&offer.folders, &offer.users, &offer.groups);
+    let mut bytes = hash_said(&mut hasher, &around, Vec::new());
     for (entry, verdict) in offer.entries.iter().zip(verdicts) {
-        hasher.update(&(entry.name.len() as u64).to_le_bytes());
-        hasher.update(&entry.name);
-        hasher.update(&[match entry.kind {
-            EntryKind::File => 0,
-            EntryKind::Stream => 1,
-        }]);
-        hasher.update(&entry.size.to_le_bytes());
-        match &entry.data {
-            Data::Everywhere => drop(hasher.update(&[0])),
-            Data::Ranges(ranges) => {
-                hasher.update(&[1]);
-                hash_ranges(&mut hasher, ranges);
-            }
-        }
+        bytes = hash_said(&mut hasher, entry, bytes);
         match verdict {
             Verdict::Skip => drop(hasher.update(&[0])),
             Verdict::Whole => drop(hasher.update(&[1])),
@@ -449,6 +441,16 @@ pub fn digest(offer: &Offer, verdicts: &[Verdict]) -> [u8; 16] {
     let mut digest = [0; 16];
     digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     digest
+}
+
+/// Adds what is said, by way of `buffer`, which is given back.
+fn hash_said<T: Serialize>(hasher: &mut blake3::Hasher, said: &T, mut buffer: Vec<u8>) -> Vec<u8> {
+    buffer.clear();
+    // Writing to memory does not fail, and none of our types refuses.
+    let bytes = postcard::to_extend(said, buffer).expect("an offer is plain data");
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(&bytes);
+    bytes
 }
 
 fn hash_ranges(hasher: &mut blake3::Hasher, ranges: &[ByteRange]) {

@@ -6,6 +6,7 @@
 
 use super::house::{House, ServerEvent};
 use crate::error::{Error, Result, Side};
+use crate::files::metadata::Keeping;
 use crate::files::target::TargetOptions;
 use crate::files::walk::{Reach, Walk};
 use crate::kernel::descriptors::{self, Share};
@@ -17,7 +18,7 @@ use crate::protocol::names::{Hearing, Saying};
 use crate::protocol::session::{SessionOutput, Way};
 use crate::protocol::wire::{Begin, Join, Message, Task};
 use crate::protocol::{ConnectionId, TransferId};
-use crate::session::destination::Asked;
+use crate::session::destination::{Asked, Making};
 use crate::session::inbox::{Done, Inner, Opened};
 use crate::session::role::Role;
 use crate::session::running::{Active, Running};
@@ -69,10 +70,18 @@ impl Serving {
     fn push(&mut self, running: &mut Running, begin: &Begin, target: RemoteTarget) -> Result<()> {
         let asked = match (target, &self.house.local_target) {
             (RemoteTarget::Path { .. }, Some(target)) => Asked::from(target.clone()),
-            (RemoteTarget::Path { path, directory }, None) => Asked::Beneath {
+            (
+                RemoteTarget::Path {
+                    path,
+                    directory,
+                    make,
+                },
+                None,
+            ) => Asked::Beneath {
                 root: self.house.root.clone(),
                 path,
                 directory,
+                make,
             },
             (RemoteTarget::Null, _) if self.house.allow_null => Asked::Null,
             (RemoteTarget::Null, _) => return Err(null_refused(Side::Receiver)),
@@ -85,7 +94,12 @@ impl Serving {
         };
         let share = share(running, begin);
         let descriptors_max = Some(share.count());
-        running.receive(asked, options, share, Saying::new(Vec::new()))?;
+        let making = Making {
+            options,
+            pass_over: begin.pass_over,
+            keeping: Keeping::new(self.session.authenticated),
+        };
+        running.receive(asked, making, share, Saying::new(Vec::new()))?;
         begun(running, begin.transfer, descriptors_max);
         Ok(())
     }
@@ -100,7 +114,7 @@ impl Serving {
         let share = share(running, &begin);
         let (reach, transfer) = (Reach::Beneath(self.house.root.clone()), begin.transfer);
         let (drop_cache, chunk_bytes) = (begin.drop_cache, begin.chunk_bytes);
-        let mut walk = Walk::new(reach, sources, last, drop_cache, chunk_bytes)
+        let mut walk = Walk::new(reach, sources, last, begin.tree, drop_cache, chunk_bytes)
             .in_order(begin.window_bytes.is_some());
         if !self.house.allow_null {
             walk = walk.refusing_generated(null_refused(Side::Sender));
@@ -108,6 +122,7 @@ impl Serving {
         let peer = begin.descriptors_max.unwrap_or(0);
         let room = Credit::new(share.count(), peer).room(0);
         self.starting = Some((begin, share, Hearing::new(last)));
+        let walk = Box::new(walk);
         let open = move || Done::Opened(Opened::next(walk, room, true));
         let failed = |error| Done::Opened(Err(error));
         running.core.hand(transfer, open, failed);

@@ -4,11 +4,14 @@
 //! once and held from then on, so that all files of a transfer go to the same
 //! one, by one descriptor.
 
-use crate::error::{Error, Result};
-use crate::files::place;
+use crate::error::{Error, Result, Side};
+use crate::files::metadata::{Keeping, Metadata};
+use crate::files::node::{Node, refuse_unproved_device};
+use crate::files::place::{self, Place, ResolvedTarget};
 use crate::files::target::{Target, TargetOptions};
-use crate::options::LocalTarget;
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::files::tree::make::{OfferFolders, TargetFolders};
+use crate::options::{LocalTarget, PassOver};
+use crate::protocol::wire::{Entry, EntryKind, Offer, Verdict};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,11 +23,13 @@ pub(crate) enum Asked {
         root: Arc<OwnedFd>,
         path: Vec<u8>,
         directory: bool,
+        make: bool,
     },
     /// Where the local user said.
     Local {
         path: PathBuf,
         directory: bool,
+        make: bool,
     },
     Stdout,
     Null,
@@ -33,33 +38,67 @@ pub(crate) enum Asked {
 impl From<LocalTarget> for Asked {
     fn from(target: LocalTarget) -> Self {
         match target {
-            LocalTarget::Path { path, directory } => Self::Local { path, directory },
+            LocalTarget::Path {
+                path,
+                directory,
+                make,
+            } => Self::Local {
+                path,
+                directory,
+                make,
+            },
             LocalTarget::Stdout => Self::Stdout,
             LocalTarget::Null => Self::Null,
         }
     }
 }
 
+/// How its targets are made.
+pub(crate) struct Making {
+    pub(crate) options: TargetOptions,
+    pub(crate) pass_over: PassOver,
+    pub(crate) keeping: Arc<Keeping>,
+}
+
+/// What an entry became at the receiver, until it is settled.
+#[derive(Clone)]
+pub(crate) enum PreparedTarget {
+    /// What bytes land in.
+    Bytes(Arc<Target>),
+    /// What has none.
+    Node(Arc<Node>),
+}
+
 /// The same, as it was found.
 pub(super) struct Destination {
     asked: Asked,
-    resolved: Mutex<Option<place::ResolvedTarget>>,
+    making: Making,
+    resolved: Mutex<Option<ResolvedTarget>>,
+    /// Directories that were made or opened for the last offer.
+    folders: Mutex<TargetFolders>,
 }
+
+/// What becomes of an entry, and where it goes if it is wanted.
+type Prepared = (Verdict, Option<PreparedTarget>);
 
 impl Destination {
     /// Nothing is looked up yet.
-    pub(super) fn new(asked: Asked) -> Self {
+    pub(super) fn new(asked: Asked, making: Making) -> Self {
         Self {
             asked,
+            making,
             resolved: Mutex::default(),
+            folders: Mutex::default(),
         }
     }
 
+    /// How its targets are made.
+    pub(super) fn making(&self) -> &Making {
+        &self.making
+    }
+
     /// What `resolve` finds, the first time.
-    fn resolved(
-        &self,
-        resolve: impl FnOnce() -> Result<place::ResolvedTarget>,
-    ) -> Result<place::ResolvedTarget> {
+    fn resolved(&self, resolve: impl FnOnce() -> Result<ResolvedTarget>) -> Result<ResolvedTarget> {
         let mut resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = &*resolved {
             return Ok(place.clone());
@@ -68,39 +107,147 @@ impl Destination {
         Ok(resolved.insert(place).clone())
     }
 
-    /// Creates the targets of one segment, in order; blocks.
-    pub(super) fn create_all(
-        &self,
-        entries: &[Entry],
-        options: TargetOptions,
-    ) -> Vec<Result<Target>> {
-        let place = match &self.asked {
+    /// Looks at and creates the targets of one segment, in order; blocks.
+    pub(super) fn prepare(&self, offer: &Offer) -> Vec<Prepared> {
+        let target = match &self.asked {
             Asked::Beneath {
                 root,
                 path,
                 directory,
-            } => self.resolved(|| place::resolve_beneath(root.as_fd(), path, *directory)),
-            Asked::Local { path, directory } => {
-                self.resolved(|| place::resolve_local(path, *directory))
+                make,
+            } => self.resolved(|| place::resolve_beneath(root.as_fd(), path, *directory, *make)),
+            Asked::Local {
+                path,
+                directory,
+                make,
+            } => self.resolved(|| place::resolve_local(path, *directory, *make)),
+            Asked::Stdout | Asked::Null => {
+                let entries = offer.entries.iter();
+                return entries.map(|entry| self.without_a_place(entry)).collect();
             }
-            Asked::Stdout => return entries.iter().map(|_| Target::stdout(options)).collect(),
-            Asked::Null => return entries.iter().map(|_| Target::null(options)).collect(),
         };
         // Each file alone may fit where all of them do not.
-        let bytes = entries
-            .iter()
-            .map(Entry::data_bytes)
-            .fold(0, u64::saturating_add);
-        let place = place.and_then(|place| place.require_space(bytes).map(|()| place));
-        let create = |entry: &Entry| match &place {
-            // What its peer calls it is no name that anybody typed.
-            Ok(place) if place.is_directory() && entry.kind == EntryKind::Stream => Err(
-                Error::usage("cannot copy standard input into a directory: it has no name there")
-                    .cure("name the file"),
-            ),
-            Ok(place) => Target::create(place.place(&entry.name)?, entry, options),
-            Err(error) => Err(error.clone()),
+        let bytes = offer.entries.iter().map(Entry::data_bytes);
+        let bytes = bytes.fold(0, u64::saturating_add);
+        let target = target.and_then(|target| {
+            require_one_top(&target, offer)?;
+            target.require_space(bytes).map(|()| target)
+        });
+        let target = match target {
+            Ok(target) => target,
+            Err(error) => {
+                let refused = || (Verdict::Refused(error.clone().at(Side::Receiver)), None);
+                return offer.entries.iter().map(|_| refused()).collect();
+            }
         };
-        entries.iter().map(create).collect()
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let folders = folders.of_offer(&target, offer);
+        let entries = offer.entries.iter();
+        entries
+            .map(|entry| {
+                let prepared = self.entry(&target, &folders, offer, entry);
+                prepared.unwrap_or_else(|error| (Verdict::Refused(error.at(Side::Receiver)), None))
+            })
+            .collect()
     }
+
+    /// Standard output and null sinks.
+    fn without_a_place(&self, entry: &Entry) -> Prepared {
+        let options = self.making.options;
+        let made = match (&self.asked, entry.kind.has_bytes()) {
+            (Asked::Null, true) => Target::null(options),
+            // Nothing is made of it, and nothing is missing.
+            (Asked::Null, false) => return (Verdict::Skip, None),
+            (_, true) => Target::stdout(options),
+            (_, false) => Err(Error::usage(
+                "cannot copy a directory to standard output: only a file can go there",
+            )),
+        };
+        match made {
+            Ok(target) => (
+                Verdict::Whole,
+                Some(PreparedTarget::Bytes(Arc::new(target))),
+            ),
+            Err(error) => (Verdict::Refused(error.at(Side::Receiver)), None),
+        }
+    }
+
+    fn entry(
+        &self,
+        target: &ResolvedTarget,
+        folders: &OfferFolders,
+        offer: &Offer,
+        entry: &Entry,
+    ) -> Result<Prepared> {
+        // What its peer calls it is no name that anybody typed.
+        if target.is_directory() && entry.kind == EntryKind::Stream {
+            return Err(Error::usage(
+                "cannot copy standard input into a directory: it has no name there",
+            )
+            .cure("name the file"));
+        }
+        let place = folders.place(target, entry.folder, &entry.name)?;
+        let metadata = Metadata::of(entry, offer, &self.making.keeping);
+        if !entry.kind.has_bytes() {
+            return self.node(target, folders, entry, place, metadata);
+        }
+        let there = place.refuse_occupied()?;
+        if self.making.pass_over == PassOver::Unchanged
+            && entry.kind == EntryKind::File
+            && let Some(stat) = there
+            && metadata.is_of_unchanged(entry.size, &stat)
+        {
+            self.making.options.check(&place, entry)?;
+            metadata
+                .correct(place.directory(), place.name(), &stat)
+                .map_err(|(doing, errno)| place.failed(doing, errno))?;
+            return Ok((Verdict::Skip, None));
+        }
+        let made = Target::create(place, entry, metadata, self.making.options)?;
+        Ok((Verdict::Whole, Some(PreparedTarget::Bytes(Arc::new(made)))))
+    }
+
+    fn node(
+        &self,
+        target: &ResolvedTarget,
+        folders: &OfferFolders,
+        entry: &Entry,
+        place: Place,
+        metadata: Metadata,
+    ) -> Result<Prepared> {
+        refuse_unproved_device(entry, self.making.options.special_bits, place.display())?;
+        let first = match &entry.kind {
+            EntryKind::HardLink(first, _) => {
+                Some(folders.place(target, first.folder, &first.name)?)
+            }
+            _ => None,
+        };
+        Ok(match Node::new(place, entry, first, metadata)? {
+            Some(node) => (Verdict::Whole, Some(PreparedTarget::Node(Arc::new(node)))),
+            None => (Verdict::Skip, None),
+        })
+    }
+}
+
+/// A target that names what is copied takes one file or one directory: the contents of
+/// a directory keep their names, and need one to be in.
+fn require_one_top(target: &ResolvedTarget, offer: &Offer) -> Result<()> {
+    if target.is_directory() {
+        return Ok(());
+    }
+    let entries = offer.entries.iter().filter(|entry| entry.folder == 0);
+    let folders = offer.folders.iter().filter(|folder| folder.parent == 0);
+    let names = entries.map(|entry| &entry.name);
+    let mut names = names.chain(folders.map(|folder| &folder.name));
+    let first = names.next();
+    if names.all(|name| Some(name) == first) && first.is_none_or(|name| !name.is_empty()) {
+        return Ok(());
+    }
+    let doing = format!("cannot write {}", target.display());
+    Err(Error::local(
+        doing,
+        "a directory's contents need a directory, and it is none",
+    )
+    .cure("make the directory first")
+    .at(Side::Receiver))
 }

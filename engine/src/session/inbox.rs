@@ -2,10 +2,11 @@
 //!
 //! Leaves to others: acting on it. Invariant: nothing here knows who sent it.
 
+use super::destination::PreparedTarget;
 use super::event::Update;
-use crate::error::Result;
+use crate::data::SendSegment;
+use crate::error::{Error, Result};
 use crate::files::stream::StreamNews;
-use crate::files::target::Target;
 use crate::files::walk::{Batch, Walk};
 use crate::options::{CopyOptions, LocalSource, LocalTarget, RemoteSource, RemoteTarget};
 use crate::protocol::sender::{Looked, Rechecked};
@@ -13,7 +14,7 @@ use crate::protocol::wire::{Join, Verdict};
 use crate::protocol::{ChunkId, FileId, Nanos, SegmentId, TransferId};
 use crate::report::{Latency, Level};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
 /// What comes to a session from this process.
 pub(crate) enum Inner {
@@ -63,8 +64,8 @@ pub(crate) enum StopHow {
 
 /// Some of a transfer's sources, open, and the walk that opens the others.
 pub(crate) struct Opened {
-    pub(crate) walk: Walk,
-    pub(crate) batch: Batch,
+    pub(crate) walk: Box<Walk>,
+    pub(crate) batch: Box<Batch>,
 }
 
 impl Opened {
@@ -72,10 +73,16 @@ impl Opened {
     ///
     /// # Errors
     /// Those of [`Walk::next_batch`].
-    pub(crate) fn next(mut walk: Walk, room: u32, waits: bool) -> Result<Self> {
-        let batch = walk.next_batch(room, waits)?;
+    pub(crate) fn next(mut walk: Box<Walk>, room: u32, waits: bool) -> Result<Self> {
+        let batch = Box::new(walk.next_batch(room, waits)?);
         Ok(Self { walk, batch })
     }
+}
+
+/// A segment whose sources are open, and those that could not be opened.
+pub(crate) struct OpenedSegment {
+    pub(crate) data: Box<SendSegment>,
+    pub(crate) failed: Vec<(FileId, Error)>,
 }
 
 /// What the hands did.
@@ -84,7 +91,12 @@ pub(crate) enum Done {
     Prepared {
         segment: SegmentId,
         verdicts: Vec<Verdict>,
-        targets: Vec<Option<Arc<Target>>>,
+        taken: Vec<Option<PreparedTarget>>,
+    },
+    /// What is wanted of a segment is open, except what failed.
+    SegmentOpened {
+        segment: SegmentId,
+        opened: Result<OpenedSegment>,
     },
     Settled {
         files: Vec<(SegmentId, FileId, Result<Level>)>,

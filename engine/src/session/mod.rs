@@ -18,6 +18,7 @@ pub(crate) mod inbox;
 pub(crate) mod life;
 pub(crate) mod links;
 mod owed;
+mod past;
 pub(crate) mod receiving_half;
 pub(crate) mod role;
 pub(crate) mod running;

@@ -6,14 +6,14 @@
 //! ends only when no worker writes to its targets any more.
 
 use super::core::Core;
-use super::destination::{Asked, Destination};
+use super::destination::{Asked, Destination, Making, PreparedTarget};
 use super::inbox::Done;
 use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{ReceiveCommand, ReceiveEvent, ReceiveSegment};
 use crate::error::{Error, Result, Side};
-use crate::files::settle::{Whole, settle_all};
-use crate::files::target::{Target, TargetOptions};
+use crate::files::settle::{ToSettle, Whole, settle_all};
+use crate::files::target::Target;
 use crate::kernel::descriptors::Share;
 use crate::limits;
 use crate::protocol::ledger::Ledger;
@@ -25,6 +25,14 @@ use crate::report::{Latency, Level};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+
+/// What bytes land in, by file; nothing for the others.
+fn bytes_of(taken: &[Option<PreparedTarget>]) -> impl Iterator<Item = Option<&Arc<Target>>> {
+    taken.iter().map(|taken| match taken {
+        Some(PreparedTarget::Bytes(target)) => Some(target),
+        Some(PreparedTarget::Node(_)) | None => None,
+    })
+}
 
 /// A fault of haul: without its targets a segment's bytes would be drained.
 fn never_prepared(segment: SegmentId) -> Error {
@@ -38,22 +46,25 @@ const SETTLES_TOGETHER_MAX: usize = 2;
 /// A file that is to be settled.
 struct Settling {
     data: Arc<ReceiveSegment>,
-    target: Arc<Target>,
+    taken: PreparedTarget,
     to_settle: FileToSettle,
 }
 
 impl Settling {
-    fn whole(&self) -> Whole<'_> {
+    fn whole(&self) -> ToSettle<'_> {
         let FileToSettle {
             file,
             size,
             touched,
         } = self.to_settle;
-        Whole {
-            target: &self.target,
-            size,
-            touched,
-            pieces: (&self.data.plan, file),
+        match &self.taken {
+            PreparedTarget::Bytes(target) => ToSettle::File(Whole {
+                target,
+                size,
+                touched,
+                pieces: (&self.data.plan, file),
+            }),
+            PreparedTarget::Node(node) => ToSettle::Node(node),
         }
     }
 }
@@ -69,8 +80,7 @@ pub(crate) struct ReceivingHalf {
     saying: Saying,
     /// This end's descriptors, until the end.
     _share: Share,
-    options: TargetOptions,
-    targets: BTreeMap<SegmentId, Vec<Option<Arc<Target>>>>,
+    taken: BTreeMap<SegmentId, Vec<Option<PreparedTarget>>>,
     segments: BTreeMap<SegmentId, Arc<ReceiveSegment>>,
     /// Files that wait for a hand that settles them.
     to_settle: Vec<Settling>,
@@ -88,7 +98,7 @@ impl ReceivingHalf {
         transfer: TransferId,
         chunk_bytes: u32,
         asked: Asked,
-        options: TargetOptions,
+        making: Making,
         share: Share,
         saying: Saying,
     ) -> Result<Self> {
@@ -100,12 +110,11 @@ impl ReceivingHalf {
                 chunk_bytes,
                 descriptors_max: share.count(),
             }),
-            destination: Arc::new(Destination::new(asked)),
+            destination: Arc::new(Destination::new(asked, making)),
             preparing: VecDeque::new(),
             saying,
             _share: share,
-            options,
-            targets: BTreeMap::new(),
+            taken: BTreeMap::new(),
             segments: BTreeMap::new(),
             to_settle: Vec::new(),
             settles_together: 0,
@@ -143,7 +152,7 @@ impl ReceivingHalf {
     /// A message of this transfer.
     pub(crate) fn message(&mut self, core: &Core, tally: &mut Tally, message: Message) {
         if let Message::Offer(offer) = &message {
-            tally.planned(&offer.entries);
+            tally.planned(&offer.folders, &offer.entries);
         }
         if let Message::More { transfer } = message {
             let (sources, last) = self.saying.next_part();
@@ -227,14 +236,17 @@ impl ReceivingHalf {
             Done::Prepared {
                 segment,
                 verdicts,
-                targets,
+                taken,
             } => {
                 self.preparing.pop_front();
                 self.prepare_next(core);
-                for note in targets.iter().flatten().filter_map(|target| target.note()) {
+                for note in bytes_of(&taken)
+                    .flatten()
+                    .filter_map(|target| target.note())
+                {
                     tally.note(note.to_owned());
                 }
-                self.targets.insert(segment, targets);
+                self.taken.insert(segment, taken);
                 self.machine.prepared(segment, verdicts);
             }
             Done::Settled {
@@ -279,12 +291,14 @@ impl ReceivingHalf {
                 plan,
                 seed,
             } => {
-                let Some(targets) = self.targets.get(&segment).cloned() else {
+                let Some(taken) = self.taken.get(&segment) else {
                     return self.machine.stop(never_prepared(segment));
                 };
+                let targets: Vec<Option<Arc<Target>>> =
+                    bytes_of(taken).map(|target| target.cloned()).collect();
                 // Who reads a stream once cannot find it touched.
                 let mut sinks = targets.iter().flatten();
-                let keeps_sums = self.options.verify
+                let keeps_sums = self.destination.making().options.verify
                     || !plan.is_stream() && sinks.any(|target| target.keeps_sum());
                 let data = Arc::new(ReceiveSegment {
                     transfer: self.transfer,
@@ -313,10 +327,10 @@ impl ReceivingHalf {
                     return self.machine.stop(never_prepared(segment));
                 };
                 for to_settle in files {
-                    if let Some(target) = self.target(segment, to_settle.file) {
+                    if let Some(taken) = self.taken(segment, to_settle.file) {
                         self.to_settle.push(Settling {
                             data: data.clone(),
-                            target,
+                            taken,
                             to_settle,
                         });
                     }
@@ -336,10 +350,12 @@ impl ReceivingHalf {
                 let transfer = self.transfer;
                 core.links
                     .tell_receivers(|| ReceiveCommand::Close { transfer, segment });
-                self.targets.remove(&segment);
+                self.taken.remove(&segment);
                 self.segments.remove(&segment);
             }
             ReceiverOutput::Finish => {
+                let notes = self.destination.making().keeping.notes();
+                notes.into_iter().for_each(|note| tally.note(note));
                 self.ask_for_reports(core);
                 self.finish_when_told(core, tally);
             }
@@ -389,10 +405,11 @@ impl ReceivingHalf {
             }
         };
         let (count, refused) = (files.len(), settled.clone());
+        let fsync = self.destination.making().options.fsync;
         let settle = move || {
             let mut sync = Latency::default();
-            let wholes: Vec<Whole<'_>> = files.iter().map(Settling::whole).collect();
-            let results = settle_all(&wholes, &mut sync);
+            let all: Vec<ToSettle<'_>> = files.iter().map(Settling::whole).collect();
+            let results = settle_all(&all, fsync, &mut sync);
             settled(results, sync)
         };
         let failed = move |error| refused(vec![Err(error); count], Latency::default());
@@ -400,8 +417,8 @@ impl ReceivingHalf {
     }
 
     fn discard(&mut self, core: &mut Core, segment: SegmentId, file: FileId) {
-        match self.target(segment, file) {
-            Some(target) => {
+        match self.taken(segment, file) {
+            Some(PreparedTarget::Bytes(target)) => {
                 let discard = move || {
                     target.discard();
                     Done::Discarded
@@ -409,13 +426,13 @@ impl ReceivingHalf {
                 // It goes with the transfer's targets.
                 core.hand(self.transfer, discard, |_| Done::Discarded);
             }
-            // It was refused before there was one.
-            None => self.machine.discarded(),
+            // It was refused before there was one, or is made only in the end.
+            Some(PreparedTarget::Node(_)) | None => self.machine.discarded(),
         }
     }
 
-    fn target(&self, segment: SegmentId, file: FileId) -> Option<Arc<Target>> {
-        self.targets.get(&segment)?.get(file as usize)?.clone()
+    fn taken(&self, segment: SegmentId, file: FileId) -> Option<PreparedTarget> {
+        self.taken.get(&segment)?.get(file as usize)?.clone()
     }
 
     /// Creates the targets of the first offer that waits, one after another, on
@@ -425,28 +442,20 @@ impl ReceivingHalf {
         let Some(offer) = self.preparing.front().cloned() else {
             return;
         };
-        let (destination, options) = (self.destination.clone(), self.options);
+        let destination = self.destination.clone();
         let (segment, count) = (offer.segment, offer.entries.len());
         let prepare = move || {
-            let (mut verdicts, mut targets) = (Vec::new(), Vec::new());
-            for created in destination.create_all(&offer.entries, options) {
-                let (verdict, target) = match created {
-                    Ok(target) => (Verdict::Whole, Some(Arc::new(target))),
-                    Err(error) => (Verdict::Refused(error.at(Side::Receiver)), None),
-                };
-                verdicts.push(verdict);
-                targets.push(target);
-            }
+            let (verdicts, taken) = destination.prepare(&offer).into_iter().unzip();
             Done::Prepared {
                 segment,
                 verdicts,
-                targets,
+                taken,
             }
         };
         let failed = move |error: Error| Done::Prepared {
             segment,
             verdicts: vec![Verdict::Refused(error.at(Side::Receiver)); count],
-            targets: vec![None; count],
+            taken: vec![None; count],
         };
         core.hand(self.transfer, prepare, failed);
     }
@@ -467,12 +476,13 @@ impl ReceivingHalf {
             return;
         }
         self.forgets_due = None;
-        let targets: Vec<_> = std::mem::take(&mut self.targets)
+        let taken: Vec<_> = std::mem::take(&mut self.taken)
             .into_values()
             .flatten()
             .collect();
         let discard = move || {
-            targets.iter().flatten().for_each(|target| target.discard());
+            let targets = bytes_of(&taken).flatten();
+            targets.for_each(|target| target.discard());
             Done::Emptied
         };
         // What could not be handed over was dropped, and the files with it.

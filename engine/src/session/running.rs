@@ -5,7 +5,7 @@
 //! handed out once with its end.
 
 use super::core::Core;
-use super::destination::Asked;
+use super::destination::{Asked, Making};
 use super::event::{Event, Progress, Update};
 use super::inbox::{Done, Opened, StopHow};
 use super::receiving_half::ReceivingHalf;
@@ -14,7 +14,6 @@ use super::tally::Tally;
 use crate::data::{ReceiveEvent, SendEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::stream::StreamNews;
-use crate::files::target::TargetOptions;
 use crate::kernel::descriptors::Share;
 use crate::protocol::names::Saying;
 use crate::protocol::session::Way;
@@ -197,7 +196,7 @@ impl Running {
     pub(crate) fn receive(
         &mut self,
         asked: Asked,
-        options: TargetOptions,
+        making: Making,
         share: Share,
         saying: Saying,
     ) -> Result<()> {
@@ -207,7 +206,7 @@ impl Running {
         let (transfer, chunk_bytes) = (active.transfer, active.chunk_bytes);
         let core = &mut self.core;
         let receiving =
-            ReceivingHalf::start(core, transfer, chunk_bytes, asked, options, share, saying)?;
+            ReceivingHalf::start(core, transfer, chunk_bytes, asked, making, share, saying)?;
         active.half = Half::Receiving(Box::new(receiving));
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! Invariant: bytes count when they are acknowledged, never when queued.
 
 use super::event::{Event, Update};
+use super::past::Past;
 use crate::data::Clock;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::protocol::Nanos;
-use crate::protocol::wire::{Entry, EntryKind};
+use crate::protocol::wire::{Entry, EntryKind, Folder, path_in};
 use crate::report::{
-    Bytes, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
+    Bytes, EntryReportKind, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
@@ -28,8 +29,7 @@ pub(crate) struct Tally {
     first_sent: Option<Nanos>,
     first_landed: Option<Nanos>,
     last_landed: Option<Nanos>,
-    /// By segment, then file. Where nobody is told, segments whose files all
-    /// ended are only counted: a peer may offer them without end.
+    /// By segment, then file, while one of a segment's files has not ended.
     files: BTreeMap<u32, Planned>,
     segments: u32,
     /// Files of all segments.
@@ -38,6 +38,8 @@ pub(crate) struct Tally {
     /// Segments of a stream that did not end.
     streams: BTreeSet<u32>,
     past: Past,
+    /// The caller wants to hear of each file.
+    tells_files: bool,
     pub(crate) latencies: Latencies,
     pub(crate) notes: Vec<String>,
     /// This end's data plane, once it was asked.
@@ -61,6 +63,7 @@ impl Tally {
             ended_count: 0,
             streams: BTreeSet::new(),
             past: Past::default(),
+            tells_files: true,
             latencies: Latencies::default(),
             notes: Vec::new(),
             own: SideReport::default(),
@@ -99,6 +102,11 @@ impl Tally {
         !self.streams.is_empty()
     }
 
+    /// Files' ends are told only in the report.
+    pub(crate) fn tell_no_files(&mut self) {
+        self.tells_files = false;
+    }
+
     /// True when somebody follows the transfer.
     pub(crate) fn is_watched(&self) -> bool {
         self.updates.is_some()
@@ -115,9 +123,10 @@ impl Tally {
     }
 
     /// A segment's files, in order.
-    pub(crate) fn planned(&mut self, entries: &[Entry]) {
+    pub(crate) fn planned(&mut self, folders: &[Folder], entries: &[Entry]) {
         let file = |entry: &Entry| FileReport {
-            name: String::from_utf8_lossy(&entry.name).into_owned(),
+            name: told(&path_in(folders, entry.folder, &entry.name)),
+            kind: kind_of(&entry.kind),
             bytes: (entry.kind == EntryKind::File).then_some(entry.size),
             hole_bytes: entry.size - entry.data_bytes(),
             level: None,
@@ -162,13 +171,16 @@ impl Tally {
             Err(error) => slot.error = Some(ErrorReport::from(error)),
         }
         slot.bytes = size.or(slot.bytes);
-        if self.updates.is_some() {
-            let report = slot.clone();
-            return self.tell(Event::FileEnded(report));
+        let report = slot.clone();
+        let is_over = planned.open == 0;
+        if self.tells_files && self.is_watched() {
+            self.tell(Event::FileEnded(report));
         }
-        if planned.open == 0 {
-            self.past.add(&planned.files);
-            self.files.remove(&segment);
+        if is_over && let Some(planned) = self.files.remove(&segment) {
+            let is_told = self.is_watched();
+            for (number, file) in planned.files.into_iter().enumerate() {
+                self.past.add((segment, number), file, is_told);
+            }
         }
     }
 
@@ -222,10 +234,13 @@ impl Tally {
     ) -> Report {
         let now = self.clock.now();
         let own = self.own();
-        let files = self.files.into_values().flat_map(|planned| planned.files);
-        let files: Vec<FileReport> = files.collect();
+        let is_told = self.updates.is_some();
         let mut past = self.past;
-        past.add(&files);
+        for (segment, planned) in self.files {
+            for (number, file) in planned.files.into_iter().enumerate() {
+                past.add((segment, number), file, is_told);
+            }
+        }
         let (sender, receiver) = if sends {
             (Some(own), self.peer)
         } else {
@@ -235,7 +250,8 @@ impl Tally {
         Report {
             error: end.err().or_else(|| past.failure()),
             level: past.level(),
-            files,
+            entries: past.counts,
+            files: past.into_told(),
             bytes,
             seconds: Seconds {
                 total: seconds(self.started, now),
@@ -251,64 +267,6 @@ impl Tally {
             receiver,
             authenticated,
         }
-    }
-}
-
-/// What counts of files that ended.
-#[derive(Default)]
-struct Past {
-    files: usize,
-    failed: usize,
-    /// The first that failed: its name and why.
-    first: Option<(String, ErrorReport)>,
-    /// The lowest that one reached.
-    lowest: Option<Level>,
-    reached: usize,
-}
-
-impl Past {
-    fn add(&mut self, files: &[FileReport]) {
-        self.files += files.len();
-        for file in files {
-            if let Some(error) = &file.error {
-                self.failed += 1;
-                self.first
-                    .get_or_insert_with(|| (file.name.clone(), error.clone()));
-            }
-            if let Some(level) = file.level {
-                self.reached += 1;
-                self.lowest = Some(self.lowest.map_or(level, |lowest| lowest.min(level)));
-            }
-        }
-    }
-
-    /// One file that failed is the transfer's error; some of several are
-    /// `Partial`.
-    fn failure(&self) -> Option<Error> {
-        let (name, first) = self.first.as_ref()?;
-        let (failed, files) = (self.failed, self.files);
-        // A damaged chunk, for one, has no name of its own.
-        let why = match first.message.contains(name) {
-            true => first.message.clone(),
-            false => format!("{name}: {}", first.message),
-        };
-        let (kind, sentence) = match (failed, files) {
-            (_, 1) => (first.kind, why),
-            _ => (
-                if failed == files {
-                    first.kind
-                } else {
-                    ErrorKind::Partial
-                },
-                format!("{failed} of {files} files failed; the first: {why}"),
-            ),
-        };
-        Some(Error::new(kind, sentence).at(first.side))
-    }
-
-    /// The lowest level, when every file reached one.
-    fn level(&self) -> Option<Level> {
-        self.lowest.filter(|_| self.reached == self.files)
     }
 }
 
@@ -329,6 +287,39 @@ fn merge(into: &mut SideReport, other: SideReport) {
     }
 }
 
+fn kind_of(kind: &EntryKind) -> EntryReportKind {
+    match kind {
+        EntryKind::File => EntryReportKind::File,
+        EntryKind::Stream => EntryReportKind::Stream,
+        EntryKind::Directory => EntryReportKind::Directory,
+        EntryKind::Symlink(_) => EntryReportKind::Symlink,
+        EntryKind::HardLink(..) => EntryReportKind::HardLink,
+        EntryKind::Fifo => EntryReportKind::Fifo,
+        EntryKind::CharacterDevice(..) | EntryKind::BlockDevice(..) => EntryReportKind::Device,
+    }
+}
+
+/// A path as programs are told it: what is not text, and a backslash, as `\\` and two
+/// hexadecimal digits, so that two paths stay different and can be turned back.
+fn told(path: &[u8]) -> String {
+    let mut told = String::with_capacity(path.len());
+    for part in path.utf8_chunks() {
+        for letter in part.valid().chars() {
+            match letter {
+                '\\' => told.push_str("\\x5c"),
+                letter if letter.is_control() && letter.is_ascii() => {
+                    told.push_str(&format!("\\x{:02x}", u32::from(letter)));
+                }
+                letter => told.push(letter),
+            }
+        }
+        for byte in part.invalid() {
+            told.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    told
+}
+
 fn seconds(from: Nanos, to: Nanos) -> f64 {
     to.saturating_sub(from) as f64 / 1e9
 }
@@ -336,6 +327,7 @@ fn seconds(from: Nanos, to: Nanos) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::protocol::wire::Data;
 
     fn entry() -> Entry {
@@ -347,6 +339,7 @@ mod tests {
             mtime_seconds: 0,
             mtime_nanos: 0,
             data: Data::Everywhere,
+            ..Entry::default()
         }
     }
 
@@ -355,7 +348,7 @@ mod tests {
         let mut tally = Tally::new(Clock::start(), 0, None);
         let failed = Err(Error::local("cannot write file", "as the test wants"));
         for segment in 0..100 {
-            tally.planned(&[entry(), entry()]);
+            tally.planned(&[], &[entry(), entry()]);
             tally.ended(segment, 0, Some(0), &Ok(Level::Sealed));
             let second = if segment == 7 {
                 &failed
@@ -370,7 +363,7 @@ mod tests {
             kind: EntryKind::Stream,
             ..entry()
         };
-        tally.planned(&[stream]);
+        tally.planned(&[], &[stream]);
         assert!(tally.has_open_stream());
         tally.ended(100, 0, Some(5), &Ok(Level::Sealed));
         assert!(!tally.has_open_stream());

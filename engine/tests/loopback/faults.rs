@@ -132,6 +132,7 @@ fn a_wrong_token_is_told_as_such() {
             ..PoolOptions::default()
         };
         let target = RemoteTarget::Path {
+            make: false,
             path: b"target".to_vec(),
             directory: false,
         };
@@ -219,9 +220,9 @@ fn what_a_peer_names_stays_below_the_root() {
         "link",
         "above/outside",
         "a/../../outside",
-        "",
     ] {
         let target = LocalTarget::Path {
+            make: false,
             path: site.directory.path().join("got"),
             directory: false,
         };
@@ -235,7 +236,7 @@ fn what_a_peer_names_stays_below_the_root() {
             .wait();
         let error = report.error.expect("it is not read");
         assert_eq!(error.side, haul_engine::Side::Sender, "{path:?}: {error}");
-        let refused = ["a symbolic link", "cannot read", "empty"];
+        let refused = ["a symbolic link", "cannot read"];
         let said = refused.iter().any(|words| error.sentence.contains(words));
         assert!(said, "{path:?}: {error}");
     }
@@ -282,12 +283,24 @@ fn a_source_that_shrinks_is_never_sealed() {
 }
 
 #[test]
-fn a_missing_source_and_a_directory_are_refused() {
+fn a_missing_source_is_refused_and_contents_get_a_directory() {
     let site = Site::new();
     let mut pool = site.pool();
-    for path in [site.directory.path().join("missing"), site.root()] {
-        let report = push(&mut pool, &path, "target", &CopyOptions::default());
-        assert!(report.error.is_some());
-    }
+    let missing = site.directory.path().join("missing");
+    let report = push(&mut pool, &missing, "target", &CopyOptions::default());
+    assert!(report.error.is_some());
     assert!(!site.root().join("target").exists());
+    // A directory's contents have names of their own: their target is made.
+    let folder = site.directory.path().join("folder");
+    std::fs::create_dir(&folder).expect("made");
+    for name in ["a", "b"] {
+        std::fs::write(folder.join(name), name).expect("written");
+    }
+    let contents = folder.join("");
+    let report = push(&mut pool, &contents, "target", &CopyOptions::default());
+    assert_eq!(report.error, None);
+    for name in ["a", "b"] {
+        let arrived = std::fs::read(site.root().join("target").join(name));
+        assert_eq!(arrived.expect("there"), name.as_bytes());
+    }
 }

@@ -85,6 +85,7 @@ fn a_pull_brings_the_file_and_its_attributes() {
     let mut pool = site.pool();
     let target = site.directory.path().join("pulled");
     let local = LocalTarget::Path {
+        make: false,
         path: target.clone(),
         directory: false,
     };
@@ -119,6 +120,7 @@ fn several_files_share_a_transfer_and_small_ones_share_chunks() {
         .map(|(n, size)| site.source(&format!("file{n}"), *size))
         .collect();
     let target = RemoteTarget::Path {
+        make: false,
         path: Vec::new(),
         directory: true,
     };
@@ -224,6 +226,7 @@ fn an_interrupted_transfer_leaves_nothing() {
         options.rate_limit_bytes_per_second = Some(4_000_000);
     });
     let target = RemoteTarget::Path {
+        make: false,
         path: b"target".to_vec(),
         directory: false,
     };

@@ -116,6 +116,7 @@ pub fn noise(bytes: usize) -> Vec<u8> {
 /// Begins to push one file to `name`.
 pub fn begin(pool: &mut Pool, source: &Path, name: &str, options: &CopyOptions) -> Transfer {
     let target = RemoteTarget::Path {
+        make: false,
         path: name.into(),
         directory: false,
     };

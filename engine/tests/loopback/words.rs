@@ -152,9 +152,12 @@ fn a_call_that_the_kernel_holds_is_told_as_work() {
     let transfer = TransferId([5; 16]);
     let path = b"target".to_vec();
     client.say(&Message::Begin(Begin {
+        tree: haul_engine::options::TreeOptions::default(),
+        pass_over: haul_engine::options::PassOver::Unchanged,
         transfer,
         task: Task::Push {
             target: RemoteTarget::Path {
+                make: false,
                 path,
                 directory: false,
             },
@@ -234,8 +237,12 @@ fn offer(transfer: TransferId) -> Offer {
         mtime_seconds: 0,
         mtime_nanos: 0,
         data: Data::Everywhere,
+        ..Entry::default()
     };
     Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer,
         segment: 0,
         last: true,

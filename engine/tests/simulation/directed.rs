@@ -23,6 +23,7 @@ fn world(files: usize, bytes: usize, sender_dials: bool) -> World {
         want: Want::Whole,
         stream: false,
         endless: false,
+        folder: false,
     };
     let scenario = Scenario {
         chunk_bytes: 64,

@@ -78,7 +78,8 @@ fn can_meet(fault: Fault, phase: Phase) -> bool {
         | Fault::DrainRun
         | Fault::SlowWrites
         // The hands have nothing to do then.
-        | Fault::SlowHands => !over,
+        | Fault::SlowHands
+        | Fault::Vanishes => !over,
         // Nothing is answered without a proof.
         Fault::NoProof | Fault::NoReady => phase == Phase::Offering,
         _ => true,

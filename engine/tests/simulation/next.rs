@@ -23,6 +23,9 @@ impl World {
                 self.tell(
                     end,
                     &Message::Offer(Offer {
+                        folders: Vec::new(),
+                        users: Vec::new(),
+                        groups: Vec::new(),
                         transfer: NEXT,
                         segment: 0,
                         last: true,

@@ -59,9 +59,13 @@ pub enum Bug {
     DialForgotten,
     /// A transfer is said to be over when the next one begins.
     EndToldEarly,
+    /// Nobody says that the sources are open.
+    OpeningForgotten,
+    /// A directory is offered as a file, which comes when it comes.
+    FolderTakenForFile,
 }
 
-pub const BUGS: [Bug; 25] = [
+pub const BUGS: [Bug; 27] = [
     Bug::RequeueBeforeFreed,
     Bug::ReleaseBeforeReaped,
     Bug::ClosedMadeUp,
@@ -87,6 +91,8 @@ pub const BUGS: [Bug; 25] = [
     Bug::DetachForgotten,
     Bug::DialForgotten,
     Bug::EndToldEarly,
+    Bug::OpeningForgotten,
+    Bug::FolderTakenForFile,
 ];
 
 impl World {

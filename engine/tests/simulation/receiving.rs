@@ -537,9 +537,24 @@ impl World {
         if !self.seen.ever_closed.contains(&key) {
             self.found("a file is settled that was never closed");
         }
+        if self.specs[&key.0][key.1 as usize].folder && !self.all_before_ended(key.0) {
+            self.found("a directory is settled before what lies in it");
+        }
         let delay = self.hand(End::Receiver, 150);
         self.queue
             .after(delay, Event::SettleDone(key, size, touched));
+    }
+
+    /// True when every file up to that segment ended at the receiver.
+    fn all_before_ended(&self, segment: SegmentId) -> bool {
+        let mut segments = self.specs.range(..=segment);
+        segments.all(|(id, specs)| {
+            let mut files = (0..).zip(specs);
+            files.all(|(file, spec)| {
+                let comes_last = spec.folder && *id == segment;
+                comes_last || self.ends.receiver_files.contains_key(&(*id, file))
+            })
+        })
     }
 
     pub fn settle_done(&mut self, key: FileKey, size: u64, touched: Option<Touched>) {

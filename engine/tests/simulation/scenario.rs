@@ -68,9 +68,11 @@ pub enum Fault {
     SlowHands,
     /// A word that is owed is not said.
     WordDropped,
+    /// A file is gone when it is to be opened.
+    Vanishes,
 }
 
-pub const FAULTS: [Fault; 29] = [
+pub const FAULTS: [Fault; 30] = [
     Fault::Cut,
     Fault::CutUnseenBySender,
     Fault::CutUnseenByReceiver,
@@ -100,6 +102,7 @@ pub const FAULTS: [Fault; 29] = [
     Fault::FullPeer,
     Fault::SlowHands,
     Fault::WordDropped,
+    Fault::Vanishes,
 ];
 
 /// Faults that end by a deadline of the session, or by the last round of dials.
@@ -165,6 +168,7 @@ impl Fault {
                 | Self::SourceForged
                 | Self::WriteError
                 | Self::SettleError
+                | Self::Vanishes
         )
     }
 }
@@ -233,6 +237,8 @@ pub struct FileSpec {
     pub stream: bool,
     /// Made on the fly: ended by the user.
     pub endless: bool,
+    /// A directory: it has no bytes, and comes last.
+    pub folder: bool,
 }
 
 impl FileSpec {
@@ -250,7 +256,9 @@ impl FileSpec {
     }
 
     pub fn kind(&self) -> EntryKind {
-        if self.stream {
+        if self.folder {
+            EntryKind::Directory
+        } else if self.stream {
             EntryKind::Stream
         } else {
             EntryKind::File
@@ -337,19 +345,22 @@ fn batch(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
             },
             stream: true,
             endless,
+            folder: false,
         }];
     }
     let files = if count > 3 { 2 } else { 8 };
     (0..rng.within(0..files + 1))
         .map(|_| {
+            let folder = rng.once_in(6);
             let bytes = match rng.within(0..6) {
+                _ if folder => 0,
                 0 => rng.pick(&[0, 1, chunk - 1, chunk, chunk + 1]),
                 1 | 2 => rng.within(0..chunk),
                 3 | 4 => rng.within(0..12 * chunk),
                 _ => rng.within(0..40 * chunk),
             };
             let mut bytes = rng.bytes(bytes as usize);
-            let data = match rng.once_in(5) {
+            let data = match !folder && rng.once_in(5) {
                 true => with_holes(rng, &mut bytes),
                 false => Data::Everywhere,
             };
@@ -364,6 +375,7 @@ fn batch(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
                 },
                 stream: false,
                 endless: false,
+                folder,
             }
         })
         .collect()

@@ -6,11 +6,11 @@
 
 use crate::planted::Bug;
 use crate::rng::MILLI;
-use crate::scenario::Fault;
+use crate::scenario::{Fault, FileSpec};
 use crate::stations::End;
 use crate::wire::{FileKey, Item, Payload};
 use crate::world::{Event, SendNews, TRANSFER, World};
-use haul_engine::error::{Error, ErrorKind};
+use haul_engine::error::{Error, ErrorKind, Side};
 use haul_engine::limits;
 use haul_engine::protocol::check::{Check, FileSum};
 use haul_engine::protocol::frame::FrameHeader;
@@ -46,6 +46,8 @@ impl World {
             } => {
                 self.seen.answered += 1;
                 self.plans.insert(segment, (plan, seed));
+                let delay = self.hand(End::Sender, 90);
+                self.queue.after(delay, Event::SourcesOpened(segment));
             }
             SenderOutput::Run {
                 connection,
@@ -398,6 +400,23 @@ impl World {
                 self.sender.chunks_void(segment, file, chunks, None);
             }
             SendNews::Detached(id) => self.send_detached(id),
+        }
+    }
+
+    /// What is wanted of the segment is open; a file that vanished is not.
+    pub fn sources_opened(&mut self, segment: SegmentId) {
+        self.hand_returned(End::Sender);
+        let mut failed = Vec::new();
+        let specs = &self.specs[&segment];
+        let is_file = |spec: &FileSpec| !spec.stream && !spec.folder && !spec.bytes.is_empty();
+        if let Some(file) = specs.iter().position(is_file)
+            && self.disarm(Fault::Vanishes)
+        {
+            let error = Error::new(ErrorKind::Vanished, "cannot open a source: it is gone");
+            failed.push((file as FileId, error.at(Side::Sender)));
+        }
+        if self.bug != Some(Bug::OpeningForgotten) {
+            self.sender.opened(segment, failed);
         }
     }
 

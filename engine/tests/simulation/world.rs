@@ -19,7 +19,7 @@ use haul_engine::protocol::credit::Cut;
 use haul_engine::protocol::plan::Plan;
 use haul_engine::protocol::receiver::{Receiver, ReceiverConfig};
 use haul_engine::protocol::sender::{Looked, Sender, SenderConfig};
-use haul_engine::protocol::wire::{ChunkRange, Entry, Message, Touched};
+use haul_engine::protocol::wire::{ChunkRange, Entry, EntryKind, Message, Touched};
 use haul_engine::protocol::{ChunkId, ConnectionId, FileId, Run, SegmentId, TransferId};
 use haul_engine::report::Level;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,6 +55,8 @@ pub enum Event {
     ReceiveNews(ReceiveNews),
     /// The hands are done.
     Prepared(SegmentId),
+    /// The sending hands opened what is wanted of a segment.
+    SourcesOpened(SegmentId),
     SettleDone(FileKey, u64, Option<Touched>),
     Looked(FileKey, Option<Result<Looked, Error>>),
     Rechecked(SegmentId, ChunkId),
@@ -379,6 +381,7 @@ impl World {
             Event::SettleDone(file, size, touched) => self.settle_done(file, size, touched),
             Event::DiscardDone(file) => self.discard_done(file),
             Event::Looked(file, early) => self.looked(file, early),
+            Event::SourcesOpened(segment) => self.sources_opened(segment),
             Event::Rechecked(segment, chunk) => self.rechecked(segment, chunk),
             Event::FinishSender => self.sender.finish(Default::default()),
             Event::FinishReceiver => self.receiver.finish(Default::default()),
@@ -427,9 +430,9 @@ impl World {
         let next_segment = self.entries.len() as SegmentId;
         let (mut cut, mut entries, mut specs) = (Cut::new(room), Vec::new(), Vec::new());
         while let Some(spec) = batch.front()
-            && cut.takes(spec.kind())
+            && cut.takes(&spec.kind(), 0)
         {
-            let entry = entry_of(next_segment, entries.len() as FileId, spec);
+            let entry = entry_of(self.bug, next_segment, entries.len() as FileId, spec);
             cut.add(&entry);
             entries.push(entry);
             specs.extend(batch.pop_front());
@@ -438,7 +441,7 @@ impl World {
             self.batches_due.pop_front();
         }
         let last = self.batches_due.is_empty();
-        let segment = self.sender.offer(entries.clone(), last);
+        let segment = self.sender.offer(entries.clone().into(), last);
         assert_eq!(segment, next_segment);
         for (file, spec) in (0..).zip(&specs) {
             self.sources.insert((segment, file), Source::of(spec));
@@ -544,10 +547,13 @@ impl World {
     }
 }
 
-fn entry_of(segment: SegmentId, file: FileId, spec: &FileSpec) -> Entry {
+fn entry_of(bug: Option<Bug>, segment: SegmentId, file: FileId, spec: &FileSpec) -> Entry {
     Entry {
-        name: format!("s{segment}/f{file}").into_bytes(),
-        kind: spec.kind(),
+        name: format!("s{segment}-f{file}").into_bytes(),
+        kind: match bug == Some(Bug::FolderTakenForFile) && spec.folder {
+            true => EntryKind::File,
+            false => spec.kind(),
+        },
         size: if spec.stream {
             0
         } else {
@@ -557,5 +563,6 @@ fn entry_of(segment: SegmentId, file: FileId, spec: &FileSpec) -> Entry {
         mtime_seconds: 0,
         mtime_nanos: 0,
         data: spec.data.clone(),
+        ..Entry::default()
     }
 }

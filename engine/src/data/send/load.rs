@@ -12,7 +12,8 @@ use crate::data::SendSegment;
 use crate::data::window::Stretch;
 use crate::error::Error;
 use crate::files::DIRECT_ALIGN_BYTES;
-use crate::files::source::{FileSource, Source};
+use crate::files::regular::FileSource;
+use crate::files::source::Source;
 use crate::kernel::fault::watched;
 use crate::kernel::memory::Block;
 use crate::kernel::ring::{Handle, IoMessage, Owner, Slice};
@@ -283,9 +284,8 @@ impl Load {
                         self.path != Path::Splice && file.direct().is_some() && is_direct(&piece);
                     cursor.lay(piece, direct, &mut self.parts);
                 }
-                Some(Source::Generated(_) | Source::Missing(_)) | None => {
-                    cursor.lay(piece, false, &mut self.parts)
-                }
+                // What is not open is filled with zeros.
+                Some(_) | None => cursor.lay(piece, false, &mut self.parts),
             }
         }
         self.next_read = 0;
@@ -346,6 +346,10 @@ impl Load {
                 }
                 Some(Source::Missing(missing)) => {
                     self.void(index, Some(missing.error().clone()));
+                }
+                // It failed when it was opened, which was told.
+                Some(Source::Later(_) | Source::Node(_)) => {
+                    self.void(index, Some(gone("its source is not open")));
                 }
                 None => self.void(index, Some(gone("its source is closed"))),
             }

@@ -11,7 +11,8 @@ use super::pool::RUN_BLOCKS_MAX;
 use super::worker::SendWorker;
 use crate::data::SendEvent;
 use crate::error::{Error, why};
-use crate::files::source::{FileSource, Source};
+use crate::files::regular::FileSource;
+use crate::files::source::Source;
 use crate::kernel::ring::{Completion, Outcome};
 use crate::options::Transmit;
 use crate::protocol::plan::Piece;
@@ -412,7 +413,7 @@ impl SendWorker {
             Some(source) => match source.as_ref() {
                 Source::Generated(_) => "generated",
                 Source::Stream(_) => "stream",
-                Source::Missing(_) => return,
+                Source::Missing(_) | Source::Later(_) | Source::Node(_) => return,
                 Source::File(_) if load.is_mapped() => "mapping",
                 Source::File(_) if load.parts.iter().any(|part| part.direct) => "direct read",
                 Source::File(_) => "buffered read",

@@ -4,9 +4,10 @@
 //! mounts of the test's own.
 
 use super::*;
+use crate::files::metadata::Keeping;
 use crate::files::place::resolve_local;
 use crate::files::scratch::{self, Mount, bytes, entry, names, plan};
-use crate::files::settle::{Whole, settle_all};
+use crate::files::settle::{ToSettle, Whole, settle_all};
 use crate::protocol::wire::Touched;
 use crate::report::{Latency, Level};
 use std::fs::File;
@@ -26,8 +27,9 @@ const VERIFIED: TargetOptions = TargetOptions {
 };
 
 fn create(path: &Path, entry: &Entry, options: TargetOptions) -> Result<Target> {
-    let place = resolve_local(path, false)?.place(&entry.name)?;
-    Target::create(place, entry, options)
+    let place = resolve_local(path, false, false)?.place(&entry.name)?;
+    let metadata = Metadata::plain(entry, &Keeping::new(options.special_bits));
+    Target::create(place, entry, metadata, options)
 }
 
 /// Writes `contents` as a worker does, through the direct descriptor where
@@ -68,7 +70,7 @@ fn settled(
         touched,
         pieces,
     };
-    settle_all(&[whole], sync).remove(0)
+    settle_all(&[ToSettle::File(whole)], target.options().fsync, sync).remove(0)
 }
 
 fn settle(target: &Target, size: u64) -> Result<Level> {

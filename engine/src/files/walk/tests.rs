@@ -9,7 +9,14 @@ use std::path::PathBuf;
 
 fn local(paths: &[PathBuf]) -> Walk {
     let names = paths.iter().cloned().map(LocalSource::Path);
-    Walk::new(Reach::User, names, true, false, limits::CHUNK_BYTES_MIN)
+    Walk::new(
+        Reach::User,
+        names,
+        true,
+        TreeOptions::default(),
+        false,
+        limits::CHUNK_BYTES_MIN,
+    )
 }
 
 fn files(directory: &Path, count: usize) -> Vec<PathBuf> {
@@ -29,12 +36,17 @@ fn every_name_is_opened_once_in_parts_of_the_room() {
     let mut names = Vec::new();
     while !walk.is_empty() {
         let batch = walk.next_batch(8, true).expect("opened");
-        assert!((1..=8).contains(&batch.files.len()) && !batch.ran_out);
-        names.extend(batch.files.into_iter().map(|(entry, _)| entry.name));
+        assert!((1..=8).contains(&batch.sources.len()) && !batch.ran_out);
+        names.extend(batch.offered.entries.into_iter().map(|entry| entry.name));
     }
     let wanted: Vec<_> = (0..25).map(|n| format!("f{n:03}").into_bytes()).collect();
     assert_eq!(names, wanted);
-    assert!(walk.next_batch(8, true).expect("nothing").files.is_empty());
+    assert!(
+        walk.next_batch(8, true)
+            .expect("nothing")
+            .sources
+            .is_empty()
+    );
 }
 
 #[test]
@@ -42,12 +54,11 @@ fn one_of_several_fails_alone_and_one_alone_fails_all() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut paths = files(directory.path(), 3);
     paths[0] = directory.path().join("missing");
-    // A directory among files is that one's failure, too.
     std::fs::create_dir(directory.path().join("d")).expect("made");
-    paths[2] = directory.path().join("d");
+    paths[2] = directory.path().join("f001/below");
     let batch = local(&paths).next_batch(100, true).expect("opened");
-    let is_missing = |(_, source): &(_, Arc<Source>)| matches!(**source, Source::Missing(_));
-    let missing: Vec<_> = batch.files.iter().map(is_missing).collect();
+    let is_missing = |source: &Arc<Source>| matches!(**source, Source::Missing(_));
+    let missing: Vec<_> = batch.sources.iter().map(is_missing).collect();
     assert_eq!(missing, [true, false, true]);
     for path in [&paths[0], &paths[2]] {
         let alone = local(std::slice::from_ref(path)).next_batch(100, true);
@@ -66,10 +77,17 @@ fn a_stream_is_a_part_of_its_own() {
         bytes: Some(5),
     };
     let names = [some.clone(), some.clone(), endless.clone(), endless, some];
-    let mut walk = Walk::new(Reach::User, names, true, false, limits::CHUNK_BYTES_MIN);
+    let mut walk = Walk::new(
+        Reach::User,
+        names,
+        true,
+        TreeOptions::default(),
+        false,
+        limits::CHUNK_BYTES_MIN,
+    );
     let mut counts = Vec::new();
     while !walk.is_empty() {
-        counts.push(walk.next_batch(100, true).expect("made").files.len());
+        counts.push(walk.next_batch(100, true).expect("made").sources.len());
     }
     assert_eq!(counts, [2, 1, 1, 1]);
 }

@@ -20,8 +20,12 @@ fn offer(sizes: &[u64]) -> Offer {
         mtime_seconds: 0,
         mtime_nanos: 0,
         data: Data::Everywhere,
+        ..Entry::default()
     });
     Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer: TransferId([3; 16]),
         segment: 4,
         last: true,

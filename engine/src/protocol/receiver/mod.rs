@@ -254,7 +254,7 @@ impl Receiver {
             // Entries are counted by FileId.
             let file = file as FileId;
             match verdict {
-                Verdict::Skip => self.end_file(segment, file, Ok(Level::Sealed)),
+                Verdict::Skip => self.end_file(segment, file, Ok(Level::Unchanged)),
                 Verdict::Refused(error) => self.end_file(segment, file, Err(error)),
                 Verdict::Whole | Verdict::Ranges(_) => {}
             }

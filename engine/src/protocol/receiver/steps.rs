@@ -69,11 +69,12 @@ impl Receiver {
         if !matches!(self.state, ReceivingState::Moving) {
             return;
         }
+        let is_front = self.segments.keys().next() == Some(&segment);
         let Some(work) = self.work(segment) else {
             return;
         };
         let entry = &work.files[file as usize];
-        if !work.is_ready(entry) {
+        if !work.is_ready(entry, is_front) {
             return;
         }
         let Some(Closed { size, touched, .. }) = entry.closed else {
@@ -136,15 +137,12 @@ impl Receiver {
         if entry.state == ReceivingFileState::Ended {
             return;
         }
-        entry.state = ReceivingFileState::Ended;
         let size = entry.closed.map(|closed| closed.size).or(entry.size);
-        work.files_open -= 1;
+        let wanted_bytes = entry.wanted_bytes;
+        let was_last_wait = work.end(file);
         match &result {
             Ok(_) if work.plan.is_stream() => self.counts.sealed += work.landed_bytes,
-            Ok(_) => {
-                let sealed = entry.wanted_bytes;
-                self.counts.sealed += sealed;
-            }
+            Ok(_) => self.counts.sealed += wanted_bytes,
             Err(_) => self.discard(segment, file),
         }
         self.outputs.push_back(ReceiverOutput::FileEnded {
@@ -154,6 +152,22 @@ impl Receiver {
             result,
         });
         self.forget_if_done(segment);
+        if was_last_wait {
+            self.settle_the_last();
+        }
+    }
+
+    /// What waited for everything before it: the front segment's last ones.
+    fn settle_the_last(&mut self) {
+        let Some((&segment, ReceivingSegment::Open(work))) = self.segments.iter().next() else {
+            return;
+        };
+        let last = (0..).zip(&work.files);
+        let last = last.filter(|(_, file)| file.comes_last && work.is_ready(file, true));
+        let last: Vec<FileId> = last.map(|(file, _)| file).collect();
+        for file in last {
+            self.settle_if_ready(segment, file);
+        }
     }
 
     pub(super) fn forget_if_done(&mut self, segment: SegmentId) {
@@ -162,6 +176,7 @@ impl Receiver {
             self.credit.give_back(segment);
             self.outputs
                 .push_back(ReceiverOutput::SegmentDone { segment });
+            self.settle_the_last();
             if self.last_offered
                 && self.segments.is_empty()
                 && matches!(self.state, ReceivingState::Moving)

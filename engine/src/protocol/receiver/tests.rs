@@ -21,8 +21,12 @@ fn offer(segment: SegmentId, sizes: &[u64], last: bool) -> Message {
         mtime_seconds: 0,
         mtime_nanos: 0,
         data: Data::Everywhere,
+        ..Entry::default()
     });
     Message::Offer(Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer: TRANSFER,
         segment,
         last,

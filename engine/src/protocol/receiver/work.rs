@@ -4,10 +4,10 @@
 //! ready exactly when all its chunks landed and the sender said `Closed` after
 //! it had heard every word of ours that could make it read the file again.
 
-use crate::protocol::ChunkId;
 use crate::protocol::plan::Plan;
 use crate::protocol::ranges::RangeSet;
 use crate::protocol::wire::{Offer, Touched};
+use crate::protocol::{ChunkId, FileId};
 use std::ops::Range;
 
 /// Where a file is.
@@ -42,6 +42,10 @@ pub(super) struct ReceivingFile {
     /// `Damaged` and `Drained` said of its chunks.
     pub recalls: u32,
     pub closed: Option<Closed>,
+    /// See [`EntryKind::comes_last`].
+    ///
+    /// [`EntryKind::comes_last`]: crate::protocol::wire::EntryKind::comes_last
+    pub comes_last: bool,
     pub state: ReceivingFileState,
 }
 
@@ -50,6 +54,8 @@ pub(super) struct ReceivingWork {
     pub files: Vec<ReceivingFile>,
     /// Files that did not end.
     pub files_open: usize,
+    /// Those of them that do not come last.
+    first_open: usize,
     /// `Freed` said since the answer.
     pub freed: u32,
     pub landed: RangeSet,
@@ -68,17 +74,28 @@ impl ReceivingWork {
                 landed: 0,
                 recalls: 0,
                 closed: None,
+                comes_last: entry.kind.comes_last(),
                 state: ReceivingFileState::Moving,
             })
             .collect();
         Self {
             plan,
             files_open: files.len(),
+            first_open: files.iter().filter(|file| !file.comes_last).count(),
             files,
             freed: 0,
             landed: RangeSet::new(),
             landed_bytes: 0,
         }
+    }
+
+    /// The file ended; true where those that come last waited for it alone.
+    pub fn end(&mut self, file: FileId) -> bool {
+        let entry = &mut self.files[file as usize];
+        entry.state = ReceivingFileState::Ended;
+        self.files_open -= 1;
+        self.first_open -= usize::from(!entry.comes_last);
+        self.first_open == 0 && !entry.comes_last
     }
 
     /// Counts what landed; false, and nothing is counted, when some of it had
@@ -112,9 +129,12 @@ impl ReceivingWork {
         file.recalls.wrapping_add(self.freed)
     }
 
-    /// True when the file can be settled.
-    pub fn is_ready(&self, file: &ReceivingFile) -> bool {
+    /// True when the file can be settled; `is_front` says that no segment before
+    /// its own is open.
+    pub fn is_ready(&self, file: &ReceivingFile, is_front: bool) -> bool {
+        let may_be_last = is_front && self.first_open == 0;
         file.state == ReceivingFileState::Moving
+            && (!file.comes_last || may_be_last)
             && file.shares == Some(file.landed)
             && file
                 .closed

@@ -38,6 +38,8 @@ pub(super) struct SendingFile {
     pub landed: u64,
     /// `Damaged` and `Drained` heard of its chunks.
     pub recalls: u32,
+    /// See `EntryKind::comes_last`.
+    pub comes_last: bool,
     /// What the last look that counted found of its inode.
     pub touched: Option<Touched>,
     pub state: SendingFileState,

@@ -112,9 +112,10 @@ impl Sender {
             let file = file as FileId;
             match verdict {
                 // The receiver has it as it would be after sealing.
-                Verdict::Skip => self.end_file(segment, file, Ok(Level::Sealed)),
+                Verdict::Skip => self.end_file(segment, file, Ok(Level::Unchanged)),
                 Verdict::Refused(error) => self.end_file(segment, file, Err(error)),
-                Verdict::Whole | Verdict::Ranges(_) => self.look_if_ready(segment, file),
+                // It is looked at when it is open.
+                Verdict::Whole | Verdict::Ranges(_) => {}
             }
         }
         self.forget_if_done(segment);
@@ -434,6 +435,7 @@ fn files_of(offer: &Offer, plan: &Plan) -> Vec<SendingFile> {
             read: 0,
             landed: 0,
             recalls: 0,
+            comes_last: entry.kind.comes_last(),
             touched: None,
             state: SendingFileState::Moving { stale_look: false },
         })

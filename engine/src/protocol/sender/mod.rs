@@ -17,7 +17,7 @@ mod work;
 use super::check::Check;
 use super::credit::{Credit, descriptors_of_all};
 use super::ranges::RangeSet;
-use super::wire::{ChunkRange, Entry, Message, Offer};
+use super::wire::{ChunkRange, Entry, Folder, IdName, Message, Offer};
 use super::word::WordDue;
 use super::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId, TransferId};
 use crate::error::{Error, ErrorKind, Side};
@@ -77,6 +77,29 @@ enum SendingSegment {
 struct Early {
     failed: Vec<(FileId, Error)>,
     stream: StreamState,
+}
+
+/// What one segment offers: see [`Offer`].
+#[derive(Clone, Debug, Default)]
+pub struct Offered {
+    /// Directories that the entries lie in.
+    pub folders: Vec<Folder>,
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// Names of users.
+    pub users: Vec<IdName>,
+    /// Names of groups.
+    pub groups: Vec<IdName>,
+}
+
+impl From<Vec<Entry>> for Offered {
+    /// Entries that lie where the transfer's files go.
+    fn from(entries: Vec<Entry>) -> Self {
+        Self {
+            entries,
+            ..Self::default()
+        }
+    }
 }
 
 /// Files of a segment that wait to be put out together.
@@ -195,7 +218,13 @@ impl Sender {
     /// Offers a segment; `last` says that none follows. The entries are within
     /// [`limits::SEGMENT_ENTRIES_MAX`] and [`limits::SEGMENT_NAMES_BYTES_MAX`],
     /// and a stream is alone.
-    pub fn offer(&mut self, entries: Vec<Entry>, last: bool) -> SegmentId {
+    pub fn offer(&mut self, offered: Offered, last: bool) -> SegmentId {
+        let Offered {
+            folders,
+            entries,
+            users,
+            groups,
+        } = offered;
         assert!(!self.last_offered, "nothing follows the last segment");
         assert!(
             entries.len() <= limits::SEGMENT_ENTRIES_MAX,
@@ -209,7 +238,10 @@ impl Sender {
                 transfer: self.config.transfer,
                 segment,
                 last,
+                folders,
                 entries,
+                users,
+                groups,
             });
             self.offer_held();
         }
@@ -273,6 +305,20 @@ impl Sender {
             known.state = ConnectionState::Lost;
             self.say(Message::Lost { connection });
         }
+    }
+
+    /// What [`SenderOutput::Segment`] came to: all that is wanted of the segment is
+    /// open, except these.
+    pub fn opened(&mut self, segment: SegmentId, failed: Vec<(FileId, Error)>) {
+        let Some(work) = self.work(segment) else {
+            return;
+        };
+        work.is_open = true;
+        let count = work.files.len() as FileId;
+        for (file, error) in failed {
+            self.fail_file(segment, file, error);
+        }
+        (0..count).for_each(|file| self.look_if_ready(segment, file));
     }
 
     /// The run's last byte is in the socket. Its file may be looked at now, also

@@ -33,8 +33,8 @@ pub struct Rechecked {
 pub enum SenderOutput {
     /// Say this on the control connection.
     Message(Message),
-    /// The receiver's answer was accepted: open the sources. Comes before any
-    /// run of the segment.
+    /// The receiver's answer was accepted: open the sources that are wanted;
+    /// answered by [`super::Sender::opened`]. Comes before any run of the segment.
     Segment {
         /// The segment.
         segment: SegmentId,

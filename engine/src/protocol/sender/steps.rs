@@ -162,7 +162,7 @@ impl Sender {
         let Some(work) = self.work(segment) else {
             return;
         };
-        if work.files[file as usize].start_look() {
+        if work.is_open && work.files[file as usize].start_look() {
             self.gathered.entry(segment).or_default().looks.push(file);
         }
     }
@@ -374,25 +374,30 @@ impl Sender {
 
     /// True while a word is missing that the receiver works on, and that waits
     /// for nothing here: an Answer, names that it was asked for, that it let go of a
-    /// lost connection, the end of a file all of which landed, its report. What
-    /// lands takes what it takes.
+    /// lost connection, the end of a file all of which landed (of what comes last once
+    /// everything before it is closed), its report. What lands takes what it takes.
     fn is_owed(&self) -> bool {
         let is_offered = |segment: &SendingSegment| matches!(segment, SendingSegment::Offered(_));
         let owes_ends = |segment: &SendingSegment| match segment {
             SendingSegment::Offered(_) => false,
             SendingSegment::Moving(work) => work.is_closed_in_part(),
         };
+        let is_closed = |segment: &SendingSegment| match segment {
+            SendingSegment::Offered(_) => false,
+            SendingSegment::Moving(work) => work.is_closed(),
+        };
         let is_landed = |segment: &SendingSegment| match segment {
             SendingSegment::Offered(_) => false,
             SendingSegment::Moving(work) => work.is_landed(),
         };
-        let mut segments = self.segments.values();
+        let segments = || self.segments.values();
+        let first_is_closed = || segments().next().is_some_and(is_closed);
         match self.state {
             SendingState::Moving => {
                 self.names_are_due
                     || self.connections.has_lost()
-                    || segments.clone().any(is_offered)
-                    || segments.clone().all(is_landed) && segments.any(owes_ends)
+                    || segments().any(is_offered)
+                    || segments().all(is_landed) && (segments().any(owes_ends) || first_is_closed())
             }
             SendingState::Reporting => true,
             SendingState::Finishing | SendingState::Ended => false,

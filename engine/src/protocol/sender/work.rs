@@ -82,6 +82,9 @@ pub(super) struct SendingWork {
     pub files: Vec<SendingFile>,
     /// Files that did not end.
     pub files_open: usize,
+    /// What is wanted of it is open at this end: nothing of it is handed out or
+    /// looked at before.
+    pub is_open: bool,
     /// `Freed` heard since the answer.
     pub freed: u32,
     pub stream: StreamState,
@@ -123,6 +126,7 @@ impl SendingWork {
             plan,
             files_open: files.len(),
             files,
+            is_open: false,
             freed: 0,
             stream,
             cursor: 0,
@@ -227,10 +231,19 @@ impl SendingWork {
         self.files_open == 0 || (ended && self.prefix_end() >= self.known_end())
     }
 
-    /// True where some of its files are said to be unchanged and have not ended.
+    /// True where some of its files are said to be unchanged and have not ended,
+    /// though they need not wait for others.
     pub fn is_closed_in_part(&self) -> bool {
-        let is_closed = |file: &SendingFile| file.state == SendingFileState::Closed;
+        let is_closed =
+            |file: &SendingFile| file.state == SendingFileState::Closed && !file.comes_last;
         self.files.iter().any(is_closed)
+    }
+
+    /// True where all of its files that have not ended are said to be unchanged.
+    pub fn is_closed(&self) -> bool {
+        let is_closed =
+            |file: &SendingFile| file.has_ended() || file.state == SendingFileState::Closed;
+        self.files.iter().all(is_closed)
     }
 
     /// The first chunk that neither landed nor was dropped.
@@ -254,6 +267,9 @@ impl SendingWork {
         count_max: u64,
         window_chunks: Option<u64>,
     ) -> Option<Range<ChunkId>> {
+        if !self.is_open {
+            return None;
+        }
         let window_end =
             window_chunks.map_or(u64::MAX, |chunks| self.prefix_end().saturating_add(chunks));
         if let Some(first) = self.requeue.first()

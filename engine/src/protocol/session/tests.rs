@@ -47,6 +47,8 @@ fn pass(session: &mut SessionMachine, from: Nanos, to: Nanos) -> Vec<SessionOutp
 
 fn begin(transfer: TransferId) -> Message {
     Message::Begin(Begin {
+        tree: crate::options::TreeOptions::default(),
+        pass_over: crate::options::PassOver::Unchanged,
         transfer,
         task: Task::Push {
             target: RemoteTarget::Null,
@@ -65,6 +67,9 @@ fn begin(transfer: TransferId) -> Message {
 
 fn offer(transfer: TransferId) -> Message {
     Message::Offer(Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer,
         segment: 0,
         last: true,

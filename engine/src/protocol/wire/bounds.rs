@@ -4,7 +4,9 @@
 //! Invariant: every decoded message passed here, so nothing behind it has to
 //! fear a count, a name, a size or a text that a peer made up.
 
-use super::{Answer, Begin, Data, Entry, EntryKind, FileRange, Message, Offer, Task, Verdict};
+use super::{
+    Answer, Begin, Data, Entry, EntryKind, FileRange, Message, Offer, Ownership, Task, Verdict,
+};
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
@@ -77,12 +79,25 @@ fn check_sources(sources: &[RemoteSource]) -> Result<(), Violation> {
 fn check_offer(offer: &Offer) -> Result<(), Violation> {
     let entries = &offer.entries;
     at_most(entries.len(), limits::SEGMENT_ENTRIES_MAX, "entries")?;
-    let names_bytes = entries.iter().map(|entry| entry.name.len()).sum();
+    let names_bytes: usize = entries.iter().map(Entry::names_bytes).sum();
+    let folders_bytes: usize = offer.folders.iter().map(|folder| folder.name.len()).sum();
     at_most(
-        names_bytes,
+        names_bytes + folders_bytes,
         limits::SEGMENT_NAMES_BYTES_MAX,
         "bytes of names",
     )?;
+    for (number, folder) in (1..).zip(&offer.folders) {
+        if folder.parent >= number || !is_name(&folder.name) {
+            return Err(Violation::new(
+                "directories with plain names, each behind the one that it lies in",
+                format!("\"{}\"", folder.name.escape_ascii()),
+            ));
+        }
+    }
+    for ids in [&offer.users, &offer.groups] {
+        let longest = ids.iter().map(|id| id.name.len()).max().unwrap_or(0);
+        at_most(longest, limits::NAME_BYTES_MAX, "bytes of a user's name")?;
+    }
     let ranges = entries.iter().map(|entry| match &entry.data {
         Data::Everywhere => 0,
         Data::Ranges(ranges) => ranges.len(),
@@ -94,7 +109,7 @@ fn check_offer(offer: &Offer) -> Result<(), Violation> {
     )?;
     let mut bytes: u64 = 0;
     for entry in entries {
-        check_entry(entry)?;
+        check_entry(entry, offer.folders.len())?;
         bytes = bytes.saturating_add(entry.size);
         if entry.kind == EntryKind::Stream && entries.len() > 1 {
             return Err(Violation::new(
@@ -112,33 +127,61 @@ fn check_offer(offer: &Offer) -> Result<(), Violation> {
     Ok(())
 }
 
-fn check_entry(entry: &Entry) -> Result<(), Violation> {
+/// One plain component of a path.
+fn is_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..")
+        && name.len() <= limits::NAME_BYTES_MAX
+        && !name.contains(&0)
+        && !name.contains(&b'/')
+}
+
+fn check_entry(entry: &Entry, folders: usize) -> Result<(), Violation> {
     let name = &entry.name;
-    let named = !name.is_empty()
-        && name.len() <= limits::PATH_BYTES_MAX
-        && name.split(|&byte| byte == b'/').all(|part| {
-            !matches!(part, b"" | b"." | b"..")
-                && part.len() <= limits::NAME_BYTES_MAX
-                && !part.contains(&0)
-        });
-    if !named {
+    let is_top = name.is_empty() && entry.folder == 0 && entry.kind == EntryKind::Directory;
+    if !is_name(name) && !is_top {
         return Err(Violation::new(
-            "a relative name of plain components",
+            "a plain name",
             format!("\"{}\"", name.escape_ascii()),
         ));
     }
-    if entry.kind == EntryKind::Stream && entry.size != 0 {
+    let in_folder = |folder: u32| folder as usize <= folders;
+    let (fits, what) = match &entry.kind {
+        EntryKind::Symlink(text) => (
+            !text.is_empty() && text.len() <= limits::SYMLINK_BYTES_MAX && !text.contains(&0),
+            "a symbolic link's text",
+        ),
+        EntryKind::HardLink(first, _) => (
+            in_folder(first.folder) && is_name(&first.name),
+            "a hard link's first name",
+        ),
+        _ => (true, ""),
+    };
+    if !fits || !in_folder(entry.folder) {
+        let wanted = if fits {
+            "a directory of the offer"
+        } else {
+            what
+        };
+        return Err(Violation::new(wanted, "another"));
+    }
+    if entry.kind != EntryKind::File && entry.size != 0 {
         return Err(Violation::new(
-            "a stream of unknown size",
-            format!("a stream of {} bytes", entry.size),
+            "a size of a file alone",
+            format!("{} bytes of another entry", entry.size),
         ));
     }
+    // Number -1 is nobody's: the kernel takes it for "leave it as it is".
+    let nobody = |owner: &Ownership| owner.user == u32::MAX || owner.group == u32::MAX;
+    if entry.owner.as_ref().is_some_and(nobody) {
+        return Err(Violation::new("an owner", "number -1"));
+    }
+    check_attributes(entry)?;
     if let Data::Ranges(ranges) = &entry.data {
         let inside = ranges
             .iter()
             .all(|range| range.start < range.end && range.end <= entry.size);
         let ordered = ranges.windows(2).all(|pair| pair[0].end < pair[1].start);
-        if !inside || !ordered || entry.kind == EntryKind::Stream {
+        if !inside || !ordered || entry.kind != EntryKind::File {
             return Err(Violation::new(
                 "ascending stretches of data inside a file",
                 format!("{} stretches", ranges.len()),
@@ -152,6 +195,25 @@ fn check_entry(entry: &Entry) -> Result<(), Violation> {
         ));
     }
     Ok(())
+}
+
+fn check_attributes(entry: &Entry) -> Result<(), Violation> {
+    let mut bytes = 0;
+    for attribute in entry.attributes.iter().flatten() {
+        let name = &attribute.name;
+        if name.is_empty() || name.len() > limits::NAME_BYTES_MAX || name.contains(&0) {
+            return Err(Violation::new(
+                "an extended attribute's name",
+                format!("\"{}\"", name.escape_ascii()),
+            ));
+        }
+        bytes += name.len() + attribute.value.len();
+    }
+    at_most(
+        bytes,
+        limits::ENTRY_ATTRIBUTES_BYTES_MAX,
+        "bytes of extended attributes",
+    )
 }
 
 /// `alone` says that one file is meant.

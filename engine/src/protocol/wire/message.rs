@@ -4,6 +4,7 @@
 //! Invariant: a message names transfer, segment and file where it concerns
 //! one, so that it means the same whenever it arrives.
 
+use super::entry::{ByteRange, Offer};
 use super::list::bounded;
 use crate::error::Error;
 use crate::limits;
@@ -124,83 +125,12 @@ pub struct Begin {
     /// Descriptors that the beginner's files may take at once; where the
     /// beginner sends, more are of no use at the other end: see [`crate::protocol::credit`].
     pub descriptors_max: Option<u32>,
+    /// What of trees and entries.
+    pub tree: crate::options::TreeOptions,
+    /// What is not sent again.
+    pub pass_over: crate::options::PassOver,
     /// Payload bytes per second over all connections (matters when the peer sends).
     pub rate_limit_bytes_per_second: Option<u64>,
-}
-
-/// What an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EntryKind {
-    /// A regular file of known size.
-    File,
-    /// Bytes without an end yet known: alone in its segment.
-    Stream,
-}
-
-/// One file as the sender offers it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Components joined by '/': never absolute, empty, "." or "..", no NUL.
-    pub name: Vec<u8>,
-    /// What it is.
-    pub kind: EntryKind,
-    /// Bytes; 0 for a stream.
-    pub size: u64,
-    /// Permission bits.
-    pub mode: u32,
-    /// Modification time, whole seconds since 1970.
-    pub mtime_seconds: i64,
-    /// … and nanoseconds.
-    pub mtime_nanos: u32,
-    /// Where it has data; the rest are holes, which are neither read nor sent.
-    pub data: Data,
-}
-
-impl Entry {
-    /// Bytes that are no hole.
-    #[must_use]
-    pub fn data_bytes(&self) -> u64 {
-        match &self.data {
-            Data::Everywhere => self.size,
-            // They are disjoint, and inside the file.
-            Data::Ranges(ranges) => ranges.iter().map(|range| range.end - range.start).sum(),
-        }
-    }
-}
-
-/// Where a file has data.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Data {
-    /// It has no holes, or nobody can tell.
-    #[default]
-    Everywhere,
-    /// In these ranges, ascending, not touching; possibly in none.
-    Ranges(
-        #[serde(deserialize_with = "bounded::<_, _, { limits::DATA_RANGES_MAX }>")] Vec<ByteRange>,
-    ),
-}
-
-/// A segment, offered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offer {
-    /// The transfer.
-    pub transfer: TransferId,
-    /// This segment's number, counted from 0 without a gap.
-    pub segment: SegmentId,
-    /// No segment follows.
-    pub last: bool,
-    /// The files.
-    #[serde(deserialize_with = "bounded::<_, _, { limits::SEGMENT_ENTRIES_MAX }>")]
-    pub entries: Vec<Entry>,
-}
-
-/// Bytes `start..end` of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ByteRange {
-    /// First byte.
-    pub start: u64,
-    /// One past the last byte.
-    pub end: u64,
 }
 
 /// What the receiver wants of one file.

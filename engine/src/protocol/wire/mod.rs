@@ -146,6 +146,14 @@
 //! begins to open what was named last, unless that was all, and R answers it
 //! with the next Sources; what was not asked for is a violation.
 //!
+//! An Offer stands for itself: it names the directories that its entries lie in, each
+//! by the number of the one that it lies in itself and its last component, and its
+//! entries by a number and a last component. Number 0 is where the transfer's files
+//! go. A directory is an entry of its own, behind all that lies in it, and so is each
+//! further name of a file (a hard link): R settles them when everything before them
+//! in this segment and the earlier ones has ended. The digest of the Answer covers
+//! all that an Offer says.
+//!
 //! S sends no frame of a segment before its Answer, only padding. Offers do not wait for
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
@@ -229,6 +237,7 @@
 
 mod bounds;
 mod codec;
+mod entry;
 mod greeting;
 mod list;
 mod message;
@@ -237,6 +246,7 @@ mod tests;
 
 pub use bounds::cut;
 pub use codec::{MessageReader, encode};
+pub use entry::*;
 pub use greeting::{
     ConnectionRole, JOIN_BYTES, Join, PREAMBLE_BYTES, Preamble, PreambleReply, VERSION_MAX,
     VERSION_MIN, choose_version,

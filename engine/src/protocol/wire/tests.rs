@@ -4,6 +4,7 @@
 //! Leaves to others: what messages do. Invariant: every variant is generated,
 //! which the count of tags in the table proves.
 
+use super::entry::tests::offer;
 use super::*;
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
@@ -76,7 +77,11 @@ fn begin() -> impl Strategy<Value = Begin> {
     let push =
         (prop::collection::vec(any::<u8>(), 0..20), any::<bool>()).prop_map(|(path, directory)| {
             Task::Push {
-                target: RemoteTarget::Path { path, directory },
+                target: RemoteTarget::Path {
+                    path,
+                    directory,
+                    make: !directory,
+                },
             }
         });
     let pull = prop::collection::vec(any::<u8>(), 0..20).prop_map(|path| Task::Pull {
@@ -101,6 +106,8 @@ fn begin() -> impl Strategy<Value = Begin> {
         any::<[Option<u64>; 2]>(),
     )
         .prop_map(|(transfer, task, power, flags, limits)| Begin {
+            tree: crate::options::TreeOptions::default(),
+            pass_over: crate::options::PassOver::Unchanged,
             transfer: TransferId(transfer),
             task,
             chunk_bytes: 1 << power,
@@ -113,37 +120,6 @@ fn begin() -> impl Strategy<Value = Begin> {
             descriptors_max: limits[0].map(|limit| limit as u32),
             rate_limit_bytes_per_second: limits[1],
         })
-}
-
-fn offer() -> impl Strategy<Value = Offer> {
-    let entry = (
-        "[a-z.]{1,8}x(/[a-z]{1,8}){0,3}",
-        0..1u64 << 50,
-        any::<u32>(),
-        any::<i64>(),
-        0..1_000_000_000u32,
-    )
-        .prop_map(|(name, size, mode, mtime_seconds, mtime_nanos)| Entry {
-            name: name.into_bytes(),
-            kind: EntryKind::File,
-            size,
-            mode,
-            mtime_seconds,
-            mtime_nanos,
-            data: Data::Everywhere,
-        });
-    let files = (
-        any::<[u8; 16]>(),
-        any::<u32>(),
-        any::<bool>(),
-        prop::collection::vec(entry, 0..5),
-    );
-    files.prop_map(|(transfer, segment, last, entries)| Offer {
-        transfer: TransferId(transfer),
-        segment,
-        last,
-        entries,
-    })
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -333,7 +309,10 @@ fn envelope(tag: u16, flags: u16, body_bytes: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// Reads all there is, in pieces of these lengths.
-fn read_all(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Message>, crate::protocol::Violation> {
+pub(super) fn read_all(
+    bytes: &[u8],
+    cuts: &[usize],
+) -> Result<Vec<Message>, crate::protocol::Violation> {
     let mut reader = MessageReader::new();
     let (mut messages, mut rest) = (Vec::new(), bytes);
     let mut cuts = cuts.iter().copied().cycle();
@@ -481,6 +460,8 @@ fn an_unknown_message_is_refused_unless_it_is_optional() {
 fn a_transfer_cannot_take_the_name_of_padding() {
     let read = |transfer| {
         let begin = Begin {
+            tree: crate::options::TreeOptions::default(),
+            pass_over: crate::options::PassOver::Unchanged,
             transfer,
             task: Task::Push {
                 target: RemoteTarget::Null,
@@ -499,64 +480,6 @@ fn a_transfer_cannot_take_the_name_of_padding() {
     };
     assert!(read(TransferId([1; 16])));
     assert!(!read(TransferId::PADDING));
-}
-
-#[test]
-fn names_and_sizes_are_checked_where_they_come_in() {
-    let read = |entry: Entry, count: usize| {
-        let offer = Offer {
-            transfer: TransferId([0; 16]),
-            segment: 0,
-            last: true,
-            entries: vec![entry; count],
-        };
-        read_all(&encode(&Message::Offer(offer)), &[9999]).is_ok()
-    };
-    let good = Entry {
-        name: b"a/b".to_vec(),
-        kind: EntryKind::File,
-        size: 1,
-        mode: 0,
-        mtime_seconds: 0,
-        mtime_nanos: 0,
-        data: Data::Everywhere,
-    };
-    assert!(read(good.clone(), 3));
-    for name in [
-        "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "../a", "a/.", "a\0b",
-    ] {
-        let name = name.as_bytes().to_vec();
-        assert!(
-            !read(
-                Entry {
-                    name: name.clone(),
-                    ..good.clone()
-                },
-                1
-            ),
-            "{name:?}"
-        );
-    }
-    let long = Entry {
-        name: vec![b'x'; limits::NAME_BYTES_MAX + 1],
-        ..good.clone()
-    };
-    assert!(!read(long, 1));
-    let huge = Entry {
-        size: i64::MAX as u64,
-        ..good.clone()
-    };
-    assert!(read(huge.clone(), 1));
-    assert!(!read(huge, 2), "their sum is beyond what an offset can say");
-    let stream = Entry {
-        kind: EntryKind::Stream,
-        size: 0,
-        ..good.clone()
-    };
-    assert!(read(stream.clone(), 1));
-    assert!(!read(stream.clone(), 2));
-    assert!(!read(Entry { size: 1, ..stream }, 1));
-    assert!(!read(good, limits::SEGMENT_ENTRIES_MAX + 1));
 }
 
 #[test]

@@ -183,14 +183,18 @@ fn name(event: &ReceiveEvent) -> String {
 fn plan(kind: EntryKind, sizes: &[u64], chunk_bytes: u32) -> Plan {
     let entry = |(place, size): (usize, &u64)| Entry {
         name: format!("file{place}").into_bytes(),
-        kind,
+        kind: kind.clone(),
         size: *size,
         mode: 0o644,
         mtime_seconds: 0,
         mtime_nanos: 0,
         data: Data::Everywhere,
+        ..Entry::default()
     };
     let offer = Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer: TRANSFER,
         segment: 0,
         last: true,

@@ -6,7 +6,7 @@ mod paths;
 use super::super::SendSegment;
 use super::*;
 use crate::files::generated::Generated;
-use crate::files::source::FileSource;
+use crate::files::regular::FileSource;
 use crate::kernel::queue::{Writer, bounded};
 use crate::options::Pattern;
 use crate::protocol::check::CheckSeed;
@@ -172,12 +172,26 @@ impl Files {
     }
 }
 
+/// As it is offered.
+fn entry_of(source: &Source) -> crate::protocol::wire::Entry {
+    match source {
+        Source::File(file) => file.entry(),
+        Source::Generated(generated) => generated.entry(),
+        Source::Stream(stream) => stream.entry(),
+        Source::Missing(missing) => missing.entry().clone(),
+        Source::Later(_) | Source::Node(_) => crate::protocol::wire::Entry::default(),
+    }
+}
+
 fn segment(sources: Vec<Source>, transmit: Transmit) -> Arc<SendSegment> {
     let offer = Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer: TRANSFER,
         segment: 3,
         last: true,
-        entries: sources.iter().map(Source::entry).collect(),
+        entries: sources.iter().map(entry_of).collect(),
     };
     let verdicts = vec![Verdict::Whole; sources.len()];
     let digest = plan::digest(&offer, &verdicts);

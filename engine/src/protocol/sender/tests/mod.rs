@@ -24,6 +24,7 @@ fn entry(size: u64) -> Entry {
         mtime_seconds: 0,
         mtime_nanos: 0,
         data: Data::Everywhere,
+        ..Entry::default()
     }
 }
 
@@ -37,7 +38,15 @@ fn answer(offer: &Offer, verdicts: Vec<Verdict>) -> Message {
 }
 
 fn outputs(sender: &mut Sender) -> Vec<SenderOutput> {
-    std::iter::from_fn(|| sender.poll(0)).collect()
+    let mut all = Vec::new();
+    while let Some(output) = sender.poll(0) {
+        // All sources are open.
+        if let SenderOutput::Segment { segment, .. } = output {
+            sender.opened(segment, Vec::new());
+        }
+        all.push(output);
+    }
+    all
 }
 
 fn runs(outputs: &[SenderOutput]) -> Vec<Run> {
@@ -78,7 +87,8 @@ fn moving_files(sizes: &[u64], connections: u32) -> (Sender, Vec<Run>) {
     for connection in 0..connections {
         sender.connection_joined(0, connection);
     }
-    sender.offer(sizes.iter().copied().map(entry).collect(), true);
+    let entries: Vec<Entry> = sizes.iter().copied().map(entry).collect();
+    sender.offer(entries.into(), true);
     let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
         panic!("an offer comes first");
     };
@@ -140,6 +150,9 @@ fn what_an_honest_receiver_cannot_say_is_a_violation() {
         chunks: ChunkRange { first, count },
     };
     let offer = Offer {
+        folders: Vec::new(),
+        users: Vec::new(),
+        groups: Vec::new(),
         transfer: TRANSFER,
         segment: 0,
         last: true,
@@ -220,7 +233,7 @@ fn an_answer_has_to_be_to_what_was_offered() {
             descriptors_max: 4096,
             peer_descriptors_max: 4096,
         });
-        sender.offer(vec![entry(10)], true);
+        sender.offer(vec![entry(10)].into(), true);
         let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
             panic!("an offer comes first");
         };
@@ -242,7 +255,7 @@ fn a_receiver_that_does_not_answer_is_given_up_in_time() {
         "what lands takes what it takes"
     );
     let mut offering = Sender::new(sender.config);
-    offering.offer(vec![entry(1)], true);
+    offering.offer(vec![entry(1)].into(), true);
     assert_eq!(outputs(&mut offering).len(), 1, "the offer");
     let mut naming = Sender::new(offering.config);
     naming.names_are_due(true);
@@ -469,7 +482,7 @@ fn no_more_segments_are_open_than_the_limit() {
         peer_descriptors_max: 4096,
     });
     for _ in 0..limits::SEGMENTS_OPEN_MAX + 3 {
-        sender.offer(vec![entry(0)], false);
+        sender.offer(vec![entry(0)].into(), false);
     }
     assert!(sender.room() == 0);
     assert_eq!(outputs(&mut sender).len(), limits::SEGMENTS_OPEN_MAX);

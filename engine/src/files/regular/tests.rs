@@ -55,7 +55,7 @@ fn what_is_no_readable_file_is_refused_in_a_sentence() {
     refused(
         local(directory.path()),
         ErrorKind::Usage,
-        "is a directory; copying directories is not built yet",
+        "it is a directory",
     );
     refused(local(Path::new("")), ErrorKind::Usage, "empty");
     refused(local(Path::new("..")), ErrorKind::Usage, "is a directory");

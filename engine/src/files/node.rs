@@ -1,0 +1,279 @@
+//! What has no bytes: directories, links and special files at the receiver.
+//!
+//! Leaves to others: when each is made, and the sync of its name. Invariant: a name
+//! shows what was there or the whole new thing; a directory is never replaced, and
+//! another name is given only to the file that was copied.
+
+use super::attributes::Bearer;
+use super::beneath::{DIRECTORY, kind_name};
+use super::folder::HeldFolder;
+use super::metadata::{Failed, Metadata};
+use super::place::Place;
+use super::temporary;
+use crate::error::{Error, ErrorKind, Result, Side, why};
+use crate::protocol::wire::{Entry, EntryKind};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// What is to be made.
+#[derive(Debug)]
+enum NodeKind {
+    Directory,
+    Symlink(Vec<u8>),
+    /// The place of the file's first name, and the file's size.
+    HardLink(Place, u64),
+    Special(FileType, u64),
+}
+
+/// One of them, until it is settled.
+#[derive(Debug)]
+pub struct Node {
+    place: Place,
+    kind: NodeKind,
+    metadata: Metadata,
+}
+
+/// What making one came to.
+pub struct Made {
+    /// The directory that is to be synced besides its parent.
+    pub own: Option<OwnedFd>,
+}
+
+impl Node {
+    /// The node that `entry` is, at `place`; `first` is where the first name of a hard
+    /// link is. Nothing where it is there as it is to be.
+    ///
+    /// # Errors
+    /// What is there cannot be replaced by it.
+    pub fn new(
+        place: Place,
+        entry: &Entry,
+        first: Option<Place>,
+        metadata: Metadata,
+    ) -> Result<Option<Self>> {
+        let kind = match (&entry.kind, first) {
+            (EntryKind::Directory, _) => NodeKind::Directory,
+            (EntryKind::Symlink(text), _) => NodeKind::Symlink(text.clone()),
+            (EntryKind::HardLink(_, size), Some(first)) => NodeKind::HardLink(first, *size),
+            (EntryKind::CharacterDevice(major, minor), _) => {
+                let number = rustix::fs::makedev(*major, *minor);
+                NodeKind::Special(FileType::CharacterDevice, number)
+            }
+            (EntryKind::BlockDevice(major, minor), _) => {
+                let number = rustix::fs::makedev(*major, *minor);
+                NodeKind::Special(FileType::BlockDevice, number)
+            }
+            _ => NodeKind::Special(FileType::Fifo, 0),
+        };
+        let node = Self {
+            place,
+            kind,
+            metadata,
+        };
+        node.prepare()
+    }
+
+    /// Looks at what is there; makes a directory.
+    fn prepare(self) -> Result<Option<Self>> {
+        let found = self.place.occupant()?;
+        match (&self.kind, found) {
+            (NodeKind::Directory, None) => {
+                self.place.make_directory()?;
+            }
+            (NodeKind::Directory, Some(stat)) => {
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                if kind != FileType::Directory {
+                    let why = format!("it is {}, and no directory", kind_name(kind));
+                    return Err(self.cannot("make the directory", why));
+                }
+            }
+            (_, Some(stat)) => {
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    return Err(self.cannot("make", "a directory is in its place"));
+                }
+                if self.is_there(&stat) {
+                    return Ok(None);
+                }
+            }
+            (_, None) => {}
+        }
+        Ok(Some(self))
+    }
+
+    /// True where what has `stat` is this already.
+    fn is_there(&self, stat: &Stat) -> bool {
+        let (directory, name) = (self.place.directory(), self.place.name());
+        let is_it = match &self.kind {
+            NodeKind::Directory | NodeKind::HardLink(..) => return false,
+            NodeKind::Symlink(text) => {
+                FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
+                    && rustix::fs::readlinkat(directory, name, Vec::new())
+                        .is_ok_and(|found| found.as_bytes() == &text[..])
+            }
+            NodeKind::Special(kind, number) => {
+                FileType::from_raw_mode(stat.st_mode) == *kind
+                    && (*kind == FileType::Fifo || stat.st_rdev == *number)
+            }
+        };
+        is_it
+            && self.metadata.has_time_of(stat)
+            && self
+                .metadata
+                .is_kept_by(Bearer::Name(directory, name), stat)
+    }
+
+    /// The directory that its name is in.
+    #[must_use]
+    pub fn folder(&self) -> &HeldFolder {
+        self.place.folder()
+    }
+
+    /// What sentences call it.
+    #[must_use]
+    pub fn display(&self) -> &str {
+        self.place.display()
+    }
+
+    /// Makes it what it is to be, under its name; nothing where it was so.
+    ///
+    /// # Errors
+    /// It cannot be made; then what was there is there.
+    pub fn make(&self) -> Result<Option<Made>> {
+        match &self.kind {
+            NodeKind::Directory => self.finish_directory(),
+            NodeKind::HardLink(first, size) => self.link(first, *size),
+            NodeKind::Symlink(text) => self.replace(false, |name| {
+                rustix::fs::symlinkat(&text[..], self.place.directory(), name)
+            }),
+            NodeKind::Special(kind, number) => self.replace(true, |name| {
+                let bits = Mode::RUSR | Mode::WUSR;
+                rustix::fs::mknodat(self.place.directory(), name, *kind, bits, *number)
+            }),
+        }
+    }
+
+    /// Gives a directory its own: everything in it has ended.
+    fn finish_directory(&self) -> Result<Option<Made>> {
+        let opened = match self.place.name() {
+            b"" => rustix::fs::openat(self.place.directory(), ".", DIRECTORY, Mode::empty()),
+            name => {
+                let flags = DIRECTORY | OFlags::NOFOLLOW;
+                rustix::fs::openat(self.place.directory(), name, flags, Mode::empty())
+            }
+        };
+        let fd = opened.map_err(|errno| self.cannot("open the directory", why(errno)))?;
+        let look = rustix::fs::fstat(&fd);
+        let stat = look.map_err(|errno| self.cannot("look at", why(errno)))?;
+        let is_kept = self.metadata.is_kept_by(Bearer::Open(fd.as_fd()), &stat);
+        if is_kept && self.metadata.has_time_of(&stat) {
+            return Ok(None);
+        }
+        self.metadata
+            .apply(fd.as_fd(), &stat, self.metadata.mode(), true)
+            .map_err(|failed| self.failed(failed))?;
+        Ok(Some(Made { own: Some(fd) }))
+    }
+
+    /// Gives the file that was copied another name.
+    fn link(&self, first: &Place, size: u64) -> Result<Option<Made>> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let look = rustix::fs::statat(first.directory(), first.name(), flags);
+        let copied = look.ok().filter(|stat| self.was_copied(stat, size));
+        let Some(copied) = copied else {
+            let why = format!("its first name, {}, was not copied", first.display());
+            return Err(self.cannot("link", why));
+        };
+        let there = self.place.occupant()?;
+        if there.is_some_and(|stat| (stat.st_dev, stat.st_ino) == (copied.st_dev, copied.st_ino)) {
+            return Ok(None);
+        }
+        let link = |name: &str| {
+            let (from, to) = (first.directory(), self.place.directory());
+            rustix::fs::linkat(from, first.name(), to, name, AtFlags::empty())
+        };
+        let temporary = self.make_temporary(link)?;
+        self.rename(&temporary)?;
+        Ok(Some(Made { own: None }))
+    }
+
+    /// True of the file that was copied, and not of one that was there before.
+    fn was_copied(&self, stat: &Stat, wanted: u64) -> bool {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let has_size = kind != FileType::RegularFile || size == wanted;
+        kind != FileType::Directory && has_size && self.metadata.has_time_of(stat)
+    }
+
+    /// Makes it by `make` under a temporary name, then gives it its own.
+    fn replace(
+        &self,
+        has_bits: bool,
+        make: impl Fn(&str) -> rustix::io::Result<()>,
+    ) -> Result<Option<Made>> {
+        let temporary = self.make_temporary(make)?;
+        let directory = self.place.directory();
+        let given = self
+            .metadata
+            .apply_to_name(directory, temporary.as_bytes(), has_bits);
+        given.map_err(|failed| {
+            let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
+            self.failed(failed)
+        })?;
+        self.rename(&temporary)?;
+        Ok(Some(Made { own: None }))
+    }
+
+    fn make_temporary(&self, make: impl Fn(&str) -> rustix::io::Result<()>) -> Result<String> {
+        temporary::named(make).map_err(|error| match error {
+            temporary::NotMade::Errno(errno) => self.cannot("make", why(errno)),
+            temporary::NotMade::Error(error) => error,
+        })
+    }
+
+    fn rename(&self, temporary: &str) -> Result<()> {
+        let directory = self.place.directory();
+        let renamed = rustix::fs::renameat(directory, temporary, directory, self.place.name());
+        renamed.map_err(|errno| {
+            let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
+            self.cannot("rename a temporary name to", why(errno))
+        })?;
+        // Between two names of one file a rename does nothing.
+        let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
+        Ok(())
+    }
+
+    fn failed(&self, (doing, errno): Failed) -> Error {
+        self.cannot(doing, why(errno))
+    }
+
+    /// The refusal of it.
+    pub fn cannot(&self, doing: &str, why: impl std::fmt::Display) -> Error {
+        let display = self.place.display();
+        Error::local(format!("cannot {doing} {display}"), why).at(Side::Receiver)
+    }
+}
+
+/// Devices are made for those alone who proved who they are.
+///
+/// # Errors
+/// [`ErrorKind::Unauthorised`].
+pub fn refuse_unproved_device(entry: &Entry, is_proved: bool, display: &str) -> Result<()> {
+    use EntryKind::{BlockDevice, CharacterDevice};
+    match entry.kind {
+        CharacterDevice(..) | BlockDevice(..) if !is_proved => Err(Error::new(
+            ErrorKind::Unauthorised,
+            format!(
+                "cannot make {display}: it is a device, which is not taken from a peer that proved no token"
+            ),
+        )
+        .at(Side::Receiver)),
+        _ => Ok(()),
+    }
+}
+
+/// The errno of what is missing.
+#[must_use]
+pub fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::STALE)
+}

@@ -1,0 +1,126 @@
+//! The directories of an offer at the receiver: opened, or made.
+//!
+//! Leaves to others: what goes into them, and their own metadata, which comes last.
+//! Invariant: no link is followed on the way to one, so that nothing leads outside
+//! the target; only those are held that entries lie in, besides those of the offer
+//! before.
+
+use crate::error::{Error, Result, Side};
+use crate::files::folder::HeldFolder;
+use crate::files::place::{self, Place, ResolvedTarget, display_in};
+use crate::protocol::wire::{Folder, FolderId, Offer};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Directories that are held between one offer and the next, by their paths.
+#[derive(Default)]
+pub struct TargetFolders(HashMap<Vec<u8>, Arc<HeldFolder>>);
+
+/// Where entries of one offer go.
+pub struct OfferFolders {
+    /// By number; none of those that nothing lies in.
+    found: Vec<Option<Result<Arc<HeldFolder>>>>,
+    displays: Vec<String>,
+}
+
+impl TargetFolders {
+    /// Those that the entries of `offer` lie in.
+    pub fn of_offer(&mut self, target: &ResolvedTarget, offer: &Offer) -> OfferFolders {
+        let (wanted, mut waiting) = uses(offer);
+        let mut paths: Vec<Vec<u8>> = vec![Vec::new()];
+        let mut found: Vec<Option<Result<Arc<HeldFolder>>>> = vec![None];
+        let mut displays = vec![target.display().to_owned()];
+        let mut kept = HashMap::new();
+        for (number, folder) in (1..).zip(&offer.folders) {
+            let parent = folder.parent as usize;
+            let name = own_name(target, folder);
+            let mut path = paths[parent].clone();
+            path.extend_from_slice(&folder.name);
+            path.push(b'/');
+            displays.push(match (folder.parent, target.name()) {
+                (0, Some(_)) => target.display().to_owned(),
+                _ => display_in(&displays[parent], &folder.name),
+            });
+            let is_needed = wanted[number] || waiting[number] > 0;
+            found.push(is_needed.then(|| match self.0.get(&path) {
+                Some(held) => Ok(held.clone()),
+                None => {
+                    let parent = match (folder.parent, &found[parent]) {
+                        (0, _) => Ok(target.folder().clone()),
+                        (_, Some(parent)) => parent.clone(),
+                        (_, None) => Err(lost(&displays[parent])),
+                    };
+                    parent.and_then(|parent| {
+                        let place = Place::of(parent, name, &displays[number])?;
+                        place::open_or_make(&place)
+                    })
+                }
+            }));
+            // One that only led to others is let go of with the last of them.
+            if is_needed {
+                waiting[parent] -= 1;
+                if waiting[parent] == 0 && !wanted[parent] {
+                    found[parent] = None;
+                }
+            }
+            if let (true, Some(Ok(held))) = (wanted[number], &found[number]) {
+                kept.insert(path.clone(), held.clone());
+            }
+            paths.push(path);
+        }
+        self.0 = kept;
+        OfferFolders { found, displays }
+    }
+}
+
+/// Which folders entries lie in, and how many needed ones lie in each.
+fn uses(offer: &Offer) -> (Vec<bool>, Vec<usize>) {
+    let count = offer.folders.len() + 1;
+    let mut wanted = vec![false; count];
+    for entry in &offer.entries {
+        wanted[entry.folder as usize] = true;
+        if let crate::protocol::wire::EntryKind::HardLink(first, _) = &entry.kind {
+            wanted[first.folder as usize] = true;
+        }
+    }
+    let mut waiting = vec![0; count];
+    for (at, folder) in offer.folders.iter().enumerate().rev() {
+        let number = at + 1;
+        if wanted[number] || waiting[number] > 0 {
+            waiting[folder.parent as usize] += 1;
+        }
+    }
+    (wanted, waiting)
+}
+
+/// Its name at the target, which may have another for what is copied.
+fn own_name<'a>(target: &'a ResolvedTarget, folder: &'a Folder) -> &'a [u8] {
+    match (folder.parent, target.name()) {
+        (0, Some(name)) => name,
+        _ => &folder.name,
+    }
+}
+
+/// A fault of haul: folders are found before those in them.
+fn lost(display: &str) -> Error {
+    Error::local(format!("cannot write into {display}"), "it was let go of").at(Side::Receiver)
+}
+
+impl OfferFolders {
+    /// Where `name` in that folder goes.
+    ///
+    /// # Errors
+    /// The folder cannot be made or opened; the name is no plain one.
+    pub fn place(&self, target: &ResolvedTarget, folder: FolderId, name: &[u8]) -> Result<Place> {
+        if folder == 0 {
+            return target.place_of(name);
+        }
+        match self.found.get(folder as usize) {
+            Some(Some(Ok(held))) => {
+                Place::inside(held.clone(), name, &self.displays[folder as usize])
+            }
+            Some(Some(Err(error))) => Err(error.clone()),
+            _ => Err(lost(target.display())),
+        }
+    }
+}

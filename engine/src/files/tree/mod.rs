@@ -1,0 +1,8 @@
+//! Whole trees: read directory by directory, and made the same way.
+//!
+//! Leaves to others: single files (source, target). Invariant: memory is by the depth
+//! of a tree and by one directory's part, never by what is in all of it.
+
+pub mod make;
+pub mod offered;
+pub mod scan;
