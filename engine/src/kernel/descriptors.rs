@@ -30,6 +30,9 @@ struct Account {
     releases: u64,
     /// How often that had been when somebody waited in vain for the next time.
     in_vain: Option<u64>,
+    /// Who waits for the next time: to wake nobody would be a system call for each
+    /// file that is closed.
+    waiting: usize,
 }
 
 static ACCOUNT: Mutex<Account> = Mutex::new(Account {
@@ -37,6 +40,7 @@ static ACCOUNT: Mutex<Account> = Mutex::new(Account {
     held: 0,
     releases: 0,
     in_vain: None,
+    waiting: 0,
 });
 static RELEASED: Condvar = Condvar::new();
 
@@ -184,8 +188,11 @@ impl Drop for Held {
         let mut account = account();
         account.held = account.held.saturating_sub(self.count);
         account.releases += 1;
+        let is_awaited = account.waiting > 0;
         drop(account);
-        RELEASED.notify_all();
+        if is_awaited {
+            RELEASED.notify_all();
+        }
     }
 }
 
@@ -206,8 +213,11 @@ impl Exhaustion for Errno {
 ///
 /// # Errors
 /// Those of `open`.
-pub fn patiently<T, E: Exhaustion>(open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-    patiently_for(PATIENCE, open)
+pub fn patiently<T, E: Exhaustion>(mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    match open() {
+        Err(error) if error.is_exhaustion() => patiently_for(PATIENCE, open),
+        result => result,
+    }
 }
 
 fn patiently_for<T, E: Exhaustion>(
@@ -229,9 +239,12 @@ fn patiently_for<T, E: Exhaustion>(
             }
             result => return result,
         }
-        let (account, _) = RELEASED
-            .wait_timeout_while(account(), LOOK_AGAIN, |account| account.releases == seen)
+        let mut waiting = account();
+        waiting.waiting += 1;
+        let (mut account, _) = RELEASED
+            .wait_timeout_while(waiting, LOOK_AGAIN, |account| account.releases == seen)
             .unwrap_or_else(PoisonError::into_inner);
+        account.waiting -= 1;
         if account.releases != seen {
             seen = account.releases;
             until = Instant::now() + patience;
