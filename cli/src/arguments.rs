@@ -7,6 +7,7 @@
 use crate::clean::{self, CleanArguments};
 use crate::console::When;
 use crate::endpoint::{Endpoint, PORT_DEFAULT};
+use crate::entries::EntryOptions;
 use crate::size;
 use crate::token::{self, FoundToken};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
@@ -14,7 +15,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use haul_engine::Error;
 use haul_engine::error::why;
 use haul_engine::limits;
-use haul_engine::options::{Congestion, CopyOptions, PassOver, PoolOptions, Transmit, TreeOptions};
+use haul_engine::options::{
+    Congestion, CopyOptions, PassOver, PoolOptions, TargetRules, Transmit, TreeOptions,
+};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -155,52 +158,6 @@ pub struct CopyArguments {
     /// What to tell.
     #[command(flatten)]
     pub output: OutputOptions,
-}
-
-/// What is copied of each entry, and what is passed over.
-#[derive(Clone, Copy, Debug, Args)]
-#[command(next_help_heading = "Entries")]
-pub struct EntryOptions {
-    /// Send files of the same size and time, too, instead of passing them over
-    #[arg(short = 'I', long)]
-    pub ignore_times: bool,
-    /// Leave owners and groups as they come
-    #[arg(long)]
-    pub no_owner: bool,
-    /// Keep owners and groups by number, not by name
-    #[arg(long, conflicts_with = "no_owner")]
-    pub numeric_ids: bool,
-    /// Leave extended attributes, access control lists and capabilities out
-    #[arg(long)]
-    pub no_xattrs: bool,
-    /// Leave directories on other file systems empty
-    #[arg(short = 'x', long)]
-    pub one_file_system: bool,
-    /// Count files that vanish while the copy runs as failed
-    #[arg(long)]
-    pub strict: bool,
-}
-
-impl EntryOptions {
-    /// As the engine takes them.
-    #[must_use]
-    pub fn tree(&self) -> TreeOptions {
-        TreeOptions {
-            owners: !self.no_owner,
-            numeric_ids: self.numeric_ids,
-            attributes: !self.no_xattrs,
-            one_file_system: self.one_file_system,
-        }
-    }
-
-    /// What is not sent again.
-    #[must_use]
-    pub fn pass_over(&self) -> PassOver {
-        match self.ignore_times {
-            true => PassOver::Nothing,
-            false => PassOver::Unchanged,
-        }
-    }
 }
 
 /// How bytes move; the same for `copy` and `bench`.
@@ -486,7 +443,10 @@ impl TransferOptions {
             verify: self.verify,
             drop_cache: self.drop_cache,
             // Whoever measures sends everything.
-            pass_over: PassOver::Nothing,
+            rules: TargetRules {
+                pass_over: PassOver::Nothing,
+                ..TargetRules::default()
+            },
             tree: TreeOptions::default(),
             file_events: true,
         }

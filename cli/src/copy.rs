@@ -308,8 +308,8 @@ fn carry(
         quit.exit();
     });
     let options = CopyOptions {
-        tree: arguments.entries.tree(),
-        pass_over: arguments.entries.pass_over(),
+        tree: arguments.entries.tree()?,
+        rules: arguments.entries.rules(),
         file_events: arguments.output.events,
         ..arguments.transfer.copy()
     };

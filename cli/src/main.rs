@@ -12,6 +12,7 @@ mod copy;
 mod doctor;
 mod embedded;
 mod endpoint;
+mod entries;
 mod events;
 mod follow;
 mod hlog;

@@ -75,6 +75,10 @@ pub const TREE_SEGMENT_ENTRIES_MAX: usize = 256;
 /// Descriptors that the files of a tree are given, where there are so many: all
 /// segments that may be open, with a directory to every other file.
 pub const TREE_DESCRIPTORS: usize = SEGMENTS_OPEN_MAX * TREE_SEGMENT_ENTRIES_MAX * 3 / 2;
+/// Patterns of what is left out of a tree, at most, …
+pub const FILTERS_MAX: usize = 1024;
+/// … and their bytes: compiled they take some hundred times as much.
+pub const FILTERS_BYTES_MAX: usize = 64 * 1024;
 /// Users or groups that one segment tells the names of, at most; those of further
 /// entries are known by number.
 pub const SEGMENT_IDS_MAX: usize = 1024;

@@ -102,7 +102,7 @@ impl std::fmt::Debug for Token {
 
 /// How trees are read, and what is kept of each entry besides its bytes, its mode
 /// and its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeOptions {
     /// To whom it belongs, as far as the receiver may.
     pub owners: bool,
@@ -112,6 +112,17 @@ pub struct TreeOptions {
     pub attributes: bool,
     /// Directories on other file systems than that of their source are left empty.
     pub one_file_system: bool,
+    /// What is left out: the last rule that fits decides.
+    pub filters: Vec<FilterRule>,
+}
+
+/// One rule of what is left out of a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterRule {
+    /// As git's ignore files have them, from the directory that was named.
+    pub pattern: String,
+    /// What fits is left out; else it is taken, whatever an earlier rule said.
+    pub excludes: bool,
 }
 
 impl Default for TreeOptions {
@@ -121,8 +132,22 @@ impl Default for TreeOptions {
             numeric_ids: false,
             attributes: true,
             one_file_system: false,
+            filters: Vec::new(),
         }
     }
+}
+
+/// What is written, by what the target has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRules {
+    /// Files that the target has already.
+    pub pass_over: PassOver,
+    /// Nothing is made that is not there.
+    pub only_existing: bool,
+    /// Nothing is replaced that is there; directories are gone into.
+    pub only_missing: bool,
+    /// A file that is newer than its source stays.
+    pub only_older: bool,
 }
 
 /// Which files are passed over because the target has them.
@@ -151,8 +176,8 @@ pub struct CopyOptions {
     pub drop_cache: bool,
     /// What of trees and entries.
     pub tree: TreeOptions,
-    /// What is not sent again.
-    pub pass_over: PassOver,
+    /// What is written, by what the target has.
+    pub rules: TargetRules,
     /// Each file's end is an event.
     pub file_events: bool,
 }
@@ -166,7 +191,7 @@ impl Default for CopyOptions {
             verify: false,
             drop_cache: false,
             tree: TreeOptions::default(),
-            pass_over: PassOver::Unchanged,
+            rules: TargetRules::default(),
             file_events: true,
         }
     }

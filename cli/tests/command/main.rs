@@ -15,6 +15,7 @@ mod mount;
 mod outputs;
 mod rates;
 mod reports;
+mod rules;
 mod servers;
 mod stops;
 mod support;

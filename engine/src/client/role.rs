@@ -168,14 +168,17 @@ impl Client {
         let inner = running.core.inner.clone();
         let tell = move |news| drop(inner.send(Inner::Stream(transfer, news)));
         let (drop_cache, chunk_bytes) = (options.drop_cache, options.chunk_bytes);
-        let walk = Walk::new(
+        let walk = match Walk::new(
             Reach::User,
             sources,
             true,
-            options.tree,
+            options.tree.clone(),
             drop_cache,
             chunk_bytes,
-        );
+        ) {
+            Ok(walk) => walk,
+            Err(error) => return running.end(Err(error)),
+        };
         let walk = Box::new(walk.telling(Box::new(tell)));
         // The receiver has not said yet how many it has.
         let room = Credit::new(share.count(), 0).room(0);
@@ -221,7 +224,7 @@ impl Client {
         let keeping = Keeping::new(self.options.token.is_some());
         let making = Making {
             options: targets,
-            pass_over: options.pass_over,
+            rules: options.rules,
             keeping,
         };
         running.receive(Asked::from(target), making, share, saying)
@@ -265,8 +268,8 @@ impl Client {
             verify: options.verify,
             drop_cache: options.drop_cache,
             transmit: options.transmit,
-            tree: options.tree,
-            pass_over: options.pass_over,
+            tree: options.tree.clone(),
+            rules: options.rules,
             window_bytes: None,
             descriptors_max: Some(share.count()),
             rate_limit_bytes_per_second: self.options.rate_limit_bytes_per_second,

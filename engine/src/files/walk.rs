@@ -13,6 +13,7 @@ use super::regular::{FileSource, NotOpened};
 use super::shown;
 use super::source::Source;
 use super::stream::{StreamNews, StreamSource};
+use super::tree::filter::PathFilter;
 use super::tree::offered::OfferedFolders;
 use super::tree::scan::{ScanOptions, TreeScan};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -94,6 +95,7 @@ pub struct Walk {
     /// The directory that is being read.
     tree: Option<TreeScan>,
     options: TreeOptions,
+    filter: Option<Arc<PathFilter>>,
     owner_names: OwnerNames,
     /// One source and no other: what keeps it from being opened is the
     /// transfer's failure.
@@ -129,7 +131,9 @@ impl Batch {
 
 impl Walk {
     /// Nothing is open yet. `has_all` says that no name is added later.
-    #[must_use]
+    ///
+    /// # Errors
+    /// What is left out is told by what is no pattern.
     pub fn new(
         reach: Reach,
         names: impl IntoIterator<Item = impl Into<NamedSource>>,
@@ -137,10 +141,12 @@ impl Walk {
         options: TreeOptions,
         drop_cache: bool,
         chunk_bytes: u32,
-    ) -> Self {
+    ) -> Result<Self> {
         let names: VecDeque<NamedSource> = names.into_iter().map(Into::into).collect();
-        Self {
+        let filter = PathFilter::new(&options.filters)?.map(Arc::new);
+        Ok(Self {
             reach,
+            filter,
             is_alone: has_all && names.len() == 1,
             names,
             tree: None,
@@ -151,7 +157,7 @@ impl Walk {
             is_in_order: false,
             tell: None,
             no_generated: None,
-        }
+        })
     }
 
     /// What is made on the fly ends the transfer with `error`.
@@ -401,6 +407,7 @@ impl Walk {
             owners: self.options.owners,
             attributes: self.options.attributes,
             one_file_system: self.options.one_file_system,
+            filter: self.filter.clone(),
         };
         let tree = TreeScan::new(fd, name.unwrap_or_default(), display, options)?;
         Ok(WalkOpened::Tree(Box::new(tree)))

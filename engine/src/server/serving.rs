@@ -96,7 +96,7 @@ impl Serving {
         let descriptors_max = Some(share.count());
         let making = Making {
             options,
-            pass_over: begin.pass_over,
+            rules: begin.rules,
             keeping: Keeping::new(self.session.authenticated),
         };
         running.receive(asked, making, share, Saying::new(Vec::new()))?;
@@ -114,7 +114,8 @@ impl Serving {
         let share = share(running, &begin);
         let (reach, transfer) = (Reach::Beneath(self.house.root.clone()), begin.transfer);
         let (drop_cache, chunk_bytes) = (begin.drop_cache, begin.chunk_bytes);
-        let mut walk = Walk::new(reach, sources, last, begin.tree, drop_cache, chunk_bytes)
+        let tree = begin.tree.clone();
+        let mut walk = Walk::new(reach, sources, last, tree, drop_cache, chunk_bytes)?
             .in_order(begin.window_bytes.is_some());
         if !self.house.allow_null {
             walk = walk.refusing_generated(null_refused(Side::Sender));

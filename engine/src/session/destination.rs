@@ -10,7 +10,7 @@ use crate::files::node::{Node, refuse_unproved_device};
 use crate::files::place::{self, Place, ResolvedTarget};
 use crate::files::target::{Target, TargetOptions};
 use crate::files::tree::make::{OfferFolders, TargetFolders};
-use crate::options::{LocalTarget, PassOver};
+use crate::options::{LocalTarget, PassOver, TargetRules};
 use crate::protocol::wire::{Entry, EntryKind, Offer, Verdict};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ impl From<LocalTarget> for Asked {
 /// How its targets are made.
 pub(crate) struct Making {
     pub(crate) options: TargetOptions,
-    pub(crate) pass_over: PassOver,
+    pub(crate) rules: TargetRules,
     pub(crate) keeping: Arc<Keeping>,
 }
 
@@ -141,7 +141,8 @@ impl Destination {
             }
         };
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let folders = folders.of_offer(&target, offer);
+        let makes = !self.making.rules.only_existing;
+        let folders = folders.of_offer(&target, offer, makes);
         let entries = offer.entries.iter();
         entries
             .map(|entry| {
@@ -186,13 +187,19 @@ impl Destination {
             )
             .cure("name the file"));
         }
+        if folders.is_left_out(entry.folder) {
+            return Ok((Verdict::Skip, None));
+        }
         let place = folders.place(target, entry.folder, &entry.name)?;
+        if self.leaves(&place, entry)? {
+            return Ok((Verdict::Skip, None));
+        }
         let metadata = Metadata::of(entry, offer, &self.making.keeping);
         if !entry.kind.has_bytes() {
             return self.node(target, folders, entry, place, metadata);
         }
         let there = place.refuse_occupied()?;
-        if self.making.pass_over == PassOver::Unchanged
+        if self.making.rules.pass_over == PassOver::Unchanged
             && entry.kind == EntryKind::File
             && let Some(stat) = there
             && metadata.is_of_unchanged(entry.size, &stat)
@@ -205,6 +212,23 @@ impl Destination {
         }
         let made = Target::create(place, entry, metadata, self.making.options)?;
         Ok((Verdict::Whole, Some(PreparedTarget::Bytes(Arc::new(made)))))
+    }
+
+    /// True where the rules leave what is there, or is not there, as it is.
+    fn leaves(&self, place: &Place, entry: &Entry) -> Result<bool> {
+        let rules = &self.making.rules;
+        if !(rules.only_existing || rules.only_missing || rules.only_older) {
+            return Ok(false);
+        }
+        let Some(stat) = place.occupant()? else {
+            return Ok(rules.only_existing);
+        };
+        // A directory is no file that is replaced: what is in it is asked one by one.
+        let is_directory = entry.kind == EntryKind::Directory;
+        #[allow(clippy::unnecessary_cast)] // The fields differ in type between architectures.
+        let there = (stat.st_mtime as i64, stat.st_mtime_nsec as u32);
+        let is_newer = there > (entry.mtime_seconds, entry.mtime_nanos);
+        Ok(!is_directory && (rules.only_missing || rules.only_older && is_newer))
     }
 
     fn node(

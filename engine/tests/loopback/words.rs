@@ -153,7 +153,7 @@ fn a_call_that_the_kernel_holds_is_told_as_work() {
     let path = b"target".to_vec();
     client.say(&Message::Begin(Begin {
         tree: haul_engine::options::TreeOptions::default(),
-        pass_over: haul_engine::options::PassOver::Unchanged,
+        rules: haul_engine::options::TargetRules::default(),
         transfer,
         task: Task::Push {
             target: RemoteTarget::Path {

@@ -588,7 +588,7 @@ impl World {
 pub fn begin(transfer: TransferId, task: Task, descriptors_max: u32) -> Message {
     Message::Begin(Begin {
         tree: haul_engine::options::TreeOptions::default(),
-        pass_over: haul_engine::options::PassOver::Unchanged,
+        rules: haul_engine::options::TargetRules::default(),
         transfer,
         task,
         chunk_bytes: limits::CHUNK_BYTES_MIN,

@@ -21,16 +21,26 @@ pub struct OfferFolders {
     /// By number; none of those that nothing lies in.
     found: Vec<Option<Result<Arc<HeldFolder>>>>,
     displays: Vec<String>,
+    /// Those that are missing and not made.
+    left_out: Vec<bool>,
 }
 
 impl TargetFolders {
     /// Those that the entries of `offer` lie in.
-    pub fn of_offer(&mut self, target: &ResolvedTarget, offer: &Offer) -> OfferFolders {
+    ///
+    /// One that is missing is made if `makes`, else what lies in it is left out.
+    pub fn of_offer(
+        &mut self,
+        target: &ResolvedTarget,
+        offer: &Offer,
+        makes: bool,
+    ) -> OfferFolders {
         let (wanted, mut waiting) = uses(offer);
         let mut paths: Vec<Vec<u8>> = vec![Vec::new()];
         let mut found: Vec<Option<Result<Arc<HeldFolder>>>> = vec![None];
         let mut displays = vec![target.display().to_owned()];
         let mut kept = HashMap::new();
+        let mut left_out = vec![false];
         for (number, folder) in (1..).zip(&offer.folders) {
             let parent = folder.parent as usize;
             let name = own_name(target, folder);
@@ -42,6 +52,7 @@ impl TargetFolders {
                 _ => display_in(&displays[parent], &folder.name),
             });
             let is_needed = wanted[number] || waiting[number] > 0;
+            let mut is_left_out = left_out[parent];
             found.push(is_needed.then(|| match self.0.get(&path) {
                 Some(held) => Ok(held.clone()),
                 None => {
@@ -52,10 +63,17 @@ impl TargetFolders {
                     };
                     parent.and_then(|parent| {
                         let place = Place::of(parent, name, &displays[number])?;
-                        place::open_or_make(&place)
+                        if !makes && !is_left_out && place.occupant()?.is_none() {
+                            is_left_out = true;
+                        }
+                        match is_left_out {
+                            true => Err(lost(&displays[number])),
+                            false => place::open_or_make(&place),
+                        }
                     })
                 }
             }));
+            left_out.push(is_left_out);
             // One that only led to others is let go of with the last of them.
             if is_needed {
                 waiting[parent] -= 1;
@@ -69,7 +87,11 @@ impl TargetFolders {
             paths.push(path);
         }
         self.0 = kept;
-        OfferFolders { found, displays }
+        OfferFolders {
+            found,
+            displays,
+            left_out,
+        }
     }
 }
 
@@ -107,6 +129,12 @@ fn lost(display: &str) -> Error {
 }
 
 impl OfferFolders {
+    /// True where nothing is put into that folder, as it is missing.
+    #[must_use]
+    pub fn is_left_out(&self, folder: FolderId) -> bool {
+        self.left_out.get(folder as usize).is_some_and(|is| *is)
+    }
+
     /// Where `name` in that folder goes.
     ///
     /// # Errors

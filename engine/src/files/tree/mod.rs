@@ -3,6 +3,7 @@
 //! Leaves to others: single files (source, target). Invariant: memory is by the depth
 //! of a tree and by one directory's part, never by what is in all of it.
 
+pub mod filter;
 pub mod make;
 pub mod offered;
 pub mod scan;

@@ -5,6 +5,7 @@
 //! a directory comes behind everything in it; no link is followed; of a directory one
 //! part of its names is kept, and of a path its last few directories are held.
 
+use super::filter::PathFilter;
 use super::offered::OfferedFolders;
 use crate::error::{Error, Result, Side, why};
 use crate::files::Identity;
@@ -33,7 +34,7 @@ const LISTING_BYTES: usize = 64 * 1024;
 const LEVELS_HELD_MAX: usize = 8;
 
 /// What of a tree is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ScanOptions {
     /// To whom entries belong.
     pub owners: bool,
@@ -41,6 +42,8 @@ pub struct ScanOptions {
     pub attributes: bool,
     /// Directories of other file systems are copied empty.
     pub one_file_system: bool,
+    /// What is left out.
+    pub filter: Option<Arc<PathFilter>>,
 }
 
 /// A name as a directory lists it.
@@ -75,6 +78,8 @@ pub struct TreeScan {
     levels: Vec<ScanLevel>,
     /// Files with several names, by the path of the first; forgotten with the last.
     links: HashMap<Identity, FirstName>,
+    /// How deep the deepest of them lies.
+    deepest_link: usize,
     sockets: u64,
 }
 
@@ -112,6 +117,7 @@ impl TreeScan {
             device: Identity::of(&stat).device(),
             levels: vec![level],
             links: HashMap::new(),
+            deepest_link: 0,
             sockets: 0,
         })
     }
@@ -120,8 +126,7 @@ impl TreeScan {
     #[must_use]
     pub fn depth(&self) -> usize {
         // A link's first name may be as deep elsewhere.
-        let deepest = self.links.values().map(|first| depth_of(&first.path)).max();
-        self.levels.len() + 1 + deepest.unwrap_or(0)
+        self.levels.len() + 1 + self.deepest_link
     }
 
     /// Sockets that were passed over.
@@ -162,6 +167,10 @@ impl TreeScan {
                 return Some(self.fails(listed.name, EntryKind::File, error, folders));
             }
         };
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if self.leaves_out(&listed.name, is_directory) {
+            return None;
+        }
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => self.enter(&held, listed.name, display, stat, folders),
             FileType::Socket => {
@@ -170,6 +179,21 @@ impl TreeScan {
             }
             _ => Some(self.entry(&held, listed.name, display, &stat, folders)),
         }
+    }
+
+    /// True where a name in the directory that is read is left out.
+    fn leaves_out(&self, name: &[u8], is_directory: bool) -> bool {
+        let Some(filter) = &self.options.filter else {
+            return false;
+        };
+        // From the directory that was named, whose own name is the first of its path.
+        let top = self.levels.first().map_or(0, |level| level.path.len());
+        let mut path = self
+            .levels
+            .last()
+            .map_or(Vec::new(), |level| level.path[top..].to_vec());
+        path.extend_from_slice(name);
+        filter.excludes(&path, is_directory)
     }
 
     /// A file, link or special file.
@@ -260,6 +284,7 @@ impl TreeScan {
             path.extend_from_slice(name);
             #[allow(clippy::unnecessary_cast)] // The field differs in type between architectures.
             let left = stat.st_nlink as u64 - 1;
+            self.deepest_link = self.deepest_link.max(depth_of(&path));
             self.links.insert(identity, FirstName { path, left });
             return None;
         };

@@ -17,6 +17,7 @@ fn local(paths: &[PathBuf]) -> Walk {
         false,
         limits::CHUNK_BYTES_MIN,
     )
+    .expect("no patterns")
 }
 
 fn files(directory: &Path, count: usize) -> Vec<PathBuf> {
@@ -84,7 +85,8 @@ fn a_stream_is_a_part_of_its_own() {
         TreeOptions::default(),
         false,
         limits::CHUNK_BYTES_MIN,
-    );
+    )
+    .expect("no patterns");
     let mut counts = Vec::new();
     while !walk.is_empty() {
         counts.push(walk.next_batch(100, true).expect("made").sources.len());

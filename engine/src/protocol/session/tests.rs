@@ -48,7 +48,7 @@ fn pass(session: &mut SessionMachine, from: Nanos, to: Nanos) -> Vec<SessionOutp
 fn begin(transfer: TransferId) -> Message {
     Message::Begin(Begin {
         tree: crate::options::TreeOptions::default(),
-        pass_over: crate::options::PassOver::Unchanged,
+        rules: crate::options::TargetRules::default(),
         transfer,
         task: Task::Push {
             target: RemoteTarget::Null,

@@ -53,6 +53,14 @@ fn check_begin(begin: &Begin) -> Result<(), Violation> {
             format!("{} bytes", begin.chunk_bytes),
         ));
     }
+    let filters = &begin.tree.filters;
+    at_most(filters.len(), limits::FILTERS_MAX, "patterns")?;
+    let filters_bytes = filters.iter().map(|rule| rule.pattern.len()).sum();
+    at_most(
+        filters_bytes,
+        limits::FILTERS_BYTES_MAX,
+        "bytes of patterns",
+    )?;
     match &begin.task {
         Task::Push {
             target: RemoteTarget::Path { path, .. },

@@ -127,8 +127,8 @@ pub struct Begin {
     pub descriptors_max: Option<u32>,
     /// What of trees and entries.
     pub tree: crate::options::TreeOptions,
-    /// What is not sent again.
-    pub pass_over: crate::options::PassOver,
+    /// What is written, by what the target has.
+    pub rules: crate::options::TargetRules,
     /// Payload bytes per second over all connections (matters when the peer sends).
     pub rate_limit_bytes_per_second: Option<u64>,
 }

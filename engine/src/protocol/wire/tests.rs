@@ -107,7 +107,7 @@ fn begin() -> impl Strategy<Value = Begin> {
     )
         .prop_map(|(transfer, task, power, flags, limits)| Begin {
             tree: crate::options::TreeOptions::default(),
-            pass_over: crate::options::PassOver::Unchanged,
+            rules: crate::options::TargetRules::default(),
             transfer: TransferId(transfer),
             task,
             chunk_bytes: 1 << power,
@@ -461,7 +461,7 @@ fn a_transfer_cannot_take_the_name_of_padding() {
     let read = |transfer| {
         let begin = Begin {
             tree: crate::options::TreeOptions::default(),
-            pass_over: crate::options::PassOver::Unchanged,
+            rules: crate::options::TargetRules::default(),
             transfer,
             task: Task::Push {
                 target: RemoteTarget::Null,

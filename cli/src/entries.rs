@@ -1,0 +1,244 @@
+//! What is copied of trees and entries: the options of `haul copy` for that.
+//!
+//! Leaves to others: the tree itself (the engine). Invariant: patterns keep the order
+//! in which they were typed, files of them included, since the last that fits decides.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use haul_engine::Error;
+use haul_engine::error::why;
+use haul_engine::options::{FilterRule, PassOver, TargetRules, TreeOptions};
+use std::path::PathBuf;
+
+/// What is copied of each entry, and what is passed over.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Entries")]
+pub struct EntryOptions {
+    /// Send files of the same size and time, too, instead of passing them over
+    #[arg(short = 'I', long)]
+    pub ignore_times: bool,
+    /// Make nothing that the target has not
+    #[arg(long)]
+    pub existing: bool,
+    /// Replace nothing that the target has
+    #[arg(long)]
+    pub ignore_existing: bool,
+    /// Leave files alone that are newer in the target
+    #[arg(short, long)]
+    pub update: bool,
+    /// Leave owners and groups as they come
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Keep owners and groups by number, not by name
+    #[arg(long, conflicts_with = "no_owner")]
+    pub numeric_ids: bool,
+    /// Leave extended attributes, access control lists and capabilities out
+    #[arg(long)]
+    pub no_xattrs: bool,
+    /// Leave directories on other file systems empty
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    /// Count files that vanish while the copy runs as failed
+    #[arg(long)]
+    pub strict: bool,
+    /// What is left out.
+    #[command(flatten)]
+    pub patterns: Patterns,
+}
+
+impl EntryOptions {
+    /// As the engine takes them.
+    ///
+    /// # Errors
+    /// A file of patterns cannot be read.
+    pub fn tree(&self) -> Result<TreeOptions, Error> {
+        Ok(TreeOptions {
+            owners: !self.no_owner,
+            numeric_ids: self.numeric_ids,
+            attributes: !self.no_xattrs,
+            one_file_system: self.one_file_system,
+            filters: self.patterns.rules()?,
+        })
+    }
+
+    /// What is written, by what the target has.
+    #[must_use]
+    pub fn rules(&self) -> TargetRules {
+        TargetRules {
+            pass_over: match self.ignore_times {
+                true => PassOver::Nothing,
+                false => PassOver::Unchanged,
+            },
+            only_existing: self.existing,
+            only_missing: self.ignore_existing,
+            only_older: self.update,
+        }
+    }
+}
+
+/// One option of what is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Typed {
+    Exclude(String),
+    Include(String),
+    ExcludeFrom(PathBuf),
+}
+
+/// All of them, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Patterns(Vec<Typed>);
+
+impl Patterns {
+    fn rules(&self) -> Result<Vec<FilterRule>, Error> {
+        let mut rules = Vec::new();
+        let rule = |pattern: &str, excludes| FilterRule {
+            pattern: pattern.to_owned(),
+            excludes,
+        };
+        for typed in &self.0 {
+            match typed {
+                Typed::Exclude(pattern) => rules.push(rule(pattern, true)),
+                Typed::Include(pattern) => rules.push(rule(pattern, false)),
+                Typed::ExcludeFrom(path) => {
+                    let read = std::fs::read_to_string(path).map_err(|error| {
+                        let doing = format!("cannot read the patterns in {}", path.display());
+                        Error::local(doing, why(error))
+                    })?;
+                    // As git reads it: comments, empty lines, and "!" for what is taken.
+                    let lines = read.lines().filter(|line| !line.trim().is_empty());
+                    for line in lines.filter(|line| !line.starts_with('#')) {
+                        rules.push(match line.strip_prefix('!') {
+                            Some(pattern) => rule(pattern, false),
+                            None => rule(line, true),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(rules)
+    }
+}
+
+/// The options' names, and what each takes and does.
+const OPTIONS: [(&str, &str, &str); 3] = [
+    (
+        "exclude",
+        "PATTERN",
+        "Leave out what fits PATTERN, as in a .gitignore; the last that fits decides",
+    ),
+    (
+        "include",
+        "PATTERN",
+        "Take what fits PATTERN, whatever an earlier --exclude says",
+    ),
+    (
+        "exclude-from",
+        "FILE",
+        "Patterns from FILE, a line each; ! takes, # comments",
+    ),
+];
+
+impl Args for Patterns {
+    fn augment_args(command: Command) -> Command {
+        OPTIONS
+            .iter()
+            .fold(command, |command, (name, takes, help)| {
+                let arg = Arg::new(*name).long(*name).value_name(*takes).help(*help);
+                let arg = arg.action(ArgAction::Append);
+                command.arg(match *takes {
+                    "FILE" => arg.value_parser(value_parser!(PathBuf)),
+                    _ => arg,
+                })
+            })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Patterns {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut all: Vec<(usize, Typed)> = Vec::new();
+        let mut add = |name: &str, typed: Vec<Typed>| {
+            let places = matches.indices_of(name).into_iter().flatten();
+            all.extend(places.zip(typed));
+        };
+        let texts = |name: &str| -> Vec<String> {
+            let values = matches.get_many::<String>(name);
+            values.into_iter().flatten().cloned().collect()
+        };
+        let files = matches.get_many::<PathBuf>("exclude-from");
+        let files: Vec<PathBuf> = files.into_iter().flatten().cloned().collect();
+        add(
+            "exclude",
+            texts("exclude").into_iter().map(Typed::Exclude).collect(),
+        );
+        add(
+            "include",
+            texts("include").into_iter().map(Typed::Include).collect(),
+        );
+        add(
+            "exclude-from",
+            files.into_iter().map(Typed::ExcludeFrom).collect(),
+        );
+        all.sort_by_key(|(place, _)| *place);
+        Ok(Self(all.into_iter().map(|(_, typed)| typed).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        entries: EntryOptions,
+    }
+
+    #[test]
+    fn patterns_keep_the_order_in_which_they_were_typed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("patterns");
+        std::fs::write(&file, "# a comment\n\n*.tmp\n!kept.tmp\n").expect("written");
+        let from = file.to_str().expect("text");
+        let line = [
+            "x",
+            "--include",
+            "a",
+            "--exclude",
+            "b",
+            "--exclude-from",
+            from,
+        ];
+        let line = line.into_iter().chain(["--include", "c", "--exclude=d"]);
+        let entries = Line::try_parse_from(line).expect("parsed").entries;
+        let rules = entries.tree().expect("read").filters;
+        let told: Vec<_> = rules
+            .iter()
+            .map(|rule| (rule.pattern.as_str(), rule.excludes))
+            .collect();
+        let wanted = [
+            ("a", false),
+            ("b", true),
+            ("*.tmp", true),
+            ("kept.tmp", false),
+            ("c", false),
+            ("d", true),
+        ];
+        assert_eq!(told, wanted);
+        let missing = Line::try_parse_from(["x", "--exclude-from", "/no/such/file"]);
+        let error = missing
+            .expect("parsed")
+            .entries
+            .tree()
+            .expect_err("missing");
+        assert!(error.sentence.contains("/no/such/file"), "{error}");
+    }
+}
