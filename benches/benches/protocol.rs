@@ -57,7 +57,7 @@ fn messages(criterion: &mut Criterion) {
             })
             .collect(),
     };
-    let offer = Message::Offer(offer(4_096, 64 * 1024));
+    let offer = Message::Offer(offer(4_096, 64 * 1024).into());
     let mut group = criterion.benchmark_group("message");
     for (name, message) in [("landed, 16 ranges", landed), ("offer, 4096 files", offer)] {
         let bytes = encode(&message);

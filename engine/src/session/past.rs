@@ -10,6 +10,25 @@ use crate::report::{EntryCounts, ErrorReport, FileReport, Level};
 /// Segment and file, by which they are told in the order offered.
 pub(super) type FilePlace = (u32, usize);
 
+/// How a file ended.
+#[derive(Default)]
+pub(super) struct FileEnd {
+    /// Its size, where it is known.
+    pub(super) bytes: Option<u64>,
+    pub(super) level: Option<Level>,
+    pub(super) error: Option<ErrorReport>,
+}
+
+impl FileEnd {
+    pub(super) fn new(bytes: Option<u64>, result: &Result<Level, Error>) -> Self {
+        Self {
+            bytes,
+            level: result.as_ref().ok().copied(),
+            error: result.as_ref().err().map(ErrorReport::from),
+        }
+    }
+}
+
 /// What is left of the files that ended.
 #[derive(Default)]
 pub(super) struct Past {
@@ -25,23 +44,31 @@ pub(super) struct Past {
 }
 
 impl Past {
-    /// A file that is over; it is told of where `is_told` says that anybody listens.
-    pub(super) fn add(&mut self, place: FilePlace, file: FileReport, is_told: bool) {
+    /// A file that is over; it is told of, by `report`, where `is_told` says that anybody
+    /// listens.
+    pub(super) fn add(
+        &mut self,
+        place: FilePlace,
+        hole_bytes: u64,
+        end: &FileEnd,
+        is_told: bool,
+        report: impl Fn() -> FileReport,
+    ) {
         let counts = &mut self.counts;
         counts.entries += 1;
-        counts.hole_bytes += file.hole_bytes;
+        counts.hole_bytes += hole_bytes;
         let mut has_failed = false;
-        match &file.error {
+        match &end.error {
             Some(error) if error.kind == ErrorKind::Vanished => counts.vanished += 1,
             Some(error) => {
                 has_failed = true;
                 counts.failed += 1;
                 self.first
-                    .get_or_insert_with(|| (file.name.clone(), error.clone()));
+                    .get_or_insert_with(|| (report().name, error.clone()));
             }
             None => {}
         }
-        if let Some(level) = file.level {
+        if let Some(level) = end.level {
             counts.unchanged += u64::from(level == Level::Unchanged);
             self.reached += 1;
             self.lowest = Some(self.lowest.map_or(level, |lowest| lowest.min(level)));
@@ -53,7 +80,7 @@ impl Past {
         };
         if is_told && has_room {
             self.told_failed += usize::from(has_failed);
-            self.told.push((place, file));
+            self.told.push((place, report()));
         } else {
             self.counts.untold += 1;
         }
@@ -101,15 +128,21 @@ mod tests {
     use super::*;
     use crate::report::EntryReportKind;
 
-    fn file(number: usize, error: Option<ErrorKind>) -> FileReport {
-        FileReport {
+    /// File `number` ended so.
+    fn add(past: &mut Past, place: FilePlace, number: usize, error: Option<ErrorKind>) {
+        let result = match error {
+            None => Ok(Level::Sealed),
+            Some(kind) => Err(Error::new(kind, "it is so")),
+        };
+        let end = FileEnd::new(Some(1), &result);
+        past.add(place, 2, &end, true, || FileReport {
             name: format!("f{number}"),
             kind: EntryReportKind::File,
             bytes: Some(1),
             hole_bytes: 2,
-            level: error.is_none().then_some(Level::Sealed),
-            error: error.map(|kind| ErrorReport::from(&Error::new(kind, "it is so"))),
-        }
+            level: end.level,
+            error: end.error.clone(),
+        });
     }
 
     #[test]
@@ -117,7 +150,7 @@ mod tests {
         let mut past = Past::default();
         for number in 0..1_000_000 {
             let error = (number % 100 == 99).then_some(ErrorKind::Local);
-            past.add((0, number), file(number, error), true);
+            add(&mut past, (0, number), number, error);
         }
         let counts = past.counts;
         assert_eq!((counts.entries, counts.failed), (1_000_000, 10_000));
@@ -135,12 +168,12 @@ mod tests {
     #[test]
     fn what_vanished_is_no_failure() {
         let mut past = Past::default();
-        past.add((1, 0), file(0, Some(ErrorKind::Vanished)), true);
-        past.add((0, 0), file(1, None), true);
+        add(&mut past, (1, 0), 0, Some(ErrorKind::Vanished));
+        add(&mut past, (0, 0), 1, None);
         assert_eq!(past.failure(), None);
         assert_eq!(past.level(), Some(Level::Sealed));
         assert_eq!(past.counts.vanished, 1);
-        past.add((0, 1), file(2, Some(ErrorKind::Local)), true);
+        add(&mut past, (0, 1), 2, Some(ErrorKind::Local));
         assert_eq!(past.level(), None);
         assert_eq!(
             past.failure().map(|error| error.kind),

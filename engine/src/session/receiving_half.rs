@@ -75,7 +75,7 @@ pub(crate) struct ReceivingHalf {
     machine: Receiver,
     destination: Arc<Destination>,
     /// Offers whose targets are not made yet; the first is with the hands.
-    preparing: VecDeque<Offer>,
+    preparing: VecDeque<Arc<Offer>>,
     /// What a pull has not named yet.
     saying: Saying,
     /// This end's descriptors, until the end.
@@ -152,7 +152,7 @@ impl ReceivingHalf {
     /// A message of this transfer.
     pub(crate) fn message(&mut self, core: &Core, tally: &mut Tally, message: Message) {
         if let Message::Offer(offer) = &message {
-            tally.planned(&offer.folders, &offer.entries);
+            tally.planned(offer);
         }
         if let Message::More { transfer } = message {
             let (sources, last) = self.saying.next_part();

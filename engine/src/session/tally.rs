@@ -4,20 +4,21 @@
 //! Invariant: bytes count when they are acknowledged, never when queued.
 
 use super::event::{Event, Update};
-use super::past::Past;
+use super::past::{FileEnd, Past};
 use crate::data::Clock;
 use crate::error::Error;
 use crate::protocol::Nanos;
-use crate::protocol::wire::{Entry, EntryKind, Folder, path_in};
+use crate::protocol::wire::{EntryKind, Offer, path_in};
 use crate::report::{
-    Bytes, EntryReportKind, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
+    Bytes, EntryReportKind, FileReport, Latencies, Level, Report, Seconds, SideReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
-/// A segment's files.
+/// A segment's files: what is told of them is made of the offer when it is wanted.
 struct Planned {
-    files: Vec<FileReport>,
+    offer: Arc<Offer>,
+    ends: Vec<Option<FileEnd>>,
     /// Those that did not end.
     open: usize,
 }
@@ -123,22 +124,16 @@ impl Tally {
     }
 
     /// A segment's files, in order.
-    pub(crate) fn planned(&mut self, folders: &[Folder], entries: &[Entry]) {
-        let file = |entry: &Entry| FileReport {
-            name: told(&path_in(folders, entry.folder, &entry.name)),
-            kind: kind_of(&entry.kind),
-            bytes: (entry.kind == EntryKind::File).then_some(entry.size),
-            hole_bytes: entry.size - entry.data_bytes(),
-            level: None,
-            error: None,
-        };
+    pub(crate) fn planned(&mut self, offer: &Arc<Offer>) {
+        let entries = &offer.entries;
         if entries.iter().any(|entry| entry.kind == EntryKind::Stream) {
             self.streams.insert(self.segments);
         }
         if !entries.is_empty() {
             let planned = Planned {
-                files: entries.iter().map(file).collect(),
+                ends: entries.iter().map(|_| None).collect(),
                 open: entries.len(),
+                offer: offer.clone(),
             };
             self.files.insert(self.segments, planned);
             self.file_count += entries.len() as u64;
@@ -154,43 +149,42 @@ impl Tally {
         size: Option<u64>,
         result: &Result<Level, Error>,
     ) {
+        let known = self.files.get(&segment);
+        let entry = known.and_then(|planned| planned.offer.entries.get(file as usize));
+        let offered = entry.filter(|entry| entry.kind == EntryKind::File);
+        let bytes = size.or(offered.map(|entry| entry.size));
+        self.end(segment, file, FileEnd::new(bytes, result));
+    }
+
+    /// The end of a file that could not be opened: its size is not known.
+    pub(crate) fn missing(&mut self, segment: u32, file: u32, error: Error) {
+        self.end(segment, file, FileEnd::new(None, &Err(error)));
+    }
+
+    fn end(&mut self, segment: u32, file: u32, end: FileEnd) {
         let Some(planned) = self.files.get_mut(&segment) else {
             return;
         };
-        let Some(slot) = planned.files.get_mut(file as usize) else {
+        let Some(slot) = planned.ends.get_mut(file as usize) else {
             return;
         };
-        if slot.level.is_none() && slot.error.is_none() {
+        if slot.is_none() {
             planned.open -= 1;
             self.ended_count += 1;
         }
         // A stream is alone in its segment.
         self.streams.remove(&segment);
-        match result {
-            Ok(level) => slot.level = Some(*level),
-            Err(error) => slot.error = Some(ErrorReport::from(error)),
-        }
-        slot.bytes = size.or(slot.bytes);
-        let report = slot.clone();
+        let is_told = self.tells_files && self.updates.is_some();
+        let report = is_told.then(|| report_of(&planned.offer, file as usize, &end));
+        *slot = Some(end);
         let is_over = planned.open == 0;
-        if self.tells_files && self.is_watched() {
+        if let Some(report) = report {
             self.tell(Event::FileEnded(report));
         }
         if is_over && let Some(planned) = self.files.remove(&segment) {
             let is_told = self.is_watched();
-            for (number, file) in planned.files.into_iter().enumerate() {
-                self.past.add((segment, number), file, is_told);
-            }
+            add_all(&mut self.past, segment, planned, is_told);
         }
-    }
-
-    /// The end of a file that could not be opened: its size is not known.
-    pub(crate) fn missing(&mut self, segment: u32, file: u32, error: Error) {
-        let planned = self.files.get_mut(&segment);
-        if let Some(slot) = planned.and_then(|planned| planned.files.get_mut(file as usize)) {
-            slot.bytes = None;
-        }
-        self.ended(segment, file, None, &Err(error));
     }
 
     /// A run left for a socket, submitted then.
@@ -237,9 +231,7 @@ impl Tally {
         let is_told = self.updates.is_some();
         let mut past = self.past;
         for (segment, planned) in self.files {
-            for (number, file) in planned.files.into_iter().enumerate() {
-                past.add((segment, number), file, is_told);
-            }
+            add_all(&mut past, segment, planned, is_told);
         }
         let (sender, receiver) = if sends {
             (Some(own), self.peer)
@@ -287,6 +279,32 @@ fn merge(into: &mut SideReport, other: SideReport) {
     }
 }
 
+/// Counts the files of a segment that is over.
+fn add_all(past: &mut Past, segment: u32, planned: Planned, is_told: bool) {
+    let Planned { offer, ends, .. } = planned;
+    for (number, end) in ends.into_iter().enumerate() {
+        let end = end.unwrap_or_default();
+        let entry = &offer.entries[number];
+        let hole_bytes = entry.size - entry.data_bytes();
+        past.add((segment, number), hole_bytes, &end, is_told, || {
+            report_of(&offer, number, &end)
+        });
+    }
+}
+
+/// What is told of one of the offer's files.
+fn report_of(offer: &Offer, number: usize, end: &FileEnd) -> FileReport {
+    let entry = &offer.entries[number];
+    FileReport {
+        name: told(&path_in(&offer.folders, entry.folder, &entry.name)),
+        kind: kind_of(&entry.kind),
+        bytes: end.bytes,
+        hole_bytes: entry.size - entry.data_bytes(),
+        level: end.level,
+        error: end.error.clone(),
+    }
+}
+
 fn kind_of(kind: &EntryKind) -> EntryReportKind {
     match kind {
         EntryKind::File => EntryReportKind::File,
@@ -328,19 +346,24 @@ fn seconds(from: Nanos, to: Nanos) -> f64 {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::protocol::wire::Data;
+    use crate::protocol::TransferId;
+    use crate::protocol::wire::Entry;
 
-    fn entry() -> Entry {
-        Entry {
+    fn offer(kinds: &[EntryKind]) -> Arc<Offer> {
+        let entry = |kind: &EntryKind| Entry {
             name: b"file".to_vec(),
-            kind: EntryKind::File,
-            size: 0,
-            mode: 0o644,
-            mtime_seconds: 0,
-            mtime_nanos: 0,
-            data: Data::Everywhere,
+            kind: kind.clone(),
             ..Entry::default()
-        }
+        };
+        Arc::new(Offer {
+            transfer: TransferId([1; 16]),
+            segment: 0,
+            last: false,
+            folders: Vec::new(),
+            entries: kinds.iter().map(entry).collect(),
+            users: Vec::new(),
+            groups: Vec::new(),
+        })
     }
 
     #[test]
@@ -348,7 +371,7 @@ mod tests {
         let mut tally = Tally::new(Clock::start(), 0, None);
         let failed = Err(Error::local("cannot write file", "as the test wants"));
         for segment in 0..100 {
-            tally.planned(&[], &[entry(), entry()]);
+            tally.planned(&offer(&[EntryKind::File, EntryKind::File]));
             tally.ended(segment, 0, Some(0), &Ok(Level::Sealed));
             let second = if segment == 7 {
                 &failed
@@ -359,11 +382,7 @@ mod tests {
         }
         assert!(tally.files.is_empty());
         assert_eq!(tally.file_count(), 200);
-        let stream = Entry {
-            kind: EntryKind::Stream,
-            ..entry()
-        };
-        tally.planned(&[], &[stream]);
+        tally.planned(&offer(&[EntryKind::Stream]));
         assert!(tally.has_open_stream());
         tally.ended(100, 0, Some(5), &Ok(Level::Sealed));
         assert!(!tally.has_open_stream());
@@ -372,5 +391,12 @@ mod tests {
         assert_eq!(error.kind, ErrorKind::Partial);
         assert!(error.sentence.starts_with("1 of 201 files"), "{error}");
         assert_eq!((report.level, report.files.len()), (None, 0));
+    }
+
+    #[test]
+    fn paths_are_told_so_that_they_can_be_turned_back() {
+        assert_eq!(told("a/ä b".as_bytes()), "a/ä b");
+        assert_eq!(told(b"\xff\\ \n"), "\\xff\\x5c \\x0a");
+        assert_ne!(told(b"\\xff"), told(b"\xff"));
     }
 }

@@ -172,7 +172,7 @@ fn a_call_that_the_kernel_holds_is_told_as_work() {
         descriptors_max: None,
         rate_limit_bytes_per_second: None,
     }));
-    client.say(&Message::Offer(offer(transfer)));
+    client.say(&Message::Offer(offer(transfer).into()));
     assert!(matches!(client.hear(), Message::Begun { .. }));
     // It makes the target, and gets no further.
     let told = [(); 3].map(|()| client.hear_count());
@@ -220,7 +220,7 @@ fn an_offer_of_no_transfer_is_answered() {
     let site = Site::new();
     let mut client = Client::connect(site.address());
     let transfer = TransferId([5; 16]);
-    client.say(&Message::Offer(offer(transfer)));
+    client.say(&Message::Offer(offer(transfer).into()));
     let Message::Abort { transfer: of, .. } = client.hear() else {
         panic!("it is given up");
     };

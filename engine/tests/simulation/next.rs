@@ -9,6 +9,7 @@ use crate::world::{NEXT, World};
 use haul_engine::error::Error;
 use haul_engine::options::{RemoteSource, RemoteTarget};
 use haul_engine::protocol::wire::{Message, Offer, Task};
+use std::sync::Arc;
 
 impl World {
     /// The client's caller asks for the next transfer: the server's half of the
@@ -22,7 +23,7 @@ impl World {
                 self.tell(end, &begin(NEXT, Task::Push { target }, 0));
                 self.tell(
                     end,
-                    &Message::Offer(Offer {
+                    &Message::Offer(Arc::new(Offer {
                         folders: Vec::new(),
                         users: Vec::new(),
                         groups: Vec::new(),
@@ -30,7 +31,7 @@ impl World {
                         segment: 0,
                         last: true,
                         entries: Vec::new(),
-                    }),
+                    })),
                 );
             }
             End::Receiver => {

@@ -441,7 +441,7 @@ impl World {
             self.batches_due.pop_front();
         }
         let last = self.batches_due.is_empty();
-        let segment = self.sender.offer(entries.clone().into(), last);
+        let segment = self.sender.offer(entries.clone().into(), last).segment;
         assert_eq!(segment, next_segment);
         for (file, spec) in (0..).zip(&specs) {
             self.sources.insert((segment, file), Source::of(spec));

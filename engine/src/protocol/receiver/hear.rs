@@ -11,6 +11,7 @@ use crate::limits;
 use crate::protocol::wire::{FileRange, Message, Offer, Touched};
 use crate::protocol::{ConnectionId, FileId, Nanos, SegmentId, Violation};
 use crate::report::SideReport;
+use std::sync::Arc;
 
 /// What a `Closed` says of each of its files.
 #[derive(Clone, Copy)]
@@ -113,7 +114,7 @@ impl Receiver {
         Ok(())
     }
 
-    fn hear_offer(&mut self, offer: Offer) -> Result<(), Violation> {
+    fn hear_offer(&mut self, offer: Arc<Offer>) -> Result<(), Violation> {
         if self.last_offered || offer.segment != self.next_segment {
             return Err(Violation::new(
                 format!("segment {} or none", self.next_segment),

@@ -22,6 +22,7 @@ use crate::limits;
 use crate::report::{Bytes, Level, SideReport};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 use work::{ReceivingFileState, ReceivingWork};
 
 /// What a receiver needs to know before the first word.
@@ -44,7 +45,7 @@ pub enum ReceiverOutput {
     /// Create the targets; answered by [`Receiver::prepared`].
     Prepare {
         /// The files.
-        offer: Offer,
+        offer: Arc<Offer>,
     },
     /// Frames of this segment may come: tell every worker before the message
     /// that follows is sent.
@@ -147,7 +148,7 @@ enum ReceivingState {
 /// Where a segment is; once all its files ended it is forgotten.
 enum ReceivingSegment {
     /// The hands create its targets. From: offered. To: Open.
-    Preparing(Offer),
+    Preparing(Arc<Offer>),
     /// Its frames may come. From: Preparing. To: forgotten.
     Open(Box<ReceivingWork>),
 }

@@ -23,7 +23,7 @@ fn offer(segment: SegmentId, sizes: &[u64], last: bool) -> Message {
         data: Data::Everywhere,
         ..Entry::default()
     });
-    Message::Offer(Offer {
+    Message::Offer(Arc::new(Offer {
         folders: Vec::new(),
         users: Vec::new(),
         groups: Vec::new(),
@@ -31,14 +31,14 @@ fn offer(segment: SegmentId, sizes: &[u64], last: bool) -> Message {
         segment,
         last,
         entries: entries.collect(),
-    })
+    }))
 }
 
 fn stream() -> Message {
     let Message::Offer(mut offer) = offer(0, &[0], true) else {
         panic!("it is an offer");
     };
-    offer.entries[0].kind = EntryKind::Stream;
+    Arc::make_mut(&mut offer).entries[0].kind = EntryKind::Stream;
     Message::Offer(offer)
 }
 

@@ -29,6 +29,7 @@ pub use output::{Looked, Rechecked, SenderOutput};
 use schedule::{ConnectionState, Connections, ScheduledConnection};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 use work::{RecallState, RunKey, SendingWork, Sent, StreamState};
 
 /// What a sender needs to know before the first word.
@@ -67,7 +68,7 @@ enum SendingState {
 /// Where a segment is; once all its files ended it is forgotten.
 enum SendingSegment {
     /// The receiver thinks about it. From: offered. To: Moving.
-    Offered(Offer),
+    Offered(Arc<Offer>),
     /// Its chunks move. From: Offered. To: forgotten.
     Moving(Box<SendingWork>),
 }
@@ -121,7 +122,7 @@ pub struct Sender {
     next_segment: SegmentId,
     next_run: RunKey,
     /// Offers that wait until fewer segments are open.
-    held: VecDeque<Offer>,
+    held: VecDeque<Arc<Offer>>,
     early: BTreeMap<SegmentId, Early>,
     segments: BTreeMap<SegmentId, SendingSegment>,
     /// What `segments` take.
@@ -218,7 +219,7 @@ impl Sender {
     /// Offers a segment; `last` says that none follows. The entries are within
     /// [`limits::SEGMENT_ENTRIES_MAX`] and [`limits::SEGMENT_NAMES_BYTES_MAX`],
     /// and a stream is alone.
-    pub fn offer(&mut self, offered: Offered, last: bool) -> SegmentId {
+    pub fn offer(&mut self, offered: Offered, last: bool) -> Arc<Offer> {
         let Offered {
             folders,
             entries,
@@ -233,19 +234,20 @@ impl Sender {
         let segment = self.next_segment;
         self.next_segment += 1;
         self.last_offered = last;
+        let offer = Arc::new(Offer {
+            transfer: self.config.transfer,
+            segment,
+            last,
+            folders,
+            entries,
+            users,
+            groups,
+        });
         if self.state == SendingState::Moving {
-            self.held.push_back(Offer {
-                transfer: self.config.transfer,
-                segment,
-                last,
-                folders,
-                entries,
-                users,
-                groups,
-            });
+            self.held.push_back(offer.clone());
             self.offer_held();
         }
-        segment
+        offer
     }
 
     /// The receiver's own limit, from `Begun`; the smaller one holds.

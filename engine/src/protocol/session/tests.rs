@@ -9,6 +9,7 @@ use crate::error::Side;
 use crate::limits;
 use crate::options::{RemoteTarget, Transmit};
 use crate::protocol::wire::{CheckKind, Offer, Task};
+use std::sync::Arc;
 
 const SECOND: Nanos = 1_000_000_000;
 const FIRST: TransferId = TransferId([1; 16]);
@@ -66,7 +67,7 @@ fn begin(transfer: TransferId) -> Message {
 }
 
 fn offer(transfer: TransferId) -> Message {
-    Message::Offer(Offer {
+    Message::Offer(Arc::new(Offer {
         folders: Vec::new(),
         users: Vec::new(),
         groups: Vec::new(),
@@ -74,7 +75,7 @@ fn offer(transfer: TransferId) -> Message {
         segment: 0,
         last: true,
         entries: Vec::new(),
-    })
+    }))
 }
 
 /// A client whose transfer has so many connections, all taken in.

@@ -14,6 +14,7 @@ use crate::protocol::ranges::RangeSet;
 use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
 use crate::report::{Level, SideReport};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A source whose inode was changed while it was read (a rename, a link, another
 /// mode), which says nothing of its bytes: they were read again, and the receiver
@@ -255,7 +256,7 @@ pub enum Message {
         descriptors_max: Option<u32>,
     },
     /// A segment's files.
-    Offer(Offer),
+    Offer(Arc<Offer>),
     /// What is wanted of them.
     Answer(Answer),
     /// These chunks are written and verified.

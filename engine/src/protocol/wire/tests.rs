@@ -194,7 +194,9 @@ fn session_message() -> Union<BoxedStrategy<Message>> {
             .prop_map(|connection| Message::Freed { connection })
             .boxed(),
         begin().prop_map(Message::Begin).boxed(),
-        offer().prop_map(Message::Offer).boxed(),
+        offer()
+            .prop_map(|offer| Message::Offer(offer.into()))
+            .boxed(),
         answer().prop_map(Message::Answer).boxed(),
     ]
 }

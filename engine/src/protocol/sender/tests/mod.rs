@@ -196,7 +196,7 @@ fn what_an_honest_receiver_cannot_say_is_a_violation() {
             error: Error::usage("no"),
         },
         answer(&offer, vec![Verdict::Whole]),
-        Message::Offer(offer.clone()),
+        Message::Offer(offer.clone().into()),
         Message::Heartbeat { worked: 0 },
     ];
     for lie in lies {

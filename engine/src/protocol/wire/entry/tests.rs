@@ -97,7 +97,7 @@ fn names_and_sizes_are_checked_where_they_come_in() {
             last: true,
             entries: vec![entry; count],
         };
-        read_all(&encode(&Message::Offer(offer)), &[9999]).is_ok()
+        read_all(&encode(&Message::Offer(offer.into())), &[9999]).is_ok()
     };
     let good = Entry {
         name: b"a".to_vec(),
@@ -207,7 +207,7 @@ fn directories_are_named_behind_those_that_they_lie_in() {
             users: Vec::new(),
             groups: Vec::new(),
         };
-        read_all(&encode(&Message::Offer(offer)), &[9999]).is_ok()
+        read_all(&encode(&Message::Offer(offer.into())), &[9999]).is_ok()
     };
     assert!(read(vec![
         folder(0, b"a"),
