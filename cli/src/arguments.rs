@@ -54,6 +54,7 @@ Examples:
   haul copy disk.img haul://server/images/        push, sealed on the server's disk
   haul copy -x /srv haul://new/                   a whole tree, as srv
   haul copy /srv/ haul://new/srv                  its contents; again: what changed
+  haul copy --delete --dry-run /srv/ haul://new/srv   what a mirroring run would do
   haul copy haul://server/images/disk.img .       pull
   haul copy -n 8 --limit-rate 50MB big haul://server/big
   tar c dir | haul copy - haul://server/dir.tar   a stream of unknown length

@@ -3,10 +3,14 @@
 //! Leaves to others: following and telling (follow.rs). Invariant: what cannot
 //! be meant or is not built is refused before anything is connected or made.
 
-use crate::arguments::{Auto, CopyArguments, OutputOptions, is_output};
+use crate::arguments::{Auto, CopyArguments};
 use crate::console::{Console, fault, require_output, usage};
+use crate::dry_run::DryRun;
 use crate::embedded::{self, Embedded};
 use crate::endpoint::Endpoint;
+use crate::ends::{
+    ends_in_slash, is_contents, place, refuse_onto_itself, refuse_shared_outputs, resolved,
+};
 use crate::events::Events;
 use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
@@ -21,8 +25,7 @@ use haul_engine::report::Report;
 use haul_engine::{Error, ErrorKind, PeerAddress, Pool, Side, Transfer};
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Which way the bytes go.
@@ -66,6 +69,9 @@ pub fn run(
     }
     let began = Instant::now();
     let mut events = Events::new(console, output.events);
+    if arguments.entries.dry_run {
+        events.list(DryRun::new(console, !output.is_for_programs()));
+    }
     let mut outputs = None;
     let report = Route::plan(arguments)
         .and_then(|route| {
@@ -92,6 +98,7 @@ impl Route {
         let (sources, target) = (arguments.sources.as_slice(), &arguments.target);
         refuse_ssh(sources.iter().chain([target]))?;
         refuse_unnamed(sources, target)?;
+        refuse_deleting(arguments)?;
         if sources.contains(&Endpoint::Standard) && was_closed(Standard::Input) {
             return Err(fault("cannot read standard input", "it is closed"));
         }
@@ -190,6 +197,43 @@ fn not_built_ssh(typed: &str) -> Error {
     ))
 }
 
+/// What is superfluous is told by one source for each directory of the target.
+fn refuse_deleting(arguments: &CopyArguments) -> Result<(), Error> {
+    let is_stream = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Standard);
+    let is_streamed = || {
+        arguments
+            .sources
+            .iter()
+            .chain([&arguments.target])
+            .any(is_stream)
+    };
+    if arguments.entries.dry_run && is_streamed() {
+        return Err(usage(
+            "cannot use --dry-run with a stream: what comes is not known before",
+        ));
+    }
+    if !arguments.entries.delete {
+        return Ok(());
+    }
+    if is_streamed() {
+        return Err(usage(
+            "cannot use --delete with a stream: only directories hold names",
+        ));
+    }
+    let is_contents = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Local(path) => options::is_contents(path.as_os_str().as_bytes()),
+        Endpoint::Server(server) => server.directory,
+        Endpoint::Standard | Endpoint::Ssh(_) => false,
+    };
+    if arguments.sources.len() > 1 && arguments.sources.iter().any(is_contents) {
+        return Err(usage(
+            "cannot use --delete with a directory's contents and another source: each would delete the other's",
+        )
+        .cure("run one haul copy for each, into a directory of its own"));
+    }
+    Ok(())
+}
+
 /// Standard input has no name of its own, and standard output takes one source.
 fn refuse_unnamed(sources: &[Endpoint], target: &Endpoint) -> Result<(), Error> {
     if matches!(target, Endpoint::Standard) && sources.len() > 1 {
@@ -279,19 +323,6 @@ fn local_sources(sources: &[Endpoint]) -> Result<Option<Vec<LocalSource>>, Error
     }
 }
 
-/// A trailing slash says that it must be a directory.
-fn ends_in_slash(path: &Path) -> bool {
-    path.as_os_str().as_bytes().ends_with(b"/")
-}
-
-/// True of a directory whose contents are meant: its name is not used.
-fn is_contents(source: &LocalSource) -> bool {
-    match source {
-        LocalSource::Path(path) => options::is_contents(path.as_os_str().as_bytes()),
-        _ => false,
-    }
-}
-
 /// Connects the two ends and carries the bytes.
 fn carry(
     route: Route,
@@ -310,7 +341,7 @@ fn carry(
     let options = CopyOptions {
         tree: arguments.entries.tree()?,
         rules: arguments.entries.rules(),
-        file_events: arguments.output.events,
+        file_events: arguments.output.events || arguments.entries.dry_run,
         ..arguments.transfer.copy()
     };
     let mut pool_options = arguments.transfer.pool();
@@ -479,170 +510,6 @@ impl Route {
             }
         }
     }
-}
-
-/// A local target as a root and what is below it.
-fn place(target: &Path, directory: bool, make: bool) -> Result<(PathBuf, RemoteTarget), Error> {
-    let failed = |path: &Path, error: std::io::Error| {
-        fault(format!("cannot copy to {}", path.display()), error)
-    };
-    if target.is_dir() {
-        let root = target
-            .canonicalize()
-            .map_err(|error| failed(target, error))?;
-        let inside = RemoteTarget::Path {
-            path: Vec::new(),
-            directory: true,
-            make: false,
-        };
-        return Ok((root, inside));
-    }
-    if directory && !make {
-        return Err(match target.metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                fault(format!("cannot copy into {}", target.display()), error)
-                    .cure("make the directory first")
-            }
-            Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => {
-                fault(format!("cannot copy into {}", target.display()), error)
-            }
-            Ok(_) | Err(_) => {
-                let doing = format!("cannot copy into {}", target.display());
-                fault(doing, "it is not a directory")
-            }
-        });
-    }
-    let Some(name) = target.file_name() else {
-        return Err(usage(format!(
-            "cannot copy to {}: it names no file",
-            target.display()
-        )));
-    };
-    let parent = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let unusable = |error| {
-        fault(
-            format!(
-                "cannot copy to {}: its directory {} cannot be used",
-                target.display(),
-                parent.display()
-            ),
-            error,
-        )
-    };
-    let root = parent.canonicalize().map_err(unusable)?;
-    if !root.is_dir() {
-        return Err(unusable(std::io::ErrorKind::NotADirectory.into()));
-    }
-    let beside = RemoteTarget::Path {
-        path: name.as_bytes().to_vec(),
-        directory: false,
-        make,
-    };
-    Ok((root, beside))
-}
-
-/// A local source as its folder and its name there, symbolic links followed:
-/// the local user asked for what they point to.
-fn resolved(source: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
-    let whole = source
-        .canonicalize()
-        .map_err(|error| fault(format!("cannot open {}", source.display()), error))?;
-    match (whole.parent(), whole.file_name()) {
-        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.as_bytes().to_vec())),
-        _ => Err(usage(format!(
-            "cannot copy {} to standard output: it is a directory",
-            source.display()
-        ))),
-    }
-}
-
-/// A file that is told into is no end of the copy, nor told into twice.
-fn refuse_shared_outputs(arguments: &CopyArguments, output: &OutputOptions) -> Result<(), Error> {
-    let local = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Local(path) => Some(path.clone()),
-        _ => None,
-    };
-    let target = local(&arguments.target);
-    let mut taken: Vec<PathBuf> = arguments.sources.iter().filter_map(local).collect();
-    if let Some(target) = target.filter(|target| target.is_dir()) {
-        let inside = |source: &PathBuf| source.file_name().map(|name| target.join(name));
-        taken.extend(taken.iter().filter_map(inside).collect::<Vec<_>>());
-    } else {
-        taken.extend(local(&arguments.target));
-    }
-    for (option, path) in [("--report", &output.report), ("--hdr-log", &output.hdr_log)] {
-        let Some(path) = path.as_ref().filter(|path| !is_output(path)) else {
-            continue;
-        };
-        if taken.iter().any(|other| is_same_file(path, other)) {
-            let path = path.display();
-            return Err(usage(format!(
-                "cannot write {option} to {path}: it is used otherwise by this copy"
-            )));
-        }
-        taken.push(path.clone());
-    }
-    Ok(())
-}
-
-/// True when both are one file, or will be one when they are made.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| path.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-    let place = |path: &Path| {
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
-        Some((parent, path.file_name()?.to_owned()))
-    };
-    match (identity(one), identity(other)) {
-        (Some(one), Some(other)) => one == other,
-        (None, None) => place(one).is_some_and(|one| place(other) == Some(one)),
-        _ => false,
-    }
-}
-
-/// cp's rule: a file is not copied onto itself, nor a directory into itself.
-fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
-    for named in sources {
-        let LocalSource::Path(source) = named else {
-            continue;
-        };
-        let end = match source.file_name() {
-            Some(name) if target.is_dir() && !is_contents(named) => target.join(name),
-            _ => target.to_owned(),
-        };
-        if source.is_dir() && lies_in(&end, source) {
-            return Err(usage(format!(
-                "cannot copy the directory {} into itself: {} lies in it",
-                source.display(),
-                end.display()
-            )));
-        }
-        if end.exists() && is_same_file(source, &end) {
-            return Err(usage(format!(
-                "cannot copy {} onto itself: {} is the same file",
-                source.display(),
-                end.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// True where `path`, which may be missing, is `directory` or lies in it.
-fn lies_in(path: &Path, directory: &Path) -> bool {
-    let Ok(directory) = directory.canonicalize() else {
-        return false;
-    };
-    // What is missing lies in what is there of its path.
-    let here = Path::new(".").canonicalize().unwrap_or_default();
-    let whole = here.join(path);
-    let found = whole.ancestors().find_map(|part| part.canonicalize().ok());
-    found.is_some_and(|found| found.starts_with(&directory))
 }
 
 #[cfg(test)]

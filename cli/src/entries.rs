@@ -6,7 +6,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use haul_engine::Error;
 use haul_engine::error::why;
-use haul_engine::options::{FilterRule, PassOver, TargetRules, TreeOptions};
+use haul_engine::options::{DeleteRules, FilterRule, PassOver, TargetRules, TreeOptions};
 use std::path::PathBuf;
 
 /// What is copied of each entry, and what is passed over.
@@ -37,6 +37,21 @@ pub struct EntryOptions {
     /// Leave directories on other file systems empty
     #[arg(short = 'x', long)]
     pub one_file_system: bool,
+    /// Delete in the end what the target's directories have and the source's have not
+    #[arg(long)]
+    pub delete: bool,
+    /// With --delete: nothing where more than N files and directories would go
+    #[arg(long, value_name = "N", requires = "delete")]
+    pub max_delete: Option<u64>,
+    /// With --delete: also what --exclude leaves out
+    #[arg(long, requires = "delete")]
+    pub delete_excluded: bool,
+    /// With --delete: also all of a target whose source is empty
+    #[arg(long, requires = "delete")]
+    pub delete_everything: bool,
+    /// Touch nothing: list what would be made, sent, replaced, corrected and deleted
+    #[arg(long)]
+    pub dry_run: bool,
     /// Count files that vanish while the copy runs as failed
     #[arg(long)]
     pub strict: bool,
@@ -71,6 +86,13 @@ impl EntryOptions {
             only_existing: self.existing,
             only_missing: self.ignore_existing,
             only_older: self.update,
+            deletes: self.delete.then_some(DeleteRules {
+                count_max: self.max_delete,
+                left_out: self.delete_excluded,
+                everything: self.delete_everything,
+                only_tell: self.dry_run,
+            }),
+            only_tell: self.dry_run,
         }
     }
 }

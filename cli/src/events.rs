@@ -5,6 +5,7 @@
 //! transfer is `finished`, and nothing of that transfer follows it.
 
 use crate::console::Console;
+use crate::dry_run::DryRun;
 use crate::outcome::{OutcomeWord, ReportJson};
 use haul_engine::report::{ConnectionProgress, FileReport};
 use haul_engine::{Error, Event};
@@ -33,6 +34,10 @@ enum EventLine<'a> {
         run: Option<u32>,
         #[serde(flatten)]
         file: &'a FileReport,
+    },
+    Deleted {
+        run: Option<u32>,
+        name: &'a str,
     },
     ConnectionLost {
         run: Option<u32>,
@@ -64,6 +69,8 @@ pub struct Events {
     run: Option<u32>,
     /// The first failure to write; nothing is written after it.
     failed: Option<Error>,
+    /// Where nothing is to be touched: what would be.
+    dry_run: Option<DryRun>,
 }
 
 impl Events {
@@ -75,7 +82,19 @@ impl Events {
             wanted,
             run: None,
             failed: None,
+            dry_run: None,
         }
+    }
+
+    /// What would be done is listed, too.
+    pub fn list(&mut self, dry_run: DryRun) {
+        self.dry_run = Some(dry_run);
+    }
+
+    /// What a dry run came to, where this is one; so much would be deleted.
+    #[must_use]
+    pub fn dry_totals(&self, deleted: u64) -> Option<String> {
+        self.dry_run.as_ref().map(|dry_run| dry_run.totals(deleted))
     }
 
     /// The events that follow are of run number `run`.
@@ -86,6 +105,9 @@ impl Events {
     /// Writes one event of the engine's.
     pub fn tell(&mut self, event: &Event) {
         let run = self.run;
+        if let Some(dry_run) = &mut self.dry_run {
+            dry_run.tell(event);
+        }
         self.write(&match event {
             Event::Planned { files, bytes } => EventLine::Planned {
                 run,
@@ -106,6 +128,7 @@ impl Events {
                 connections: &progress.connections,
             },
             Event::FileEnded(file) => EventLine::File { run, file },
+            Event::Deleted(name) => EventLine::Deleted { run, name },
             Event::ConnectionLost { connection, why } => EventLine::ConnectionLost {
                 run,
                 connection: *connection,
@@ -132,7 +155,8 @@ impl Events {
 
     /// The first failure to write an event.
     pub fn failure(&mut self) -> Option<Error> {
-        self.failed.take()
+        let dry_run = self.dry_run.as_mut().and_then(DryRun::failure);
+        self.failed.take().or(dry_run)
     }
 
     fn write(&mut self, line: &EventLine<'_>) {

@@ -125,7 +125,7 @@ pub fn follow(
                 tracing::debug!("data connection {connection} joined");
             }
             Event::Note(text) => tracing::info!("{text}"),
-            Event::Planned { .. } | Event::FileEnded(_) => {}
+            Event::Planned { .. } | Event::FileEnded(_) | Event::Deleted(_) => {}
         }
     }
     Followed {
@@ -280,7 +280,9 @@ pub fn tell(
         Some(_) => verbose > 0,
     };
     if has_result && !options.quiet {
-        console.line(&format!("haul: {}", table::headline(report)));
+        let totals = events.dry_totals(report.entries.deleted);
+        let headline = totals.unwrap_or_else(|| table::headline(report));
+        console.line(&format!("haul: {headline}"));
         if verbose > 0 {
             console.line(table::details(report).trim_end());
         }

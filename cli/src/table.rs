@@ -32,6 +32,9 @@ pub fn headline(report: &Report) -> String {
     if entries.unchanged > 0 && entries.entries > 1 {
         text += &format!(", {} of them unchanged", entries.unchanged);
     }
+    if entries.deleted > 0 {
+        text += &format!(", {} deleted", entries.deleted);
+    }
     if entries.vanished > 0 {
         text += &format!(", {} vanished meanwhile", entries.vanished);
     }
@@ -48,6 +51,12 @@ pub fn headline(report: &Report) -> String {
 /// A level as the headline says it.
 fn level_words(level: Level) -> &'static str {
     match level {
+        Level::WouldMake
+        | Level::WouldSendSize
+        | Level::WouldSendTime
+        | Level::WouldSendAnyway
+        | Level::WouldReplace
+        | Level::WouldCorrect => "nothing was touched",
         Level::Placed => "placed (not synced to disk)",
         Level::Delivered => "delivered",
         Level::Sealed => "sealed",

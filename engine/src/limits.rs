@@ -75,6 +75,15 @@ pub const TREE_SEGMENT_ENTRIES_MAX: usize = 256;
 /// Descriptors that the files of a tree are given, where there are so many: all
 /// segments that may be open, with a directory to every other file.
 pub const TREE_DESCRIPTORS: usize = SEGMENTS_OPEN_MAX * TREE_SEGMENT_ENTRIES_MAX * 3 / 2;
+/// Names in one message of names, at most: …
+pub const NAMES_MAX: usize = 16 * 1024;
+/// … and their bytes, with those of the directories that they lie in.
+pub const NAMES_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of names that are kept until the last of their directory is told, at most:
+/// some two million in one directory.
+pub const NAMES_KEPT_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Messages of names that were not answered, at most.
+pub const NAMES_AHEAD_MAX: u32 = 2;
 /// Patterns of what is left out of a tree, at most, …
 pub const FILTERS_MAX: usize = 1024;
 /// … and their bytes: compiled they take some hundred times as much.

@@ -148,6 +148,23 @@ pub struct TargetRules {
     pub only_missing: bool,
     /// A file that is newer than its source stays.
     pub only_older: bool,
+    /// What is superfluous goes in the end.
+    pub deletes: Option<DeleteRules>,
+    /// Nothing is written; it is only told what would be done with each entry.
+    pub only_tell: bool,
+}
+
+/// What is deleted in the end because the source has it not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteRules {
+    /// At most so many files and directories; where there are more, none.
+    pub count_max: Option<u64>,
+    /// What patterns leave out, too.
+    pub left_out: bool,
+    /// Also all of a target whose source is empty.
+    pub everything: bool,
+    /// Nothing goes; it is only told what would.
+    pub only_tell: bool,
 }
 
 /// Which files are passed over because the target has them.

@@ -310,6 +310,19 @@ where
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
+    /// It is not there, and would be made (as the other four where it is only told
+    /// what would be done).
+    WouldMake,
+    /// It would be sent, as the target's has another size.
+    WouldSendSize,
+    /// It would be sent, as the target's has another modification time.
+    WouldSendTime,
+    /// It would be sent though the target's has the same size and time.
+    WouldSendAnyway,
+    /// Something else is in its place, and would be replaced.
+    WouldReplace,
+    /// Its mode, owner, time or attributes would be corrected.
+    WouldCorrect,
     /// Renamed into place, not durable (`--no-fsync`).
     Placed,
     /// Streams, devices and null sinks end here.
@@ -351,6 +364,8 @@ pub struct EntryCounts {
     pub unchanged: u64,
     /// Those that went before they were read, which is no failure.
     pub vanished: u64,
+    /// What was deleted at the target because the source had it not.
+    pub deleted: u64,
     /// Those of which the report does not tell one by one.
     pub untold: u64,
     /// Bytes of holes, which are not sent and stay holes.

@@ -103,3 +103,236 @@ fn what_the_target_has_decides() {
     folder.must("copy -q --update tree/ there");
     assert_eq!(folder.read("there/both"), b"both");
 }
+
+/// Both trees hold the same, and the first did before, too.
+fn mirrored(folder: &Folder, tree: &str, target: &str, names: &[&str]) {
+    let mut wanted: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    wanted.sort();
+    assert_eq!(files(folder, tree), wanted);
+    assert_eq!(files(folder, target), wanted, "{target}");
+}
+
+#[test]
+fn what_the_source_has_not_is_deleted_both_ways() {
+    let folder = Folder::new();
+    let names = ["a", "in/b", "in/deep/c", "empty/.kept"];
+    make(&folder, "root/tree", &names);
+    std::fs::remove_file(folder.path("root/tree/empty/.kept")).expect("removed");
+    let names = &names[..3];
+    let server = Server::start(&folder, "--root root");
+    let outside = ["precious"];
+    make(&folder, "outside", &outside);
+    for (from, to, target, above) in [
+        ("root/tree/".to_owned(), "local".to_owned(), "local", ""),
+        (
+            "root/tree".to_owned(),
+            "named".to_owned(),
+            "named/tree",
+            "named",
+        ),
+        (
+            "root/tree/".to_owned(),
+            server.url("pushed"),
+            "root/pushed",
+            "",
+        ),
+        (server.url("tree/"), "pulled".to_owned(), "pulled", ""),
+    ] {
+        folder.must(&format!("copy -q {from} {to}"));
+        if !above.is_empty() {
+            // Into the directory that is there by now, and beside something else.
+            folder.must(&format!("copy -q {from} {to}"));
+            folder.write(&format!("{above}/beside"), b"x");
+        }
+        make(
+            &folder,
+            target,
+            &["extra", "in/more", "in/gone/deep/x", "gone/y", "empty/z"],
+        );
+        let link = folder.path(target).join("in/link");
+        std::os::unix::fs::symlink(folder.path("outside"), link).expect("linked");
+        std::fs::write(folder.path(target).join(".haul-0123456789abcdef"), "").expect("written");
+        let before = folder
+            .path("root/tree/in")
+            .metadata()
+            .expect("there")
+            .modified();
+        let ran = folder.must(&format!("copy --json --delete {from} {to}"));
+        let json = ran.json();
+        // The files, their directories and the link.
+        assert_eq!(json["entries"]["deleted"], 5 + 3 + 1, "{json}");
+        let temporary = folder.path(target).join(".haul-0123456789abcdef");
+        std::fs::remove_file(temporary).expect("it is haul clean's");
+        mirrored(&folder, "root/tree", target, names);
+        assert_eq!(files(&folder, "outside"), outside, "no link is followed");
+        let after = folder
+            .path(target)
+            .join("in")
+            .metadata()
+            .expect("there")
+            .modified();
+        assert_eq!(before.expect("a time"), after.expect("a time"), "{target}");
+        if !above.is_empty() {
+            assert!(
+                folder.path(above).join("beside").exists(),
+                "beside the tree"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_deleted_on_a_guess() {
+    let folder = Folder::new();
+    make(&folder, "tree", &["a", "in/b", "skip/c", "x.log"]);
+    let fresh = || {
+        let _ = std::fs::remove_dir_all(folder.path("there"));
+        make(&folder, "there", &["old", "in/old", "skip/old", "old.log"]);
+    };
+    let all = [
+        "a", "in/b", "in/old", "old", "old.log", "skip/c", "skip/old", "x.log",
+    ];
+    // More than was allowed: nothing at all.
+    fresh();
+    let ran = folder.haul("copy -q --delete --max-delete 3 tree/ there");
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    assert!(
+        ran.error().contains("nothing was deleted"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(files(&folder, "there"), all);
+    fresh();
+    folder.must("copy -q --delete --max-delete 4 tree/ there");
+    assert_eq!(files(&folder, "there"), ["a", "in/b", "skip/c", "x.log"]);
+    // What is left out stays, unless that is asked for.
+    fresh();
+    folder.must("copy -q --delete --exclude skip --exclude *.log tree/ there");
+    assert_eq!(
+        files(&folder, "there"),
+        ["a", "in/b", "old.log", "skip/old"]
+    );
+    fresh();
+    folder.must("copy -q --delete --delete-excluded --exclude skip --exclude *.log tree/ there");
+    assert_eq!(files(&folder, "there"), ["a", "in/b"]);
+    // A source that is not mounted is empty.
+    std::fs::create_dir(folder.path("empty")).expect("made");
+    fresh();
+    let ran = folder.haul("copy -q --delete empty/ there");
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    assert!(
+        ran.error().contains("--delete-everything"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(files(&folder, "there").len(), 4);
+    folder.must("copy -q --delete --delete-everything empty/ there");
+    assert_eq!(files(&folder, "there").len(), 0);
+    // Each of two would delete the other's.
+    for line in [
+        "copy --delete tree/ empty/ there",
+        "copy --delete tree -",
+        "copy --max-delete 1 tree there",
+    ] {
+        assert_eq!(folder.haul(line).code, 2, "{line}");
+    }
+    // A directory that cannot be read may hold anything.
+    if crate::support::can_limit() {
+        fresh();
+        folder.must("copy -q tree/ there");
+        let mode = |path: &str, mode| {
+            let bits = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(folder.path(path), bits).expect("chmod");
+        };
+        mode("tree/in", 0);
+        mode("", 0o777);
+        for path in ["there", "there/in", "there/skip"] {
+            mode(path, 0o777);
+        }
+        let mut user = std::process::Command::new("setpriv");
+        user.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        let ran = folder.haul_by(user, "copy --delete tree/ there");
+        assert_eq!(ran.code, 23, "{}", ran.stderr);
+        assert_eq!(
+            files(&folder, "there"),
+            ["a", "in/b", "in/old", "skip/c", "x.log"]
+        );
+        mode("tree/in", 0o755);
+    }
+}
+
+#[test]
+fn a_dry_run_tells_what_the_next_run_does_and_touches_nothing() {
+    let folder = Folder::new();
+    folder.directory("root");
+    make(
+        &folder,
+        "root/tree",
+        &["same", "size", "time", "mode", "new", "fresh/in", "kind"],
+    );
+    std::os::unix::fs::symlink("same", folder.path("root/tree/link")).expect("linked");
+    let server = Server::start(&folder, "--root root");
+    for (from, to, target) in [
+        ("root/tree/".to_owned(), "local".to_owned(), "local"),
+        ("root/tree/".to_owned(), server.url("pushed"), "root/pushed"),
+        (server.url("tree/"), "pulled".to_owned(), "pulled"),
+    ] {
+        // Of a target that is missing all would be made.
+        let ran = folder.must(&format!("copy --dry-run {from} {to}"));
+        let told = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert_eq!(told.lines().count(), 10, "{told}");
+        assert!(
+            told.lines().all(|line| line.starts_with("make     ")),
+            "{told}"
+        );
+        assert!(
+            ran.stderr.contains("10 to make, 0 to send"),
+            "{}",
+            ran.stderr
+        );
+        assert!(!folder.path(target).exists());
+        folder.must(&format!("copy -q {from} {to}"));
+        let at = |name: &str| folder.path(target).join(name);
+        std::fs::write(at("size"), "longer").expect("written");
+        let file = std::fs::File::options().write(true).open(at("time"));
+        let past = std::time::SystemTime::UNIX_EPOCH;
+        file.and_then(|file| file.set_modified(past)).expect("set");
+        let bits = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(at("mode"), bits).expect("chmod");
+        std::fs::remove_file(at("new")).expect("removed");
+        std::fs::remove_dir_all(at("fresh")).expect("removed");
+        std::fs::remove_file(at("link")).expect("removed");
+        std::fs::write(at("link"), "a file").expect("written");
+        make(&folder, target, &["gone"]);
+        let before = files(&folder, target);
+        let line = format!("{from} {to}");
+        let ran = folder.must(&format!("copy --dry-run --delete {line}"));
+        let told = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let mut lines: Vec<&str> = told.lines().collect();
+        lines.sort_unstable();
+        let wanted = [
+            "correct  . (mode, owner, time or attributes)",
+            "correct  mode (mode, owner, time or attributes)",
+            "delete   gone",
+            "make     fresh",
+            "make     fresh/in",
+            "make     new",
+            "replace  link (something else is there)",
+            "send     size (its size differs)",
+            "send     time (its time differs)",
+        ];
+        assert_eq!(lines, wanted, "{line}");
+        assert!(
+            ran.stderr
+                .contains("3 to make, 2 to send, 1 to replace, 2 to correct, 1 to delete"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(files(&folder, target), before, "{line}");
+        assert!(at("gone").exists() && !at("new").exists());
+        folder.must(&format!("copy -q --delete {line}"));
+        let ran = folder.must(&format!("copy --dry-run --delete {line}"));
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), "", "{line}");
+    }
+    assert_eq!(folder.haul("copy --dry-run root/tree/same -").code, 2);
+}

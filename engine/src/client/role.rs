@@ -226,6 +226,7 @@ impl Client {
             options: targets,
             rules: options.rules,
             keeping,
+            filters: options.tree.filters.clone(),
         };
         running.receive(Asked::from(target), making, share, saying)
     }
@@ -335,6 +336,7 @@ impl Role for Client {
             drop_cache: options.drop_cache,
             window_bytes: None,
             peer_descriptors_max: 0,
+            deletes: options.rules.deletes,
         };
         let supply = Supply {
             share,

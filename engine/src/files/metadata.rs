@@ -7,6 +7,7 @@
 
 use super::attributes::{self, Bearer};
 use super::owners::OwnerIds;
+use super::place::Place;
 use super::{Identity, reopening};
 use crate::kernel::descriptors::patiently;
 use crate::protocol::wire::{Attribute, Entry, Offer, Ownership};
@@ -209,6 +210,12 @@ impl Metadata {
     pub fn is_of_unchanged(&self, size: u64, stat: &Stat) -> bool {
         // Regular files have no negative size.
         stat.st_size as u64 == size && self.has_time_of(stat)
+    }
+
+    /// True where what is at `place` needs no correction.
+    #[must_use]
+    pub fn is_kept(&self, place: &Place, stat: &Stat) -> bool {
+        self.is_kept_by(Bearer::Name(place.directory(), place.name()), stat)
     }
 
     /// Corrects what a file that is passed over has otherwise.

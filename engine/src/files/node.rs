@@ -4,6 +4,7 @@
 //! shows what was there or the whole new thing; a directory is never replaced, and
 //! another name is given only to the file that was copied.
 
+use super::Identity;
 use super::attributes::Bearer;
 use super::beneath::{DIRECTORY, kind_name};
 use super::folder::HeldFolder;
@@ -12,6 +13,7 @@ use super::place::Place;
 use super::temporary;
 use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::protocol::wire::{Entry, EntryKind};
+use crate::report::Level;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -52,6 +54,10 @@ impl Node {
         first: Option<Place>,
         metadata: Metadata,
     ) -> Result<Option<Self>> {
+        Self::of(place, entry, first, metadata).prepare()
+    }
+
+    fn of(place: Place, entry: &Entry, first: Option<Place>, metadata: Metadata) -> Self {
         let kind = match (&entry.kind, first) {
             (EntryKind::Directory, _) => NodeKind::Directory,
             (EntryKind::Symlink(text), _) => NodeKind::Symlink(text.clone()),
@@ -66,12 +72,70 @@ impl Node {
             }
             _ => NodeKind::Special(FileType::Fifo, 0),
         };
-        let node = Self {
+        Self {
             place,
             kind,
             metadata,
+        }
+    }
+
+    /// Refuses what must not be replaced by it.
+    fn refuse(&self, stat: &Stat) -> Result<()> {
+        let there = FileType::from_raw_mode(stat.st_mode);
+        match &self.kind {
+            NodeKind::Directory if there != FileType::Directory => {
+                let why = format!("it is {}, and no directory", kind_name(there));
+                Err(self.cannot("make the directory", why))
+            }
+            NodeKind::Directory => Ok(()),
+            _ if there == FileType::Directory => {
+                Err(self.cannot("make", "a directory is in its place"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What would become of it; nothing is made.
+    ///
+    /// # Errors
+    /// As [`Node::new`].
+    pub fn would(
+        place: Place,
+        entry: &Entry,
+        first: Option<Place>,
+        metadata: Metadata,
+    ) -> Result<Level> {
+        let node = Self::of(place, entry, first, metadata);
+        let Some(stat) = node.place.occupant()? else {
+            return Ok(Level::WouldMake);
         };
-        node.prepare()
+        node.refuse(&stat)?;
+        let (directory, name) = (node.place.directory(), node.place.name());
+        Ok(match &node.kind {
+            NodeKind::Directory => {
+                let bearer = match name {
+                    b"" => Bearer::Open(directory),
+                    name => Bearer::Name(directory, name),
+                };
+                let is_kept = node.metadata.is_kept_by(bearer, &stat);
+                match is_kept && node.metadata.has_time_of(&stat) {
+                    true => Level::Unchanged,
+                    false => Level::WouldCorrect,
+                }
+            }
+            NodeKind::HardLink(first, _) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                let other = rustix::fs::statat(first.directory(), first.name(), flags);
+                let is_it = other.is_ok_and(|other| Identity::of(&other) == Identity::of(&stat));
+                if is_it {
+                    Level::Unchanged
+                } else {
+                    Level::WouldReplace
+                }
+            }
+            _ if node.is_there(&stat) => Level::Unchanged,
+            _ => Level::WouldReplace,
+        })
     }
 
     /// Looks at what is there; makes a directory.
@@ -81,17 +145,8 @@ impl Node {
             (NodeKind::Directory, None) => {
                 self.place.make_directory()?;
             }
-            (NodeKind::Directory, Some(stat)) => {
-                let kind = FileType::from_raw_mode(stat.st_mode);
-                if kind != FileType::Directory {
-                    let why = format!("it is {}, and no directory", kind_name(kind));
-                    return Err(self.cannot("make the directory", why));
-                }
-            }
             (_, Some(stat)) => {
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    return Err(self.cannot("make", "a directory is in its place"));
-                }
+                self.refuse(&stat)?;
                 if self.is_there(&stat) {
                     return Ok(None);
                 }

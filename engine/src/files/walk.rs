@@ -14,6 +14,7 @@ use super::shown;
 use super::source::Source;
 use super::stream::{StreamNews, StreamSource};
 use super::tree::filter::PathFilter;
+use super::tree::names::{NameScan, NamesOptions, NamesPart};
 use super::tree::offered::OfferedFolders;
 use super::tree::scan::{ScanOptions, TreeScan};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -34,6 +35,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Where paths are looked up.
+#[derive(Clone)]
 pub enum Reach {
     /// Anywhere, as the local user typed them.
     User,
@@ -96,6 +98,8 @@ pub struct Walk {
     tree: Option<TreeScan>,
     options: TreeOptions,
     filter: Option<Arc<PathFilter>>,
+    /// Directories that were read, as they were named.
+    roots: Vec<Vec<u8>>,
     owner_names: OwnerNames,
     /// One source and no other: what keeps it from being opened is the
     /// transfer's failure.
@@ -151,6 +155,7 @@ impl Walk {
             names,
             tree: None,
             options,
+            roots: Vec::new(),
             owner_names: OwnerNames::default(),
             drop_cache,
             chunk_bytes,
@@ -231,7 +236,12 @@ impl Walk {
                     cut.add(&entry);
                     batch.push(entry, source);
                 }
-                Ok(WalkOpened::Tree(tree)) => self.tree = Some(*tree),
+                Ok(WalkOpened::Tree(tree)) => {
+                    if let NamedSource::Path(path) = named {
+                        self.roots.push(path);
+                    }
+                    self.tree = Some(*tree);
+                }
                 Err(NotOpened::Exhausted(_)) => {
                     batch.ran_out = true;
                     break;
@@ -373,44 +383,94 @@ impl Walk {
 
     /// A directory, or its contents where its path ends in a slash.
     fn open_tree(&self, path: &[u8]) -> Result<WalkOpened, NotOpened> {
-        let display = shown(path);
-        let end = path.iter().rposition(|byte| *byte != b'/');
-        let trimmed = &path[..end.map_or(0, |last| last + 1)];
-        let (opened, name) = match &self.reach {
-            Reach::User => {
-                let typed = Path::new(OsStr::from_bytes(path));
-                let opened = rustix::fs::openat(CWD, typed, DIRECTORY, Mode::empty());
-                (opened, typed.file_name().map(OsStrExt::as_bytes))
-            }
-            Reach::Beneath(root) if trimmed.is_empty() => {
-                (open_beneath(root.as_fd(), b".", DIRECTORY), None)
-            }
-            Reach::Beneath(root) => {
-                check_path(trimmed)
-                    .map_err(|why| unfit(&format!("cannot read {display:?}"), why))
-                    .map_err(|error| error.at(Side::Sender))?;
-                let name = trimmed.rsplit(|byte| *byte == b'/').next();
-                (open_beneath(root.as_fd(), trimmed, DIRECTORY), name)
-            }
-        };
-        let fd = opened.map_err(|errno| {
-            let doing = format!("cannot open the directory {display}");
-            let error = Error::local(doing, why_beneath(errno)).at(Side::Sender);
-            match errno.is_exhaustion() {
-                true => NotOpened::Exhausted(error),
-                false => NotOpened::Refused(error),
-            }
-        })?;
-        // "..", or a slash or a dot at its end: what is in it.
-        let name = name.filter(|_| !is_contents(path));
+        let (fd, name) = open_directory(&self.reach, path)?;
         let options = ScanOptions {
             owners: self.options.owners,
             attributes: self.options.attributes,
             one_file_system: self.options.one_file_system,
             filter: self.filter.clone(),
         };
-        let tree = TreeScan::new(fd, name.unwrap_or_default(), display, options)?;
+        let tree = TreeScan::new(fd, &name, shown(path), options)?;
         Ok(WalkOpened::Tree(Box::new(tree)))
+    }
+
+    /// The names in all directories that were read; `hides_left_out` leaves out what
+    /// patterns do.
+    #[must_use]
+    pub fn naming(&mut self, hides_left_out: bool) -> Naming {
+        Naming {
+            reach: self.reach.clone(),
+            roots: std::mem::take(&mut self.roots).into(),
+            scan: None,
+            options: NamesOptions {
+                one_file_system: self.options.one_file_system,
+                filter: self.filter.clone(),
+                hides_left_out,
+            },
+        }
+    }
+}
+
+/// The directory of that path, and what it is called at the target: nothing where its
+/// contents are meant.
+fn open_directory(reach: &Reach, path: &[u8]) -> Result<(OwnedFd, Vec<u8>), NotOpened> {
+    let display = shown(path);
+    let end = path.iter().rposition(|byte| *byte != b'/');
+    let trimmed = &path[..end.map_or(0, |last| last + 1)];
+    let (opened, name) = match reach {
+        Reach::User => {
+            let typed = Path::new(OsStr::from_bytes(path));
+            let opened = rustix::fs::openat(CWD, typed, DIRECTORY, Mode::empty());
+            (opened, typed.file_name().map(OsStrExt::as_bytes))
+        }
+        Reach::Beneath(root) if trimmed.is_empty() => {
+            (open_beneath(root.as_fd(), b".", DIRECTORY), None)
+        }
+        Reach::Beneath(root) => {
+            check_path(trimmed)
+                .map_err(|why| unfit(&format!("cannot read {display:?}"), why))
+                .map_err(|error| error.at(Side::Sender))?;
+            let name = trimmed.rsplit(|byte| *byte == b'/').next();
+            (open_beneath(root.as_fd(), trimmed, DIRECTORY), name)
+        }
+    };
+    let fd = opened.map_err(|errno| {
+        let doing = format!("cannot open the directory {display}");
+        let error = Error::local(doing, why_beneath(errno)).at(Side::Sender);
+        match errno.is_exhaustion() {
+            true => NotOpened::Exhausted(error),
+            false => NotOpened::Refused(error),
+        }
+    })?;
+    let name = name.filter(|_| !is_contents(path)).unwrap_or_default();
+    Ok((fd, name.to_vec()))
+}
+
+/// The names in the directories of a walk that is over.
+pub struct Naming {
+    reach: Reach,
+    roots: VecDeque<Vec<u8>>,
+    scan: Option<NameScan>,
+    options: NamesOptions,
+}
+
+impl Naming {
+    /// The next part; nothing when all was told. A directory that cannot be opened any
+    /// more is not told, and nothing is deleted for it.
+    pub fn next_part(&mut self) -> Option<NamesPart> {
+        loop {
+            if let Some(scan) = &mut self.scan {
+                match scan.next_part() {
+                    Some(part) => return Some(part),
+                    None => self.scan = None,
+                }
+            }
+            let path = self.roots.pop_front()?;
+            let opened = descriptors::patiently(|| open_directory(&self.reach, &path));
+            self.scan = opened
+                .ok()
+                .and_then(|(fd, name)| NameScan::new(fd, &name, self.options.clone()).ok());
+        }
     }
 }
 

@@ -100,7 +100,7 @@ impl Plan {
             }
             let file = file as FileId;
             match verdict {
-                Verdict::Skip | Verdict::Refused(_) => {}
+                Verdict::Skip | Verdict::Refused(_) | Verdict::Would(_) => {}
                 Verdict::Whole => {
                     let whole = ByteRange {
                         start: 0,
@@ -137,7 +137,7 @@ impl Plan {
     fn of_stream(verdict: &Verdict, chunk_bytes: u32, digest: [u8; 16]) -> Result<Self, Violation> {
         let wanted = match verdict {
             Verdict::Whole => true,
-            Verdict::Skip | Verdict::Refused(_) => false,
+            Verdict::Skip | Verdict::Refused(_) | Verdict::Would(_) => false,
             Verdict::Ranges(_) => {
                 return Err(Violation::new("a whole stream", "ranges of a stream"));
             }
@@ -432,6 +432,7 @@ pub fn digest(offer: &Offer, verdicts: &[Verdict]) -> [u8; 16] {
             Verdict::Skip => drop(hasher.update(&[0])),
             Verdict::Whole => drop(hasher.update(&[1])),
             Verdict::Refused(_) => drop(hasher.update(&[2])),
+            Verdict::Would(_) => drop(hasher.update(&[4])),
             Verdict::Ranges(ranges) => {
                 hasher.update(&[3]);
                 hash_ranges(&mut hasher, ranges);

@@ -97,6 +97,7 @@ impl Serving {
         let making = Making {
             options,
             rules: begin.rules,
+            filters: begin.tree.filters.clone(),
             keeping: Keeping::new(self.session.authenticated),
         };
         running.receive(asked, making, share, Saying::new(Vec::new()))?;
@@ -202,6 +203,7 @@ impl Role for Serving {
             drop_cache: begin.drop_cache,
             window_bytes: begin.window_bytes,
             peer_descriptors_max: begin.descriptors_max.unwrap_or(0),
+            deletes: begin.rules.deletes,
         };
         let supply = Supply {
             share,

@@ -9,9 +9,12 @@ use crate::files::metadata::{Keeping, Metadata};
 use crate::files::node::{Node, refuse_unproved_device};
 use crate::files::place::{self, Place, ResolvedTarget};
 use crate::files::target::{Target, TargetOptions};
+use crate::files::tree::delete::Deleting;
+use crate::files::tree::filter::PathFilter;
 use crate::files::tree::make::{OfferFolders, TargetFolders};
-use crate::options::{LocalTarget, PassOver, TargetRules};
-use crate::protocol::wire::{Entry, EntryKind, Offer, Verdict};
+use crate::options::{FilterRule, LocalTarget, PassOver, TargetRules};
+use crate::protocol::wire::{Deletions, Entry, EntryKind, Names, Offer, Verdict};
+use crate::report::Level;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,6 +61,8 @@ pub(crate) struct Making {
     pub(crate) options: TargetOptions,
     pub(crate) rules: TargetRules,
     pub(crate) keeping: Arc<Keeping>,
+    /// What is left out, and left alone where is deleted.
+    pub(crate) filters: Vec<FilterRule>,
 }
 
 /// What an entry became at the receiver, until it is settled.
@@ -76,6 +81,7 @@ pub(super) struct Destination {
     resolved: Mutex<Option<ResolvedTarget>>,
     /// Directories that were made or opened for the last offer.
     folders: Mutex<TargetFolders>,
+    deleting: Mutex<Option<Deleting>>,
 }
 
 /// What becomes of an entry, and where it goes if it is wanted.
@@ -89,6 +95,7 @@ impl Destination {
             making,
             resolved: Mutex::default(),
             folders: Mutex::default(),
+            deleting: Mutex::default(),
         }
     }
 
@@ -107,25 +114,61 @@ impl Destination {
         Ok(resolved.insert(place).clone())
     }
 
-    /// Looks at and creates the targets of one segment, in order; blocks.
-    pub(super) fn prepare(&self, offer: &Offer) -> Vec<Prepared> {
-        let target = match &self.asked {
+    /// The directory or the name that was asked for; nothing for standard output and
+    /// null sinks.
+    fn target(&self) -> Option<Result<ResolvedTarget>> {
+        Some(match &self.asked {
             Asked::Beneath {
                 root,
                 path,
                 directory,
                 make,
-            } => self.resolved(|| place::resolve_beneath(root.as_fd(), path, *directory, *make)),
+            } => {
+                let make = *make && !self.making.rules.only_tell;
+                self.resolved(|| place::resolve_beneath(root.as_fd(), path, *directory, make))
+            }
             Asked::Local {
                 path,
                 directory,
                 make,
-            } => self.resolved(|| place::resolve_local(path, *directory, *make)),
-            Asked::Stdout | Asked::Null => {
-                let entries = offer.entries.iter();
-                return entries.map(|entry| self.without_a_place(entry)).collect();
+            } => {
+                let make = *make && !self.making.rules.only_tell;
+                self.resolved(|| place::resolve_local(path, *directory, make))
             }
+            Asked::Stdout | Asked::Null => return None,
+        })
+    }
+
+    /// Deletes what these names show to be superfluous; blocks.
+    pub(super) fn delete(&self, names: &Names) -> Result<Deletions> {
+        let (Some(target), Some(rules)) = (self.target(), self.making.rules.deletes) else {
+            return Ok(Deletions::default());
         };
+        let mut deleting = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
+        if deleting.is_none() {
+            let filter = PathFilter::new(&self.making.filters)?;
+            *deleting = Some(Deleting::new(rules, filter));
+        }
+        let target = match target {
+            // A target that would be made has nothing that could go.
+            Err(_) if self.making.rules.only_tell => return Ok(Deletions::default()),
+            target => target?,
+        };
+        match deleting.as_mut() {
+            Some(deleting) => deleting.part(&target, names),
+            None => Ok(Deletions::default()),
+        }
+    }
+
+    /// Looks at and creates the targets of one segment, in order; blocks.
+    pub(super) fn prepare(&self, offer: &Offer) -> Vec<Prepared> {
+        let Some(target) = self.target() else {
+            let entries = offer.entries.iter();
+            return entries.map(|entry| self.without_a_place(entry)).collect();
+        };
+        if self.making.rules.only_tell {
+            return self.would(target, offer);
+        }
         // Each file alone may fit where all of them do not.
         let bytes = offer.entries.iter().map(Entry::data_bytes);
         let bytes = bytes.fold(0, u64::saturating_add);
@@ -150,6 +193,98 @@ impl Destination {
                 prepared.unwrap_or_else(|error| (Verdict::Refused(error.at(Side::Receiver)), None))
             })
             .collect()
+    }
+
+    /// What would become of each; nothing is made.
+    fn would(&self, target: Result<ResolvedTarget>, offer: &Offer) -> Vec<Prepared> {
+        let told = |level| (Verdict::Would(level), None);
+        let makes = match &self.asked {
+            Asked::Beneath { make, .. } | Asked::Local { make, .. } => *make,
+            Asked::Stdout | Asked::Null => false,
+        };
+        let target = match target {
+            // A directory that would be made has nothing in it.
+            Ok(target) if makes && !target.is_directory() => Err(None),
+            Err(_) if makes => Err(None),
+            target => target.map_err(Some),
+        };
+        let target = match target {
+            Ok(target) => target,
+            Err(None) => {
+                return offer
+                    .entries
+                    .iter()
+                    .map(|_| told(Level::WouldMake))
+                    .collect();
+            }
+            Err(Some(error)) => {
+                let refused = || (Verdict::Refused(error.clone().at(Side::Receiver)), None);
+                return offer.entries.iter().map(|_| refused()).collect();
+            }
+        };
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let folders = folders.of_offer(&target, offer, false);
+        let entries = offer.entries.iter();
+        entries
+            .map(
+                |entry| match self.would_entry(&target, &folders, offer, entry) {
+                    Ok(level) => told(level),
+                    Err(error) => (Verdict::Refused(error.at(Side::Receiver)), None),
+                },
+            )
+            .collect()
+    }
+
+    fn would_entry(
+        &self,
+        target: &ResolvedTarget,
+        folders: &OfferFolders,
+        offer: &Offer,
+        entry: &Entry,
+    ) -> Result<Level> {
+        let rules = &self.making.rules;
+        if folders.is_left_out(entry.folder) {
+            return Ok(match rules.only_existing {
+                true => Level::Unchanged,
+                false => Level::WouldMake,
+            });
+        }
+        let place = folders.place(target, entry.folder, &entry.name)?;
+        if self.leaves(&place, entry)? {
+            return Ok(Level::Unchanged);
+        }
+        let metadata = Metadata::of(entry, offer, &self.making.keeping);
+        if !entry.kind.has_bytes() {
+            let first = match &entry.kind {
+                EntryKind::HardLink(first, _) if folders.is_left_out(first.folder) => {
+                    return Ok(Level::WouldMake);
+                }
+                EntryKind::HardLink(first, _) => {
+                    Some(folders.place(target, first.folder, &first.name)?)
+                }
+                _ => None,
+            };
+            return Node::would(place, entry, first, metadata);
+        }
+        let occupant = place.occupant()?;
+        let Some(stat) = place.refuse_occupied()? else {
+            return Ok(match occupant {
+                Some(_) => Level::WouldReplace,
+                None => Level::WouldMake,
+            });
+        };
+        // Regular files have no negative size.
+        if stat.st_size as u64 != entry.size {
+            return Ok(Level::WouldSendSize);
+        }
+        if !metadata.has_time_of(&stat) {
+            return Ok(Level::WouldSendTime);
+        }
+        Ok(match rules.pass_over {
+            PassOver::Nothing => Level::WouldSendAnyway,
+            PassOver::Unchanged if metadata.is_kept(&place, &stat) => Level::Unchanged,
+            PassOver::Unchanged => Level::WouldCorrect,
+        })
     }
 
     /// Standard output and null sinks.

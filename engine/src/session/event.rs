@@ -19,6 +19,9 @@ pub enum Event {
     Progress(Progress),
     /// A file is sealed, placed, delivered or failed.
     FileEnded(FileReport),
+    /// Something went from the target that its source has not; its path, as in
+    /// [`FileReport::name`].
+    Deleted(String),
     /// A data connection is gone; its unacknowledged chunks will go elsewhere.
     ConnectionLost {
         /// Its number.

@@ -7,10 +7,11 @@ use super::event::Update;
 use crate::data::SendSegment;
 use crate::error::{Error, Result};
 use crate::files::stream::StreamNews;
-use crate::files::walk::{Batch, Walk};
+use crate::files::tree::names::NamesPart;
+use crate::files::walk::{Batch, Naming, Walk};
 use crate::options::{CopyOptions, LocalSource, LocalTarget, RemoteSource, RemoteTarget};
 use crate::protocol::sender::{Looked, Rechecked};
-use crate::protocol::wire::{Join, Verdict};
+use crate::protocol::wire::{Deletions, Join, Verdict};
 use crate::protocol::{ChunkId, FileId, Nanos, SegmentId, TransferId};
 use crate::report::{Latency, Level};
 use std::os::fd::OwnedFd;
@@ -109,6 +110,16 @@ pub(crate) enum Done {
     /// Whatever was left of a transfer's files is gone, or of a segment's in the
     /// page cache.
     Emptied,
+    /// Some names of the source's directories; none where all were told.
+    Named {
+        naming: Box<Naming>,
+        part: Option<NamesPart>,
+    },
+    /// What was superfluous by that part of the names is gone.
+    Deleted {
+        number: u32,
+        result: Result<Deletions>,
+    },
     Looked {
         segment: SegmentId,
         files: Vec<(FileId, Result<Looked>)>,

@@ -86,6 +86,14 @@ impl Past {
         }
     }
 
+    /// Something that has no entry failed: what could not be deleted.
+    pub(super) fn fail(&mut self, error: ErrorReport) {
+        self.counts.entries += 1;
+        self.counts.failed += 1;
+        // Its sentence names it.
+        self.first.get_or_insert_with(|| (String::new(), error));
+    }
+
     /// One file that failed is the transfer's error; some of several are
     /// `Partial`.
     pub(super) fn failure(&self) -> Option<Error> {

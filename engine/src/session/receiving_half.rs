@@ -109,6 +109,7 @@ impl ReceivingHalf {
                 transfer,
                 chunk_bytes,
                 descriptors_max: share.count(),
+                deletes: making.rules.deletes.is_some(),
             }),
             destination: Arc::new(Destination::new(asked, making)),
             preparing: VecDeque::new(),
@@ -262,6 +263,12 @@ impl ReceivingHalf {
                 self.settles_together -= usize::from(together);
                 self.settle_next(core);
             }
+            Done::Deleted { number, result } => {
+                if let Ok(deletions) = &result {
+                    tally.deleted(deletions);
+                }
+                self.machine.deleted(number, result);
+            }
             Done::Discarded => self.machine.discarded(),
             _ => {}
         }
@@ -345,6 +352,18 @@ impl ReceivingHalf {
                 result,
             } => {
                 tally.ended(segment, file, size, &result);
+            }
+            ReceiverOutput::Delete(names) => {
+                let (destination, number) = (self.destination.clone(), names.number);
+                let delete = move || Done::Deleted {
+                    number,
+                    result: destination.delete(&names),
+                };
+                let failed = move |error| Done::Deleted {
+                    number,
+                    result: Err(error),
+                };
+                core.hand(self.transfer, delete, failed);
             }
             ReceiverOutput::SegmentDone { segment } => {
                 let transfer = self.transfer;

@@ -13,10 +13,10 @@ use crate::error::{Error, Result, Side};
 use crate::files::look;
 use crate::files::source::Source;
 use crate::files::stream::{StreamNews, StreamSource};
-use crate::files::walk::{Batch, Walk};
+use crate::files::walk::{Batch, Naming, Walk};
 use crate::kernel::descriptors::{self, Share};
 use crate::limits;
-use crate::options::{RemoteSource, Transmit};
+use crate::options::{DeleteRules, RemoteSource, Transmit};
 use crate::protocol::names::Hearing;
 use crate::protocol::sender::{Sender, SenderConfig, SenderOutput};
 use crate::protocol::session::{PEER_LOST_IT, Way};
@@ -34,6 +34,8 @@ pub(crate) struct SendingOptions {
     pub(crate) window_bytes: Option<u64>,
     /// The receiver's files may take so many descriptors, as far as it said so.
     pub(crate) peer_descriptors_max: u32,
+    /// What is superfluous at the receiver goes in the end.
+    pub(crate) deletes: Option<DeleteRules>,
 }
 
 /// What it sends.
@@ -60,6 +62,10 @@ pub(crate) struct SendingHalf {
     hearing: Hearing,
     /// Not even one descriptor was left: none is tried before some come back.
     is_starved: bool,
+    /// What tells the names in the end, unless the hands have it.
+    naming: Option<Box<Naming>>,
+    /// The hands read names.
+    is_naming: bool,
     /// Sockets that were passed over.
     sockets: u64,
     /// This end's descriptors, until the end.
@@ -89,6 +95,7 @@ impl SendingHalf {
             chunk_bytes: options.chunk_bytes,
             window_bytes: options.window_bytes,
             bytes_per_second_max: core.links.rate_limit_bytes_per_second(),
+            deletes: options.deletes.is_some(),
             descriptors_max: share.count(),
             peer_descriptors_max: options.peer_descriptors_max,
         };
@@ -100,6 +107,8 @@ impl SendingHalf {
             heard: Vec::new(),
             hearing,
             is_starved: false,
+            naming: None,
+            is_naming: false,
             sockets: 0,
             _share: share,
             sources: BTreeMap::new(),
@@ -196,6 +205,28 @@ impl SendingHalf {
             let open = move || Done::Opened(Opened::next(walk, room, waits));
             core.hand(transfer, open, |error| Done::Opened(Err(error)));
         }
+    }
+
+    /// Has the hands read what the directories hold, where that is wanted.
+    fn name_next(&mut self, core: &mut Core) {
+        if self.is_naming || !self.machine.wants_names() {
+            return;
+        }
+        let hides_left_out = self.options.deletes.is_some_and(|rules| rules.left_out);
+        let walk = &mut self.walk;
+        let naming = self.naming.take().or_else(|| {
+            let naming = walk.as_mut()?.naming(hides_left_out);
+            Some(Box::new(naming))
+        });
+        let Some(mut naming) = naming else {
+            return;
+        };
+        self.is_naming = true;
+        let name = move || {
+            let part = naming.next_part();
+            Done::Named { naming, part }
+        };
+        core.hand(self.transfer, name, |error| Done::Opened(Err(error)));
     }
 
     /// Further names of a pull.
@@ -317,6 +348,13 @@ impl SendingHalf {
                 }
                 Err(error) => self.machine.stop(error.at(Side::Sender)),
             },
+            Done::Named { naming, part } => {
+                self.is_naming = false;
+                self.naming = Some(naming);
+                let is_last = part.is_none();
+                let part = part.unwrap_or_default();
+                self.machine.names(part.folders, part.listings, is_last);
+            }
             Done::Looked { segment, files } => {
                 for (file, result) in files {
                     let result = result.map_err(|error| error.at(Side::Sender));
@@ -363,6 +401,7 @@ impl SendingHalf {
             self.carry(core, tally, output);
         }
         self.open_next(core);
+        self.name_next(core);
         if core.hands_empty() && self.reports_due.is_none() {
             self.end.take()
         } else {
@@ -439,6 +478,7 @@ impl SendingHalf {
                 let data = self.segments.remove(&segment);
                 self.forget_pages(core, data);
             }
+            SenderOutput::Deleted(deletions) => tally.deleted(&deletions),
             SenderOutput::Finish => {
                 self.ask_for_reports(core);
                 self.finish_when_told(core, tally);

@@ -7,10 +7,11 @@ use super::event::{Event, Update};
 use super::past::{FileEnd, Past};
 use crate::data::Clock;
 use crate::error::Error;
+use crate::limits;
 use crate::protocol::Nanos;
-use crate::protocol::wire::{EntryKind, Offer, path_in};
+use crate::protocol::wire::{Deletions, EntryKind, Offer, path_in};
 use crate::report::{
-    Bytes, EntryReportKind, FileReport, Latencies, Level, Report, Seconds, SideReport,
+    Bytes, EntryReportKind, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -184,6 +185,22 @@ impl Tally {
         if is_over && let Some(planned) = self.files.remove(&segment) {
             let is_told = self.is_watched();
             add_all(&mut self.past, segment, planned, is_told);
+        }
+    }
+
+    /// What was deleted at the receiver.
+    pub(crate) fn deleted(&mut self, deletions: &Deletions) {
+        self.past.counts.deleted += deletions.count;
+        for error in &deletions.failed {
+            self.past.fail(ErrorReport::from(error));
+            if self.notes.len() < limits::NOTES_MAX {
+                self.note(error.to_string());
+            }
+        }
+        if self.tells_files && self.is_watched() {
+            for path in &deletions.paths {
+                self.tell(Event::Deleted(told(path)));
+            }
         }
     }
 

@@ -32,6 +32,7 @@ fn world(files: usize, bytes: usize, sender_dials: bool) -> World {
         connections: 2,
         sender_dials,
         asks_again: false,
+        name_parts: None,
         window_bytes: None,
         // Only where a test lets it strike.
         faults: vec![(When::Never, Fault::Cut)],

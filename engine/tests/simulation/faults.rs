@@ -35,6 +35,7 @@ impl World {
             }
             Phase::Settling => receiver && !seen.settling.is_empty(),
             Phase::Finishing => receiver && seen.finishing,
+            Phase::Deleting => receiver && (seen.is_naming || seen.deleting > 0),
         }
     }
 
@@ -253,6 +254,8 @@ impl World {
                     self.found(format!("the receiver goes on after its end: {output:?}"));
                 }
                 self.carry_receiver(output);
+            } else if self.at_sender.runs && !self.seen.is_naming && self.sender.wants_names() {
+                self.read_names();
             } else if !ENDS.into_iter().any(|end| self.pump_station(end)) {
                 return;
             }

@@ -67,6 +67,7 @@ fn play(seed: u64, bug: Option<Bug>) -> Played {
 /// True when the fault can take effect in that phase at all.
 fn can_meet(fault: Fault, phase: Phase) -> bool {
     let over = matches!(phase, Phase::Reporting | Phase::Finishing);
+    let deletes = phase == Phase::Deleting;
     match fault {
         // These touch runs, and while reports are exchanged no run is left.
         Fault::FlipPayload
@@ -77,9 +78,11 @@ fn can_meet(fault: Fault, phase: Phase) -> bool {
         | Fault::SettleError
         | Fault::DrainRun
         | Fault::SlowWrites
+        | Fault::Vanishes => !over && !deletes,
         // The hands have nothing to do then.
-        | Fault::SlowHands
-        | Fault::Vanishes => !over,
+        Fault::SlowHands => !over,
+        // Everything else is over by then.
+        Fault::DeletesTooMuch => deletes,
         // Nothing is answered without a proof.
         Fault::NoProof | Fault::NoReady => phase == Phase::Offering,
         _ => true,

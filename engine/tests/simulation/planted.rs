@@ -63,9 +63,11 @@ pub enum Bug {
     OpeningForgotten,
     /// A directory is offered as a file, which comes when it comes.
     FolderTakenForFile,
+    /// Nobody says what was deleted.
+    DeletionForgotten,
 }
 
-pub const BUGS: [Bug; 27] = [
+pub const BUGS: [Bug; 28] = [
     Bug::RequeueBeforeFreed,
     Bug::ReleaseBeforeReaped,
     Bug::ClosedMadeUp,
@@ -93,6 +95,7 @@ pub const BUGS: [Bug; 27] = [
     Bug::EndToldEarly,
     Bug::OpeningForgotten,
     Bug::FolderTakenForFile,
+    Bug::DeletionForgotten,
 ];
 
 impl World {

@@ -20,7 +20,9 @@ use haul_engine::protocol::frame::FrameHeader;
 use haul_engine::protocol::ledger::{Admission, Ledger};
 use haul_engine::protocol::plan::Plan;
 use haul_engine::protocol::receiver::ReceiverOutput;
-use haul_engine::protocol::wire::{ByteRange, ChunkRange, Message, Offer, Touched, Verdict};
+use haul_engine::protocol::wire::{
+    ByteRange, ChunkRange, Deletions, Message, Offer, Touched, Verdict,
+};
 use haul_engine::protocol::{ChunkId, ConnectionId, FileId, SegmentId};
 use haul_engine::report::Level;
 
@@ -84,6 +86,18 @@ impl World {
             ReceiverOutput::Settle { segment, files } => {
                 for file in files {
                     self.settle((segment, file.file), file.size, file.touched);
+                }
+            }
+            ReceiverOutput::Delete(names) => {
+                let last = self.specs.keys().next_back().copied();
+                let is_over = last.is_none_or(|last| self.all_ended(last));
+                if !is_over || !self.batches_due.is_empty() {
+                    self.found("something is deleted before every file ended");
+                }
+                self.seen.deleting += 1;
+                let delay = self.hand(End::Receiver, 200);
+                if self.bug != Some(Bug::DeletionForgotten) {
+                    self.queue.after(delay, Event::Deleted(names.number));
                 }
             }
             ReceiverOutput::Discard { segment, file } => {
@@ -546,6 +560,31 @@ impl World {
     }
 
     /// True when every file up to that segment ended at the receiver.
+    fn all_ended(&self, segment: SegmentId) -> bool {
+        let mut segments = self.specs.range(..=segment);
+        segments.all(|(id, specs)| {
+            let mut files = 0..specs.len() as FileId;
+            files.all(|file| self.ends.receiver_files.contains_key(&(*id, file)))
+        })
+    }
+
+    pub fn deleted(&mut self, number: u32) {
+        self.hand_returned(End::Receiver);
+        let result = match self.disarm(Fault::DeletesTooMuch) {
+            true => Err(Error::new(
+                ErrorKind::Partial,
+                "nothing was deleted: more would go",
+            )),
+            false => Ok(Deletions {
+                count: 1,
+                ..Deletions::default()
+            }),
+        };
+        self.seen.deleting -= 1;
+        self.receiver.deleted(number, result);
+    }
+
+    /// True when every file before that segment's directories ended at the receiver.
     fn all_before_ended(&self, segment: SegmentId) -> bool {
         let mut segments = self.specs.range(..=segment);
         segments.all(|(id, specs)| {

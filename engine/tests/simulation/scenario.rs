@@ -70,9 +70,11 @@ pub enum Fault {
     WordDropped,
     /// A file is gone when it is to be opened.
     Vanishes,
+    /// More is superfluous than may be deleted.
+    DeletesTooMuch,
 }
 
-pub const FAULTS: [Fault; 30] = [
+pub const FAULTS: [Fault; 31] = [
     Fault::Cut,
     Fault::CutUnseenBySender,
     Fault::CutUnseenByReceiver,
@@ -103,6 +105,7 @@ pub const FAULTS: [Fault; 30] = [
     Fault::SlowHands,
     Fault::WordDropped,
     Fault::Vanishes,
+    Fault::DeletesTooMuch,
 ];
 
 /// Faults that end by a deadline of the session, or by the last round of dials.
@@ -136,6 +139,7 @@ impl Fault {
             ],
             Self::NoReady => &["proved nothing in time", "without a proof", "closed"],
             Self::NobodyListens => &["8 redials in a row", "was closed"],
+            Self::DeletesTooMuch => &["more would go", "was closed"],
             Self::DialImpossible => &["it is refused for good", "was closed"],
             Self::WordDropped => &[
                 "got no further with what it owes",
@@ -194,9 +198,11 @@ pub enum Phase {
     Settling,
     /// It heard `Finish`.
     Finishing,
+    /// It is told names, by which it deletes.
+    Deleting,
 }
 
-pub const PHASES: [Phase; 9] = [
+pub const PHASES: [Phase; 10] = [
     Phase::Offering,
     Phase::Moving,
     Phase::Looking,
@@ -206,6 +212,7 @@ pub const PHASES: [Phase; 9] = [
     Phase::Receiving,
     Phase::Settling,
     Phase::Finishing,
+    Phase::Deleting,
 ];
 
 /// When a fault strikes.
@@ -279,6 +286,8 @@ pub struct Scenario {
     pub sender_dials: bool,
     /// The client asks for another transfer as soon as this one ended for it.
     pub asks_again: bool,
+    /// What is superfluous is deleted in the end, by so many parts of names.
+    pub name_parts: Option<u32>,
     pub window_bytes: Option<u64>,
     pub faults: Vec<(When, Fault)>,
     /// Bytes leave without a copy once in so many runs; 0 is never.
@@ -310,6 +319,7 @@ impl Scenario {
             connections: rng.pick(&[1, 2, 2, 3, 4]),
             sender_dials: rng.once_in(2),
             asks_again: rng.once_in(3),
+            name_parts: rng.once_in(2).then(|| rng.within(1..9) as u32),
             window_bytes: rng
                 .once_in(4)
                 .then(|| u64::from(chunk_bytes) * rng.within(1..12)),

@@ -98,6 +98,11 @@ impl World {
                     self.found(format!("file {segment}/{file} ended twice at the sender"));
                 }
             }
+            SenderOutput::Deleted(deletions) => {
+                if deletions.count != 1 {
+                    self.found("another count of deletions was told");
+                }
+            }
             SenderOutput::SegmentDone { segment } => {
                 if !self.plans.contains_key(&segment) {
                     self.found("a segment was done before it was answered");
@@ -401,6 +406,21 @@ impl World {
             }
             SendNews::Detached(id) => self.send_detached(id),
         }
+    }
+
+    pub fn read_names(&mut self) {
+        self.seen.is_naming = true;
+        let delay = self.hand(End::Sender, 200);
+        self.queue.after(delay, Event::NamesRead);
+    }
+
+    pub fn names_read(&mut self) {
+        self.hand_returned(End::Sender);
+        self.seen.is_naming = false;
+        self.seen.name_parts += 1;
+        let last = self.scenario.name_parts.unwrap_or(0);
+        let is_last = self.seen.name_parts >= last;
+        self.sender.names(Vec::new(), Vec::new(), is_last);
     }
 
     /// What is wanted of the segment is open; a file that vanished is not.

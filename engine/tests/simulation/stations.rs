@@ -256,6 +256,8 @@ impl World {
             | Message::Freed { .. }
             | Message::Closed { .. }
             | Message::Settled { .. }
+            | Message::Names(_)
+            | Message::Deleted { .. }
             | Message::Finish { .. }
             | Message::Finished { .. }
                 if message.transfer() != Some(NEXT) =>

@@ -55,6 +55,10 @@ pub enum Event {
     ReceiveNews(ReceiveNews),
     /// The hands are done.
     Prepared(SegmentId),
+    /// They read a part of the names in the end.
+    NamesRead,
+    /// The receiving hands deleted by a part of these.
+    Deleted(u32),
     /// The sending hands opened what is wanted of a segment.
     SourcesOpened(SegmentId),
     SettleDone(FileKey, u64, Option<Touched>),
@@ -159,6 +163,10 @@ pub struct Seen {
     /// Descriptors of the segments that the receiver has open.
     pub taken: BTreeMap<SegmentId, u32>,
     pub finishing: bool,
+    /// Parts of the names that were read, and that the receiver is at.
+    pub name_parts: u32,
+    pub is_naming: bool,
+    pub deleting: u32,
     /// Chunks that the sender's machine told as landed.
     pub landed: BTreeSet<(SegmentId, ChunkId)>,
     /// Words of the receiver that make a `Closed` stale, by file and in all.
@@ -236,11 +244,13 @@ impl World {
                 bytes_per_second_max: None,
                 descriptors_max: scenario.descriptors[0],
                 peer_descriptors_max: 0,
+                deletes: scenario.name_parts.is_some(),
             }),
             receiver: Receiver::new(ReceiverConfig {
                 transfer: TRANSFER,
                 chunk_bytes: scenario.chunk_bytes,
                 descriptors_max: scenario.descriptors[1],
+                deletes: scenario.name_parts.is_some(),
             }),
             at_sender: Station::new(scenario.sender_dials, scenario.connections),
             at_receiver: Station::new(!scenario.sender_dials, scenario.connections),
@@ -381,6 +391,8 @@ impl World {
             Event::SettleDone(file, size, touched) => self.settle_done(file, size, touched),
             Event::DiscardDone(file) => self.discard_done(file),
             Event::Looked(file, early) => self.looked(file, early),
+            Event::NamesRead => self.names_read(),
+            Event::Deleted(number) => self.deleted(number),
             Event::SourcesOpened(segment) => self.sources_opened(segment),
             Event::Rechecked(segment, chunk) => self.rechecked(segment, chunk),
             Event::FinishSender => self.sender.finish(Default::default()),

@@ -35,13 +35,24 @@ impl TargetFolders {
         offer: &Offer,
         makes: bool,
     ) -> OfferFolders {
-        let (wanted, mut waiting) = uses(offer);
+        self.of_folders(target, &offer.folders, uses(offer), makes)
+    }
+
+    /// Those of `folders` that are `wanted`, by number.
+    pub fn of_folders(
+        &mut self,
+        target: &ResolvedTarget,
+        folders: &[Folder],
+        wanted: Vec<bool>,
+        makes: bool,
+    ) -> OfferFolders {
+        let mut waiting = needed_inside(folders, &wanted);
         let mut paths: Vec<Vec<u8>> = vec![Vec::new()];
         let mut found: Vec<Option<Result<Arc<HeldFolder>>>> = vec![None];
         let mut displays = vec![target.display().to_owned()];
         let mut kept = HashMap::new();
         let mut left_out = vec![false];
-        for (number, folder) in (1..).zip(&offer.folders) {
+        for (number, folder) in (1..).zip(folders) {
             let parent = folder.parent as usize;
             let name = own_name(target, folder);
             let mut path = paths[parent].clone();
@@ -95,8 +106,8 @@ impl TargetFolders {
     }
 }
 
-/// Which folders entries lie in, and how many needed ones lie in each.
-fn uses(offer: &Offer) -> (Vec<bool>, Vec<usize>) {
+/// Which folders entries lie in.
+fn uses(offer: &Offer) -> Vec<bool> {
     let count = offer.folders.len() + 1;
     let mut wanted = vec![false; count];
     for entry in &offer.entries {
@@ -105,14 +116,19 @@ fn uses(offer: &Offer) -> (Vec<bool>, Vec<usize>) {
             wanted[first.folder as usize] = true;
         }
     }
-    let mut waiting = vec![0; count];
-    for (at, folder) in offer.folders.iter().enumerate().rev() {
+    wanted
+}
+
+/// How many folders that are needed lie in each.
+fn needed_inside(folders: &[Folder], wanted: &[bool]) -> Vec<usize> {
+    let mut waiting = vec![0; folders.len() + 1];
+    for (at, folder) in folders.iter().enumerate().rev() {
         let number = at + 1;
         if wanted[number] || waiting[number] > 0 {
             waiting[folder.parent as usize] += 1;
         }
     }
-    (wanted, waiting)
+    waiting
 }
 
 /// Its name at the target, which may have another for what is copied.
@@ -133,6 +149,21 @@ impl OfferFolders {
     #[must_use]
     pub fn is_left_out(&self, folder: FolderId) -> bool {
         self.left_out.get(folder as usize).is_some_and(|is| *is)
+    }
+
+    /// That folder, where it is there.
+    #[must_use]
+    pub fn held(&self, target: &ResolvedTarget, folder: FolderId) -> Option<Arc<HeldFolder>> {
+        match folder {
+            0 => target.is_directory().then(|| target.folder().clone()),
+            number => self.found.get(number as usize)?.clone()?.ok(),
+        }
+    }
+
+    /// What sentences call it.
+    #[must_use]
+    pub fn display(&self, folder: FolderId) -> &str {
+        &self.displays[folder as usize]
     }
 
     /// Where `name` in that folder goes.

@@ -3,7 +3,9 @@
 //! Leaves to others: single files (source, target). Invariant: memory is by the depth
 //! of a tree and by one directory's part, never by what is in all of it.
 
+pub mod delete;
 pub mod filter;
 pub mod make;
+pub mod names;
 pub mod offered;
 pub mod scan;

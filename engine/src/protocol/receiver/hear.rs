@@ -8,7 +8,7 @@ use super::work::{Closed, ReceivingFileState, ReceivingWork};
 use super::{Receiver, ReceiverOutput, ReceivingSegment, ReceivingState, number};
 use crate::error::Error;
 use crate::limits;
-use crate::protocol::wire::{FileRange, Message, Offer, Touched};
+use crate::protocol::wire::{FileRange, Message, Names, Offer, Touched};
 use crate::protocol::{ConnectionId, FileId, Nanos, SegmentId, Violation};
 use crate::report::SideReport;
 use std::sync::Arc;
@@ -79,6 +79,7 @@ impl Receiver {
                 }
                 self.hear_changed(segment, file, error)
             }
+            Message::Names(names) => self.hear_names(names),
             Message::Finish { report, .. } => self.hear_finish(report),
             Message::Abort { error, .. } => {
                 self.fail(error);
@@ -197,6 +198,26 @@ impl Receiver {
             self.fail_file(segment, file, error, false);
         }
         Ok(())
+    }
+
+    fn hear_names(&mut self, names: Box<Names>) -> Result<(), Violation> {
+        match &mut self.state {
+            ReceivingState::Deleting {
+                heard,
+                is_at_work,
+                waiting,
+                is_last_heard: is_last @ false,
+            } if names.number == *heard && waiting.len() < limits::NAMES_AHEAD_MAX as usize => {
+                *heard += 1;
+                *is_last = names.last;
+                match std::mem::replace(is_at_work, true) {
+                    true => waiting.push_back(names),
+                    false => self.outputs.push_back(ReceiverOutput::Delete(names)),
+                }
+                Ok(())
+            }
+            _ => Err(unexpected("names that nobody waits for")),
+        }
     }
 
     fn hear_finish(&mut self, report: Box<SideReport>) -> Result<(), Violation> {

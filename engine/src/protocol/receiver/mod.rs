@@ -14,7 +14,7 @@ use super::check::CheckSeed;
 use super::credit::Credit;
 use super::plan::{Plan, digest};
 use super::ranges::RangeSet;
-use super::wire::{Answer, ChunkRange, Message, Offer, Touched, Verdict, cut};
+use super::wire::{Answer, ChunkRange, Deletions, Message, Names, Offer, Touched, Verdict, cut};
 use super::word::WordDue;
 use super::{ChunkId, ConnectionId, FileId, Nanos, SegmentId, TransferId};
 use crate::error::{Error, Side};
@@ -35,6 +35,8 @@ pub struct ReceiverConfig {
     /// Descriptors that this end's files may take at once, as in
     /// `Begin::descriptors_max`.
     pub descriptors_max: u32,
+    /// What is superfluous goes in the end.
+    pub deletes: bool,
 }
 
 /// What the receiver's caller is to do.
@@ -98,6 +100,8 @@ pub enum ReceiverOutput {
         /// How.
         result: Result<Level, Error>,
     },
+    /// Delete what these show to be superfluous; answered by [`Receiver::deleted`].
+    Delete(Box<Names>),
     /// All its files ended: targets can be closed.
     SegmentDone {
         /// The segment.
@@ -131,8 +135,19 @@ enum ReceivingState {
     /// Files are prepared, received and settled.
     /// From: start. To: Finishing, Ending.
     Moving,
+    /// Every file ended; what is superfluous goes, by the names that the sender says.
+    /// From: Moving. To: Finishing, Ending.
+    Deleting {
+        /// Parts that were heard.
+        heard: u32,
+        /// The hands are at one; those that follow wait, since a directory is complete
+        /// only with all its parts.
+        is_at_work: bool,
+        waiting: VecDeque<Box<Names>>,
+        is_last_heard: bool,
+    },
     /// Every file ended; our own report is being collected, the sender's may
-    /// be here already. From: Moving. To: Reporting, Ended, Ending.
+    /// be here already. From: Moving, Deleting. To: Reporting, Ended, Ending.
     Finishing(Option<Box<SideReport>>),
     /// Our report was said; the sender's is awaited.
     /// From: Finishing. To: Ended, Ending.
@@ -256,6 +271,7 @@ impl Receiver {
             let file = file as FileId;
             match verdict {
                 Verdict::Skip => self.end_file(segment, file, Ok(Level::Unchanged)),
+                Verdict::Would(level) => self.end_file(segment, file, Ok(level)),
                 Verdict::Refused(error) => self.end_file(segment, file, Err(error)),
                 Verdict::Whole | Verdict::Ranges(_) => {}
             }
@@ -390,6 +406,34 @@ impl Receiver {
         self.end_if_quiet();
     }
 
+    /// What one [`ReceiverOutput::Delete`] came to.
+    pub fn deleted(&mut self, number: u32, result: Result<Deletions, Error>) {
+        let ReceivingState::Deleting {
+            is_at_work,
+            waiting,
+            is_last_heard,
+            ..
+        } = &mut self.state
+        else {
+            return self.end_if_quiet();
+        };
+        let next = waiting.pop_front();
+        *is_at_work = next.is_some();
+        let is_over = *is_last_heard && next.is_none();
+        match result {
+            Ok(deletions) => self.say(Message::Deleted {
+                transfer: self.config.transfer,
+                number,
+                deletions: Box::new(deletions),
+            }),
+            Err(error) => return self.stop(error),
+        }
+        self.outputs.extend(next.map(ReceiverOutput::Delete));
+        if is_over {
+            self.start_finish();
+        }
+    }
+
     /// This end's measurements, which [`ReceiverOutput::Finish`] asked for.
     pub fn finish(&mut self, report: SideReport) {
         let ReceivingState::Finishing(heard) = &mut self.state else {
@@ -417,7 +461,10 @@ impl Receiver {
     pub fn stop(&mut self, error: Error) {
         if matches!(
             self.state,
-            ReceivingState::Moving | ReceivingState::Finishing(_) | ReceivingState::Reporting
+            ReceivingState::Moving
+                | ReceivingState::Deleting { .. }
+                | ReceivingState::Finishing(_)
+                | ReceivingState::Reporting
         ) {
             self.say(Message::Abort {
                 transfer: self.config.transfer,
@@ -480,7 +527,7 @@ fn fit(mut verdicts: Vec<Verdict>) -> Vec<Verdict> {
                 *verdict = Verdict::Whole;
             }
             Verdict::Ranges(ranges) => ranges_left -= ranges.len(),
-            Verdict::Skip | Verdict::Whole => {}
+            Verdict::Skip | Verdict::Whole | Verdict::Would(_) => {}
         }
     }
     verdicts

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::protocol::wire::{ChunkRange, FileRange, Message, Verdict};
 use crate::protocol::{FileId, Nanos, SegmentId};
 use crate::report::Level;
+use std::collections::VecDeque;
 
 impl Receiver {
     /// Says what landed, then the message: nothing overtakes an
@@ -181,14 +182,28 @@ impl Receiver {
                 && self.segments.is_empty()
                 && matches!(self.state, ReceivingState::Moving)
             {
-                // Nothing more can come: our report need not wait for the
-                // sender's, which saves a round trip. It waits for what is
-                // being removed: who hears it may look for what is left.
-                self.state = ReceivingState::Finishing(None);
-                if self.discarding == 0 {
-                    self.outputs.push_back(ReceiverOutput::Finish);
+                match self.config.deletes {
+                    true => {
+                        self.state = ReceivingState::Deleting {
+                            heard: 0,
+                            is_at_work: false,
+                            waiting: VecDeque::new(),
+                            is_last_heard: false,
+                        }
+                    }
+                    false => self.start_finish(),
                 }
             }
+        }
+    }
+
+    /// Nothing more can come: our report need not wait for the sender's, which saves
+    /// a round trip. It waits for what is being removed: who hears it may look for
+    /// what is left.
+    pub(super) fn start_finish(&mut self) {
+        self.state = ReceivingState::Finishing(None);
+        if self.discarding == 0 {
+            self.outputs.push_back(ReceiverOutput::Finish);
         }
     }
 
@@ -287,6 +302,7 @@ impl Receiver {
                     && self.counts.landed == self.counts.planned
                     && self.segments.values().all(is_whole)
             }
+            ReceivingState::Deleting { is_at_work, .. } => !is_at_work,
             ReceivingState::Reporting => true,
             ReceivingState::Finishing(_) | ReceivingState::Ending(_) | ReceivingState::Ended => {
                 false

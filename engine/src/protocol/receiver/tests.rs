@@ -55,6 +55,7 @@ fn closed(stream_bytes: impl Into<Option<u64>>, recalls: u32) -> Message {
 
 fn receiver() -> Receiver {
     Receiver::new(ReceiverConfig {
+        deletes: false,
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
         descriptors_max: 1 << 20,

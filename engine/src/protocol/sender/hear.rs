@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::limits;
 use crate::protocol::check::CheckSeed;
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Answer, ChunkRange, FileRange, Message, Offer, Verdict};
+use crate::protocol::wire::{Answer, ChunkRange, Deletions, FileRange, Message, Offer, Verdict};
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, SegmentId, Violation};
 use crate::report::Level;
 use crate::report::SideReport;
@@ -60,6 +60,9 @@ impl Sender {
                 error,
                 ..
             } => self.hear_failed(segment, file, error),
+            Message::Deleted {
+                number, deletions, ..
+            } => self.hear_deleted(number, deletions),
             Message::Finished { report, .. } => self.hear_finished(report),
             // Which streams are made on the fly, and can end anywhere, is
             // known to the caller; it calls `end_stream`.
@@ -113,6 +116,7 @@ impl Sender {
             match verdict {
                 // The receiver has it as it would be after sealing.
                 Verdict::Skip => self.end_file(segment, file, Ok(Level::Unchanged)),
+                Verdict::Would(level) => self.end_file(segment, file, Ok(level)),
                 Verdict::Refused(error) => self.end_file(segment, file, Err(error)),
                 // It is looked at when it is open.
                 Verdict::Whole | Verdict::Ranges(_) => {}
@@ -359,6 +363,23 @@ impl Sender {
         });
         for file in closed {
             self.say_closed(segment, file);
+        }
+    }
+
+    fn hear_deleted(&mut self, number: u32, deletions: Box<Deletions>) -> Result<(), Violation> {
+        match &mut self.state {
+            SendingState::Deleting(telling)
+                if number == telling.answered && number < telling.said =>
+            {
+                telling.answered += 1;
+                let is_over = telling.is_last_said && telling.answered == telling.said;
+                self.outputs.push_back(SenderOutput::Deleted(deletions));
+                if is_over {
+                    self.start_finish();
+                }
+                Ok(())
+            }
+            _ => Err(unexpected("an answer to names that were not said")),
         }
     }
 

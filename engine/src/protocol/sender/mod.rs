@@ -17,7 +17,7 @@ mod work;
 use super::check::Check;
 use super::credit::{Credit, descriptors_of_all};
 use super::ranges::RangeSet;
-use super::wire::{ChunkRange, Entry, Folder, IdName, Message, Offer};
+use super::wire::{ChunkRange, Entry, Folder, IdName, Listing, Message, Names, Offer};
 use super::word::WordDue;
 use super::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId, TransferId};
 use crate::error::{Error, ErrorKind, Side};
@@ -48,6 +48,8 @@ pub struct SenderConfig {
     /// What all connections together may send, where that is limited: runs last
     /// no longer at that rate either, from the first on.
     pub bytes_per_second_max: Option<u64>,
+    /// What is superfluous at the receiver goes in the end.
+    pub deletes: bool,
 }
 
 /// Where the whole transfer is.
@@ -55,14 +57,26 @@ pub struct SenderConfig {
 enum SendingState {
     /// Files are offered, sent and settled. From: start. To: Finishing, Ended.
     Moving,
+    /// All files ended; what the directories hold is told, and the receiver deletes
+    /// what they do not. From: Moving. To: Finishing, Ended.
+    Deleting(Telling),
     /// All files ended; our own report is being collected.
-    /// From: Moving. To: Reporting, Ended.
+    /// From: Moving, Deleting. To: Reporting, Ended.
     Finishing,
     /// Our report was sent; the receiver's is awaited.
     /// From: Finishing. To: Ended.
     Reporting,
     /// Done or Failed is the last output. From: any. To: none.
     Ended,
+}
+
+/// How far the names are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Telling {
+    /// Parts that were said, and those that were answered.
+    said: u32,
+    answered: u32,
+    is_last_said: bool,
 }
 
 /// Where a segment is; once all its files ended it is forgotten.
@@ -528,6 +542,35 @@ impl Sender {
             let early = self.early.entry(segment).or_default();
             early.failed.push((file, error));
         }
+    }
+
+    /// True while a part of what the directories hold is to be handed in: see
+    /// [`Sender::names`].
+    #[must_use]
+    pub fn wants_names(&self) -> bool {
+        match self.state {
+            SendingState::Deleting(telling) => {
+                !telling.is_last_said && telling.said - telling.answered < limits::NAMES_AHEAD_MAX
+            }
+            _ => false,
+        }
+    }
+
+    /// A part of what the directories hold; `last` says that none follows.
+    pub fn names(&mut self, folders: Vec<Folder>, listings: Vec<Listing>, last: bool) {
+        let SendingState::Deleting(telling) = &mut self.state else {
+            return;
+        };
+        let number = telling.said;
+        telling.said += 1;
+        telling.is_last_said = last;
+        self.say(Message::Names(Box::new(Names {
+            transfer: self.config.transfer,
+            number,
+            folders,
+            listings,
+            last,
+        })));
     }
 
     /// This end's measurements, which [`SenderOutput::Finish`] asked for.

@@ -5,7 +5,7 @@
 use crate::error::Error;
 use crate::protocol::check::{Check, CheckSeed};
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{ChunkRange, Message, Touched};
+use crate::protocol::wire::{ChunkRange, Deletions, Message, Touched};
 use crate::protocol::{ChunkId, ConnectionId, FileId, Nanos, Run, SegmentId};
 use crate::report::{Level, SideReport};
 
@@ -104,6 +104,8 @@ pub enum SenderOutput {
         /// The segment.
         segment: SegmentId,
     },
+    /// So much was deleted at the receiver.
+    Deleted(Box<Deletions>),
     /// All files ended: collect this end's report, then [`super::Sender::finish`].
     Finish,
     /// The receiver's report; the last output on success.

@@ -7,7 +7,7 @@
 
 use super::file::SendingFileState;
 use super::work::{Flight, RecallState, RunKey, SendingWork};
-use super::{Gathered, Sender, SenderOutput, SendingSegment, SendingState};
+use super::{Gathered, Sender, SenderOutput, SendingSegment, SendingState, Telling};
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
 use crate::protocol::check::Check;
@@ -315,9 +315,16 @@ impl Sender {
             .push_back(SenderOutput::SegmentDone { segment });
         self.offer_held();
         if self.last_offered && self.segments.is_empty() && self.state == SendingState::Moving {
-            self.state = SendingState::Finishing;
-            self.outputs.push_back(SenderOutput::Finish);
+            match self.config.deletes {
+                true => self.state = SendingState::Deleting(Telling::default()),
+                false => self.start_finish(),
+            }
         }
+    }
+
+    pub(super) fn start_finish(&mut self) {
+        self.state = SendingState::Finishing;
+        self.outputs.push_back(SenderOutput::Finish);
     }
 
     /// The last outputs on failure. What is said already is still said; what
@@ -400,6 +407,7 @@ impl Sender {
                     || segments().all(is_landed) && (segments().any(owes_ends) || first_is_closed())
             }
             SendingState::Reporting => true,
+            SendingState::Deleting(telling) => telling.said > telling.answered,
             SendingState::Finishing | SendingState::Ended => false,
         }
     }

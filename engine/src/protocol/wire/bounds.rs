@@ -5,7 +5,8 @@
 //! fear a count, a name, a size or a text that a peer made up.
 
 use super::{
-    Answer, Begin, Data, Entry, EntryKind, FileRange, Message, Offer, Ownership, Task, Verdict,
+    Answer, Begin, Data, Entry, EntryKind, FileRange, Folder, Listing, Message, Names, Offer,
+    Ownership, Task, Verdict,
 };
 use crate::error::Error;
 use crate::limits;
@@ -29,6 +30,8 @@ pub(super) fn check_bounds(mut message: Message) -> Result<Message, Violation> {
         Message::Landed { chunks, .. } => {
             at_most(chunks.len(), limits::LANDED_RANGES_MAX, "ranges")?;
         }
+        Message::Names(names) => check_names(names)?,
+        Message::Deleted { deletions, .. } => deletions.failed.iter_mut().for_each(clean_error),
         Message::Closed { files, touched, .. } => check_files(files, touched.is_some())?,
         Message::Settled { files, .. } => check_files(files, false)?,
         Message::Refuse(error)
@@ -94,14 +97,7 @@ fn check_offer(offer: &Offer) -> Result<(), Violation> {
         limits::SEGMENT_NAMES_BYTES_MAX,
         "bytes of names",
     )?;
-    for (number, folder) in (1..).zip(&offer.folders) {
-        if folder.parent >= number || !is_name(&folder.name) {
-            return Err(Violation::new(
-                "directories with plain names, each behind the one that it lies in",
-                format!("\"{}\"", folder.name.escape_ascii()),
-            ));
-        }
-    }
+    check_folders(&offer.folders)?;
     for ids in [&offer.users, &offer.groups] {
         let longest = ids.iter().map(|id| id.name.len()).max().unwrap_or(0);
         at_most(longest, limits::NAME_BYTES_MAX, "bytes of a user's name")?;
@@ -130,6 +126,35 @@ fn check_offer(offer: &Offer) -> Result<(), Violation> {
         return Err(Violation::new(
             format!("at most {} bytes in a segment", limits::SEGMENT_BYTES_MAX),
             "more",
+        ));
+    }
+    Ok(())
+}
+
+fn check_folders(folders: &[Folder]) -> Result<(), Violation> {
+    for (number, folder) in (1..).zip(folders) {
+        if folder.parent >= number || !is_name(&folder.name) {
+            return Err(Violation::new(
+                "directories with plain names, each behind the one that it lies in",
+                format!("\"{}\"", folder.name.escape_ascii()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_names(names: &Names) -> Result<(), Violation> {
+    check_folders(&names.folders)?;
+    let all = || names.listings.iter().flat_map(|listing| &listing.names);
+    at_most(all().count(), limits::NAMES_MAX, "names in all")?;
+    let folders_bytes: usize = names.folders.iter().map(|folder| folder.name.len()).sum();
+    let bytes = all().map(Vec::len).sum::<usize>() + folders_bytes;
+    at_most(bytes, limits::NAMES_BYTES_MAX, "bytes of names")?;
+    let is_known = |listing: &Listing| listing.folder as usize <= names.folders.len();
+    if !names.listings.iter().all(is_known) || !all().all(|name| is_name(name)) {
+        return Err(Violation::new(
+            "names in directories of the message",
+            "others",
         ));
     }
     Ok(())
@@ -253,7 +278,7 @@ fn check_answer(answer: &mut Answer) -> Result<(), Violation> {
                 ranges_total += ranges.len();
             }
             Verdict::Refused(error) => clean_error(error),
-            Verdict::Skip | Verdict::Whole => {}
+            Verdict::Skip | Verdict::Whole | Verdict::Would(_) => {}
         }
     }
     at_most(

@@ -74,6 +74,8 @@ tag_table! {
     47 => EndStreams { transfer };
     48 => Sources(sources);
     49 => More { transfer };
+    50 => Names(names);
+    51 => Deleted { transfer, number, deletions };
 }
 
 /// The message as it goes over the wire, envelope included.

@@ -6,6 +6,7 @@
 
 use super::entry::{ByteRange, Offer};
 use super::list::bounded;
+use super::names::{Deletions, Names};
 use crate::error::Error;
 use crate::limits;
 use crate::options::{RemoteSource, RemoteTarget};
@@ -148,6 +149,8 @@ pub enum Verdict {
     ),
     /// It cannot take it.
     Refused(Error),
+    /// Nothing: this is what it would do.
+    Would(Level),
 }
 
 /// A segment, answered.
@@ -380,6 +383,17 @@ pub enum Message {
         /// The transfer.
         transfer: TransferId,
     },
+    /// Sender to receiver: what its directories hold.
+    Names(Box<Names>),
+    /// Receiver to sender: what was deleted by a part of these.
+    Deleted {
+        /// The transfer.
+        transfer: TransferId,
+        /// Which part.
+        number: u32,
+        /// What went.
+        deletions: Box<Deletions>,
+    },
     /// Receiver to sender: end generated streams where they are.
     EndStreams {
         /// Which.
@@ -405,6 +419,7 @@ impl Message {
             Self::Begin(begin) => Some(begin.transfer),
             Self::Offer(offer) => Some(offer.transfer),
             Self::Sources(sources) => Some(sources.transfer),
+            Self::Names(names) => Some(names.transfer),
             Self::Answer(answer) => Some(answer.transfer),
             Self::Begun { transfer, .. }
             | Self::More { transfer }
@@ -419,6 +434,7 @@ impl Message {
             | Self::Finish { transfer, .. }
             | Self::Finished { transfer, .. }
             | Self::Abort { transfer, .. }
+            | Self::Deleted { transfer, .. }
             | Self::EndStreams { transfer } => Some(*transfer),
         }
     }

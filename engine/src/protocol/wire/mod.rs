@@ -95,6 +95,8 @@
 //! | 47 | EndStreams | transfer | receiver |
 //! | 48 | Sources | [`Sources`] | receiver |
 //! | 49 | More | transfer | sender |
+//! | 50 | Names | [`Names`] | sender |
+//! | 51 | Deleted | transfer, number u32, [`Deletions`] | receiver |
 //!
 //! A transfer is 16 bytes, not all of them zero, a level one of [`Level`](crate::report::Level); `?`
 //! marks an option. For example, `Lost` of connection 300 is `02 00 00 00  13 00  00 00  ac 02`.
@@ -153,6 +155,11 @@
 //! further name of a file (a hard link): R settles them when everything before them
 //! in this segment and the earlier ones has ended. The digest of the Answer covers
 //! all that an Offer says.
+//!
+//! Where Begin says so in its rules, S lists its directories once more when every file
+//! has ended, and says their names in parts, at most two of them ahead of the answers.
+//! R deletes what is not among the names of a directory that was said to be complete,
+//! and answers each part by Deleted. Finish and Finished come behind the last.
 //!
 //! S sends no frame of a segment before its Answer, only padding. Offers do not wait for
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is
@@ -241,6 +248,7 @@ mod entry;
 mod greeting;
 mod list;
 mod message;
+mod names;
 #[cfg(test)]
 mod tests;
 
@@ -252,3 +260,4 @@ pub use greeting::{
     VERSION_MIN, choose_version,
 };
 pub use message::*;
+pub use names::*;

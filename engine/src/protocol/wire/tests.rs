@@ -216,7 +216,7 @@ fn transfer_message() -> impl Strategy<Value = Message> {
         prop::collection::vec(chunks(), 1..5),
     );
     let words = (error(), level(), report());
-    (0..16, places, words).prop_map(
+    (0..18, places, words).prop_map(
         |(
             kind,
             (transfer, [segment, file, recalls], [chunk, size], ranges),
@@ -287,6 +287,30 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                     sources: vec![RemoteSource::Path(vec![5; 7]); file as usize % 9],
                     last: file.is_multiple_of(2),
                 }),
+                15 => Message::Names(Box::new(Names {
+                    transfer,
+                    number: segment,
+                    folders: vec![Folder {
+                        parent: 0,
+                        name: b"one".to_vec(),
+                    }],
+                    listings: vec![Listing {
+                        folder: file % 2,
+                        above: recalls,
+                        names: vec![b"a name".to_vec(), vec![0xff; 255]],
+                        complete: file.is_multiple_of(3),
+                    }],
+                    last: file.is_multiple_of(2),
+                })),
+                16 => Message::Deleted {
+                    transfer,
+                    number: segment,
+                    deletions: Box::new(Deletions {
+                        count: size,
+                        paths: vec![b"a/b".to_vec()],
+                        failed: vec![error],
+                    }),
+                },
                 _ => Message::Begun {
                     transfer,
                     window_bytes: None,

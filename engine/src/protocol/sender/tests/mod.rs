@@ -77,6 +77,7 @@ fn moving(chunks: u64, connections: u32) -> (Sender, Vec<Run>) {
 /// As [`moving`], with files of these sizes.
 fn moving_files(sizes: &[u64], connections: u32) -> (Sender, Vec<Run>) {
     let mut sender = Sender::new(SenderConfig {
+        deletes: false,
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
         window_bytes: None,
@@ -226,6 +227,7 @@ fn an_answer_has_to_be_to_what_was_offered() {
         },
     ] {
         let mut sender = Sender::new(SenderConfig {
+            deletes: false,
             transfer: TRANSFER,
             chunk_bytes: CHUNK,
             window_bytes: None,
@@ -474,6 +476,7 @@ fn fast_connections_get_few_runs_and_slow_ones_finish_together() {
 #[test]
 fn no_more_segments_are_open_than_the_limit() {
     let mut sender = Sender::new(SenderConfig {
+        deletes: false,
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
         window_bytes: None,

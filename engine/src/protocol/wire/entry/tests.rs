@@ -6,7 +6,7 @@
 use super::*;
 use crate::protocol::TransferId;
 use crate::protocol::wire::tests::read_all;
-use crate::protocol::wire::{Message, encode};
+use crate::protocol::wire::{Listing, Message, Names, encode};
 use proptest::prelude::*;
 
 fn folder(parent: FolderId, name: &[u8]) -> Folder {
@@ -226,4 +226,32 @@ fn directories_are_named_behind_those_that_they_lie_in() {
         folder(0, b"a");
         limits::SEGMENT_FOLDERS_MAX + 1
     ]));
+}
+
+#[test]
+fn names_lie_in_directories_of_their_message() {
+    let read = |folder, names: Vec<Vec<u8>>| {
+        let names = Names {
+            transfer: TransferId([1; 16]),
+            number: 0,
+            folders: vec![super::Folder {
+                parent: 0,
+                name: b"a".to_vec(),
+            }],
+            listings: vec![Listing {
+                folder,
+                above: 0,
+                names,
+                complete: true,
+            }],
+            last: true,
+        };
+        read_all(&encode(&Message::Names(Box::new(names))), &[9999]).is_ok()
+    };
+    assert!(read(0, vec![b"x".to_vec()]) && read(1, Vec::new()));
+    assert!(!read(2, vec![b"x".to_vec()]));
+    for lie in [&b""[..], b"..", b"a/b", b"a\0"] {
+        assert!(!read(1, vec![lie.to_vec()]), "{}", lie.escape_ascii());
+    }
+    assert!(!read(0, vec![b"x".to_vec(); limits::NAMES_MAX + 1]));
 }

@@ -1,0 +1,345 @@
+//! What the target has and its source has not, deleted in the end.
+//!
+//! Leaves to others: when that is, and what the source has. Invariant: nothing is
+//! deleted but in a directory whose source was read to its end without an error; a
+//! whole target is emptied, and more than was allowed deleted, only if that was asked
+//! for; nothing outside the target is touched, and no link is followed.
+
+use super::filter::PathFilter;
+use super::make::TargetFolders;
+use crate::error::{Error, ErrorKind, Result, Side, why};
+use crate::files::beneath::DIRECTORY;
+use crate::files::folder::HeldFolder;
+use crate::files::place::{ResolvedTarget, display_in};
+use crate::files::temporary::is_temporary;
+use crate::limits;
+use crate::options::DeleteRules;
+use crate::protocol::wire::{Deletions, Listing, Names, path_in};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// What getdents64(2) fills at once.
+const LISTING_BYTES: usize = 64 * 1024;
+/// Directories that are gone into to delete what is in them, one inside another.
+const DEPTH_MAX: usize = 1024;
+
+/// The deleting of one transfer.
+pub struct Deleting {
+    rules: DeleteRules,
+    filter: Option<PathFilter>,
+    folders: TargetFolders,
+    /// Names of directories of which a part was told, by path.
+    parts: HashMap<Vec<u8>, HashSet<Vec<u8>>>,
+    parts_bytes: usize,
+    /// What is to go, where it is counted first.
+    waiting: Vec<Superfluous>,
+    waiting_count: u64,
+}
+
+/// A name that the source has not.
+struct Superfluous {
+    folder: Arc<HeldFolder>,
+    name: Vec<u8>,
+    path: Vec<u8>,
+    display: String,
+}
+
+impl Deleting {
+    /// Nothing is deleted yet. `filter` says what is left alone.
+    #[must_use]
+    pub fn new(rules: DeleteRules, filter: Option<PathFilter>) -> Self {
+        Self {
+            rules,
+            filter,
+            folders: TargetFolders::default(),
+            parts: HashMap::new(),
+            parts_bytes: 0,
+            waiting: Vec::new(),
+            waiting_count: 0,
+        }
+    }
+
+    /// Deletes what these names show to be superfluous in `target`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Partial`]: more would go than was allowed; nothing of it went.
+    pub fn part(&mut self, target: &ResolvedTarget, names: &Names) -> Result<Deletions> {
+        let mut done = Deletions::default();
+        let mut wanted = vec![false; names.folders.len() + 1];
+        for listing in &names.listings {
+            wanted[listing.folder as usize] = true;
+        }
+        let folders = self
+            .folders
+            .of_folders(target, &names.folders, wanted, false);
+        for listing in &names.listings {
+            let path = path_in(&names.folders, listing.folder, b"");
+            let Some(all) = self.all_names(&path, listing)? else {
+                continue;
+            };
+            // What is missing there has nothing that could be deleted.
+            let Some(folder) = folders.held(target, listing.folder) else {
+                continue;
+            };
+            let display = folders.display(listing.folder);
+            let found = superfluous(&folder, &path, display, &all, |path, is_directory| {
+                self.is_kept(path, listing.above, is_directory)
+            });
+            let found = match found {
+                Ok(found) => found,
+                Err(errno) => {
+                    let doing = format!("cannot list {display} to delete what is superfluous");
+                    fail(&mut done, Error::local(doing, why(errno)));
+                    continue;
+                }
+            };
+            let depth = path
+                .split(|byte| *byte == b'/')
+                .filter(|part| !part.is_empty());
+            let is_top = depth.count() == listing.above as usize;
+            if is_top && all.is_empty() && !found.is_empty() && !self.rules.everything {
+                return Err(Error::new(
+                    ErrorKind::Partial,
+                    format!(
+                        "cannot delete in {display}: its source is empty, and all of it would go"
+                    ),
+                )
+                .cure("look whether the source is mounted, or add --delete-everything")
+                .at(Side::Receiver));
+            }
+            match self.rules.count_max {
+                Some(most) => self.gather(found, most)?,
+                None => {
+                    for one in found {
+                        self.delete(&one, &mut done);
+                    }
+                }
+            }
+        }
+        if names.last {
+            for one in std::mem::take(&mut self.waiting) {
+                self.delete(&one, &mut done);
+            }
+        }
+        Ok(done)
+    }
+
+    /// All names of the directory, once the last of them was told; nothing before, and
+    /// nothing where not all could be read.
+    fn all_names(&mut self, path: &[u8], listing: &Listing) -> Result<Option<HashSet<Vec<u8>>>> {
+        let bytes: usize = listing.names.iter().map(|name| name.len() + 48).sum();
+        self.parts_bytes += bytes;
+        if self.parts_bytes > limits::NAMES_KEPT_BYTES_MAX {
+            let doing = "cannot delete what is superfluous";
+            let why = "a directory of the source has too many names to be kept";
+            return Err(Error::local(doing, why).at(Side::Receiver));
+        }
+        let known = self.parts.entry(path.to_vec()).or_default();
+        known.extend(listing.names.iter().cloned());
+        if !listing.complete {
+            return Ok(None);
+        }
+        let all = self.parts.remove(path).unwrap_or_default();
+        let bytes: usize = all.iter().map(|name| name.len() + 48).sum();
+        self.parts_bytes = self.parts_bytes.saturating_sub(bytes);
+        Ok(Some(all))
+    }
+
+    /// True of what patterns leave alone.
+    fn is_kept(&self, path: &[u8], above: u32, is_directory: bool) -> bool {
+        let mut from = 0;
+        for _ in 0..above {
+            let slash = path[from..].iter().position(|byte| *byte == b'/');
+            from += slash.map_or(0, |slash| slash + 1);
+        }
+        let filter = self.filter.as_ref().filter(|_| !self.rules.left_out);
+        filter.is_some_and(|filter| filter.excludes(&path[from..], is_directory))
+    }
+
+    /// Keeps them until all is counted.
+    fn gather(&mut self, found: Vec<Superfluous>, most: u64) -> Result<()> {
+        for one in found {
+            let inside = count(one.folder.as_fd(), &one.name, most, 0);
+            self.waiting_count = self.waiting_count.saturating_add(inside);
+            if self.waiting_count > most {
+                self.waiting.clear();
+                return Err(Error::new(
+                    ErrorKind::Partial,
+                    format!("nothing was deleted: more than {most} files and directories would go"),
+                )
+                .cure("look what --dry-run lists, or raise --max-delete")
+                .at(Side::Receiver));
+            }
+            self.waiting.push(one);
+        }
+        Ok(())
+    }
+
+    fn delete(&self, one: &Superfluous, done: &mut Deletions) {
+        if self.rules.only_tell {
+            let inside = count(one.folder.as_fd(), &one.name, u64::MAX, 0);
+            done.count += inside;
+            tell(done, &one.path);
+            return;
+        }
+        let folder = one.folder.as_fd();
+        // The directory keeps the time that it got from its source.
+        let before = rustix::fs::fstat(folder);
+        let mut removed = 0;
+        match remove(folder, &one.name, &mut removed, 0) {
+            Ok(()) => tell(done, &one.path),
+            Err(errno) => {
+                let doing = format!("cannot delete {}", one.display);
+                fail(done, Error::local(doing, why(errno)));
+            }
+        }
+        done.count += removed;
+        if let Ok(stat) = before {
+            let times = Timestamps {
+                last_access: Timespec {
+                    tv_sec: 0,
+                    tv_nsec: UTIME_OMIT,
+                },
+                last_modification: Timespec {
+                    tv_sec: stat.st_mtime as _,
+                    tv_nsec: stat.st_mtime_nsec as _,
+                },
+            };
+            let _ = rustix::fs::futimens(folder, &times);
+        }
+    }
+}
+
+fn tell(done: &mut Deletions, path: &[u8]) {
+    if done.paths.len() < limits::NAMES_MAX {
+        done.paths.push(path.to_vec());
+    }
+}
+
+fn fail(done: &mut Deletions, error: Error) {
+    if done.failed.len() < limits::FILES_TOLD_MAX {
+        done.failed.push(error.at(Side::Receiver));
+    }
+}
+
+/// What is in a directory and not among `names`, except what `is_kept`.
+fn superfluous(
+    folder: &Arc<HeldFolder>,
+    path: &[u8],
+    display: &str,
+    names: &HashSet<Vec<u8>>,
+    is_kept: impl Fn(&[u8], bool) -> bool,
+) -> rustix::io::Result<Vec<Superfluous>> {
+    // Its own reading starts at the front, whatever was read by the one that is held.
+    let own = rustix::fs::openat(folder, ".", DIRECTORY, Mode::empty())?;
+    let mut found = Vec::new();
+    for (name, kind) in list(&own)? {
+        // Temporary files are those of a transfer, or `haul clean`'s.
+        if names.contains(&name) || is_temporary(&name) {
+            continue;
+        }
+        let mut own_path = path.to_vec();
+        if !own_path.is_empty() {
+            own_path.push(b'/');
+        }
+        own_path.extend_from_slice(&name);
+        if is_kept(&own_path, kind == FileType::Directory) {
+            continue;
+        }
+        found.push(Superfluous {
+            folder: folder.clone(),
+            display: display_in(display, &name),
+            name,
+            path: own_path,
+        });
+    }
+    Ok(found)
+}
+
+/// A directory's names, and what each is.
+fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
+    let mut buffer = Vec::with_capacity(LISTING_BYTES);
+    let mut listing = RawDir::new(directory.as_fd(), buffer.spare_capacity_mut());
+    let mut names = Vec::new();
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                let looked = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(looked.st_mode)
+            }
+            kind => kind,
+        };
+        names.push((name.to_vec(), kind));
+    }
+    Ok(names)
+}
+
+/// The directory of that name, which is no link; nothing where it is none.
+fn enter(folder: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
+    let flags = DIRECTORY | OFlags::NOFOLLOW;
+    match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// How many files and directories would go with that name, counted to `most` and a few.
+fn count(folder: BorrowedFd<'_>, name: &[u8], most: u64, depth: usize) -> u64 {
+    let inside = match enter(folder, name) {
+        Ok(Some(inside)) if depth < DEPTH_MAX => inside,
+        _ => return 1,
+    };
+    let mut all: u64 = 1;
+    for (name, kind) in list(&inside).unwrap_or_default() {
+        if all > most {
+            break;
+        }
+        all += match kind {
+            FileType::Directory => count(inside.as_fd(), &name, most, depth + 1),
+            _ => 1,
+        };
+    }
+    all
+}
+
+/// Removes a name and all below it; `removed` counts.
+fn remove(
+    folder: BorrowedFd<'_>,
+    name: &[u8],
+    removed: &mut u64,
+    depth: usize,
+) -> rustix::io::Result<()> {
+    let unlink = |flags| match rustix::fs::unlinkat(folder, name, flags) {
+        // Somebody else did what is wanted.
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    };
+    match unlink(AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        result => {
+            *removed += u64::from(result.is_ok());
+            return result;
+        }
+    }
+    if depth == DEPTH_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let Some(inside) = enter(folder, name)? else {
+        return Err(Errno::PERM);
+    };
+    for (name, _) in list(&inside)? {
+        remove(inside.as_fd(), &name, removed, depth + 1)?;
+    }
+    unlink(AtFlags::REMOVEDIR)?;
+    *removed += 1;
+    Ok(())
+}
