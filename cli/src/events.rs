@@ -25,6 +25,7 @@ enum EventLine<'a> {
         seconds: f64,
         landed_bytes: u64,
         planned_bytes: Option<u64>,
+        found_bytes: u64,
         stage: &'static str,
         files: u64,
         ended_files: u64,
@@ -119,9 +120,12 @@ impl Events {
                 seconds: progress.seconds,
                 landed_bytes: progress.landed_bytes,
                 planned_bytes: progress.planned_bytes,
-                stage: match progress.is_sealing() {
-                    true => "sealing",
-                    false => "moving",
+                found_bytes: progress.found_bytes,
+                stage: match (progress.deleted, progress.is_sealing()) {
+                    (Some(_), _) => "deleting",
+                    (None, true) => "sealing",
+                    (None, false) if progress.is_scanning() => "scanning",
+                    (None, false) => "moving",
                 },
                 files: progress.files,
                 ended_files: progress.ended_files,

@@ -317,10 +317,24 @@ pub fn tell(
     code
 }
 
-/// Writes every file's error, then the transfer's, each once.
+/// Files whose errors are written, at most.
+const ERRORS_TOLD_MAX: usize = 40;
+
+/// Writes the files' errors, then the transfer's, each once.
 pub fn errors(report: &Report, console: &Console) {
     let whole = report.error.as_ref();
-    for line in file_errors(report) {
+    let mut lines = file_errors(report);
+    // The terminal keeps what matters; the report has a thousand of them.
+    let left_out = lines.len().saturating_sub(ERRORS_TOLD_MAX);
+    lines.truncate(ERRORS_TOLD_MAX);
+    let told = lines.len() as u64 + u64::from(whole.is_some());
+    let left_out = (left_out as u64).max(report.entries.failed.saturating_sub(told));
+    if left_out > 0 && lines.len() == ERRORS_TOLD_MAX {
+        lines.push(format!(
+            "{left_out} more failed; --json and --report FILE tell of up to 1000"
+        ));
+    }
+    for line in lines {
         console.line(&format!("haul: {}", crate::console::printable(&line)));
     }
     if let Some(error) = whole {

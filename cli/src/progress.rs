@@ -117,6 +117,10 @@ impl Shown {
             let since = *self.sealing_since.get_or_insert(progress.seconds);
             sealing_words(progress, self.sealing, progress.seconds - since)
         });
+        let deleting = progress
+            .deleted
+            .map(|count| format!("deleting: {count} gone"));
+        let sealing = deleting.or(sealing);
         if sealing.is_none() {
             self.sealing_since = None;
         }
@@ -209,15 +213,26 @@ fn style(style: Style) -> ProgressStyle {
         .progress_chars("=> ")
 }
 
-/// "123 MB/s (117 MiB/s), 4.1 s left"
+/// "123 MB/s (117 MiB/s), 4.1 s left"; of a tree that is still read also how much of it
+/// was found so far.
 fn rate_and_rest(progress: &Progress, rate: Option<f64>) -> String {
-    let Some(rate) = rate else {
-        return String::new();
-    };
-    match left(progress, rate) {
+    let found = progress.is_scanning().then(|| found(progress));
+    let rate = rate.map(|rate| match left(progress, rate) {
         Some(left) => format!("{}, {left}", format_rate(rate)),
         None => format_rate(rate),
-    }
+    });
+    let parts: Vec<String> = found.into_iter().chain(rate).collect();
+    parts.join(", ")
+}
+
+/// "of 1.2 GiB found so far, 345 of 5000 files"
+fn found(progress: &Progress) -> String {
+    format!(
+        "of {} found so far, {} of {} files",
+        format_size(progress.found_bytes),
+        progress.ended_files,
+        progress.files
+    )
 }
 
 /// "4.1 s left"; nothing where no end is in sight.
@@ -298,7 +313,7 @@ mod tests {
             files: 1,
             ended_files: 0,
             seconds,
-            connections: Vec::new(),
+            ..Progress::default()
         }
     }
 
@@ -387,5 +402,18 @@ mod tests {
         }
         let now = rate.bytes_per_second().expect("a rate");
         assert!((9.0..11.0).contains(&now), "{now}");
+    }
+
+    #[test]
+    fn a_tree_that_is_still_read_tells_what_was_found() {
+        let mut tree = progress(2.0, 1 << 20, None);
+        tree.files = 500;
+        tree.ended_files = 20;
+        tree.found_bytes = 3 << 20;
+        let text = line(&tree, None);
+        assert_eq!(
+            text,
+            "haul: 1 MiB landed, of 3 MiB found so far, 20 of 500 files"
+        );
     }
 }

@@ -428,6 +428,7 @@ mod tests {
                 ended_files: 0,
                 seconds: f64::from(tenth) / 10.0,
                 connections: Vec::new(),
+                ..Progress::default()
             });
         }
         let mut report = full_report();
@@ -453,6 +454,7 @@ mod tests {
                 ended_files: 0,
                 seconds,
                 connections: Vec::new(),
+                ..Progress::default()
             });
         }
         let mut report = full_report();

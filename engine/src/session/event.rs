@@ -43,12 +43,16 @@ pub enum Event {
 pub struct Progress {
     /// Landed at the receiver.
     pub landed_bytes: u64,
-    /// `None` while a stream has no known end.
+    /// `None` while that grows: a stream has no known end, or a tree is still read.
     pub planned_bytes: Option<u64>,
+    /// Bytes to be moved that are known so far.
+    pub found_bytes: u64,
     /// Files offered so far.
     pub files: u64,
     /// Those of them that are sealed, placed, delivered or failed.
     pub ended_files: u64,
+    /// What was deleted at the target; nothing before everything else has ended.
+    pub deleted: Option<u64>,
     /// Since the transfer was asked for.
     pub seconds: f64,
     /// This end's view of each data connection.
@@ -61,6 +65,12 @@ impl Progress {
     #[must_use]
     pub fn is_sealing(&self) -> bool {
         self.planned_bytes == Some(self.landed_bytes) && self.ended_files < self.files
+    }
+
+    /// True while a tree is still read, so that more files may come.
+    #[must_use]
+    pub fn is_scanning(&self) -> bool {
+        self.planned_bytes.is_none() && self.files > 1
     }
 }
 

@@ -101,6 +101,14 @@ impl Active {
         }
     }
 
+    fn is_deleting(&self) -> bool {
+        match &self.half {
+            Half::Opening(_) => false,
+            Half::Sending(sending) => sending.machine().is_deleting(),
+            Half::Receiving(receiving) => receiving.machine().is_deleting(),
+        }
+    }
+
     fn planned(&self) -> Option<u64> {
         match &self.half {
             Half::Opening(_) => None,
@@ -441,6 +449,8 @@ impl Running {
             active.tally.tell(Event::Progress(Progress {
                 landed_bytes: bytes.landed,
                 planned_bytes,
+                found_bytes: bytes.planned,
+                deleted: active.is_deleting().then(|| active.tally.deleted_count()),
                 files: active.tally.file_count(),
                 ended_files: active.tally.ended_count(),
                 seconds: active.tally.seconds(),

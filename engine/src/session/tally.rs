@@ -99,6 +99,11 @@ impl Tally {
         self.ended_count
     }
 
+    /// What was deleted so far.
+    pub(crate) fn deleted_count(&self) -> u64 {
+        self.past.counts.deleted
+    }
+
     /// True while a stream has no known end.
     pub(crate) fn has_open_stream(&self) -> bool {
         !self.streams.is_empty()

@@ -496,6 +496,12 @@ impl Receiver {
         self.last_offered && self.segments.values().all(is_open)
     }
 
+    /// True while what is superfluous is deleted.
+    #[must_use]
+    pub fn is_deleting(&self) -> bool {
+        matches!(self.state, ReceivingState::Deleting { .. })
+    }
+
     /// How far the transfer is.
     #[must_use]
     pub fn counts(&self) -> Bytes {

@@ -215,6 +215,12 @@ impl Sender {
         self.last_offered && self.held.is_empty() && self.segments.values().all(is_moving)
     }
 
+    /// True while the receiver deletes what is superfluous there.
+    #[must_use]
+    pub fn is_deleting(&self) -> bool {
+        matches!(self.state, SendingState::Deleting(_))
+    }
+
     /// True while a segment was answered and is not done.
     #[must_use]
     pub fn is_answered(&self) -> bool {
