@@ -28,6 +28,7 @@ impl Bearer<'_> {
     /// that only from 6.13 on.
     fn path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
         let mut path = reopening(directory).into_bytes();
+        path.reserve_exact(name.len() + 1);
         path.push(b'/');
         path.extend_from_slice(name);
         path
@@ -88,7 +89,10 @@ pub fn read(bearer: Bearer<'_>, display: &str) -> Result<Vec<Attribute>> {
         )
     };
     // Nearly always there are none, which one call with a small buffer tells.
-    let mut names = vec![0; 256];
+    if bearer.list(&mut [0; 256]) == Ok(0) {
+        return Ok(Vec::new());
+    }
+    let mut names = vec![0; 1024];
     let listed = loop {
         match bearer.list(&mut names) {
             Ok(bytes) => break bytes,

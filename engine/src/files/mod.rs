@@ -135,6 +135,17 @@ fn require_space(directory: BorrowedFd<'_>, display: &str, bytes: u64) -> Result
 /// characters are escaped, so that a peer's names cannot drive a terminal.
 fn shown(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
+    show(name, &mut text);
+    text
+}
+
+/// The same, behind what is there.
+fn show(name: &[u8], text: &mut String) {
+    // Nearly all names are so.
+    let is_plain = name.iter().all(|byte| (b' '..=b'~').contains(byte));
+    if let (true, Ok(plain)) = (is_plain, std::str::from_utf8(name)) {
+        return text.push_str(plain);
+    }
     for letter in String::from_utf8_lossy(name).chars() {
         if letter.is_control() {
             text.extend(letter.escape_default());
@@ -142,7 +153,6 @@ fn shown(name: &[u8]) -> String {
             text.push(letter);
         }
     }
-    text
 }
 
 /// The path by which this process opens its own descriptor again, with other

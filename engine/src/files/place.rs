@@ -14,7 +14,7 @@ use super::beneath::{
     why_beneath,
 };
 use super::folder::HeldFolder;
-use super::{reopening, require_space, shown};
+use super::{reopening, require_space, show, shown};
 use crate::error::{Error, Result, Side, why};
 use crate::kernel::descriptors::patiently;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
@@ -323,14 +323,14 @@ impl Place {
     /// # Errors
     /// A name that is no plain one.
     pub fn inside(directory: Arc<HeldFolder>, name: &[u8], display: &str) -> Result<Self> {
-        Self::of(directory, name, &display_in(display, name))
+        Self::of(directory, name, display_in(display, name))
     }
 
     /// The same, which sentences call `display`.
     ///
     /// # Errors
     /// A name that is no plain one.
-    pub fn of(directory: Arc<HeldFolder>, name: &[u8], display: &str) -> Result<Self> {
+    pub fn of(directory: Arc<HeldFolder>, name: &[u8], display: String) -> Result<Self> {
         check_name(name).map_err(|why| {
             Error::peer(format!("cannot write a file called {:?}", shown(name)), why)
                 .at(Side::Receiver)
@@ -338,7 +338,7 @@ impl Place {
         Ok(Self {
             directory,
             name: name.to_vec(),
-            display: display.to_owned(),
+            display,
         })
     }
 
@@ -433,10 +433,16 @@ impl Place {
 
 /// What sentences call `name` in the directory that they call `folder`.
 pub(super) fn display_in(folder: &str, name: &[u8]) -> String {
-    match folder {
-        ROOT => shown(name),
-        folder => format!("{}/{}", folder.trim_end_matches('/'), shown(name)),
+    if folder == ROOT {
+        return shown(name);
     }
+    let folder = folder.trim_end_matches('/');
+    // In one piece: each file of a tree has one.
+    let mut display = String::with_capacity(folder.len() + 1 + name.len());
+    display.push_str(folder);
+    display.push('/');
+    show(name, &mut display);
+    display
 }
 
 fn refusal(display: &str, errno: Errno) -> Error {

@@ -98,6 +98,7 @@ pub struct Target {
     in_place_bytes: AtomicU64,
     /// Its file system is memory.
     in_memory: bool,
+    /// What it is called where it has no place.
     display: String,
     /// The sink's descriptors.
     descriptors: Held,
@@ -131,11 +132,10 @@ impl Target {
         metadata: Metadata,
         options: TargetOptions,
     ) -> Result<Self> {
-        let display = place.display().to_owned();
         let file_system = place.folder().file_system();
         options.check(&place, entry)?;
         if entry.data_bytes() >= ALLOCATE_BYTES_MIN {
-            require_space(place.directory(), &display, entry.data_bytes())?;
+            require_space(place.directory(), place.display(), entry.data_bytes())?;
         }
         let (fd, temporary) = temporary::create(&place)?;
         // From here on the drop removes the temporary file.
@@ -151,7 +151,7 @@ impl Target {
             sum: Mutex::default(),
             in_place_bytes: AtomicU64::new(0),
             in_memory: file_system == FileSystem::Memory,
-            display,
+            display: String::new(),
             descriptors: Held::new(1),
             number: MADE.fetch_add(1, Ordering::Relaxed),
         };
@@ -249,7 +249,10 @@ impl Target {
     /// What sentences call it.
     #[must_use]
     pub fn display(&self) -> &str {
-        &self.display
+        match &self.held {
+            Some(held) => held.place.display(),
+            None => &self.display,
+        }
     }
 
     /// How many of the first bytes may be received straight into the file,
@@ -405,7 +408,8 @@ impl Target {
     }
 
     pub(super) fn failed(&self, doing: &str, errno: Errno) -> Error {
-        Error::local(format!("cannot {doing} {}", self.display), why(errno)).at(Side::Receiver)
+        let display = self.display();
+        Error::local(format!("cannot {doing} {display}"), why(errno)).at(Side::Receiver)
     }
 }
 

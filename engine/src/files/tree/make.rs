@@ -73,7 +73,7 @@ impl TargetFolders {
                         (_, None) => Err(lost(&displays[parent])),
                     };
                     parent.and_then(|parent| {
-                        let place = Place::of(parent, name, &displays[number])?;
+                        let place = Place::of(parent, name, displays[number].clone())?;
                         if !makes && !is_left_out && place.occupant()?.is_none() {
                             is_left_out = true;
                         }

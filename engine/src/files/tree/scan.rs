@@ -210,7 +210,7 @@ impl TreeScan {
             return (entry, Source::Node(display));
         }
         let made = self.made_of(held, &name, &display, stat);
-        let (kind, attributes, later) = match made {
+        let (kind, attributes) = match made {
             Ok(made) => made,
             Err(error) => return self.fails(name, EntryKind::File, error, folders),
         };
@@ -220,26 +220,31 @@ impl TreeScan {
             kind,
             ..Entry::default()
         };
-        let source = match later {
-            Some(later) => {
+        if entry.kind != EntryKind::File {
+            return (
+                self.with_metadata(entry, stat, attributes),
+                Source::Node(display),
+            );
+        }
+        match Later::new(held.clone(), &entry.name, display, stat) {
+            Ok(later) => {
                 entry.size = later.size();
                 entry.data = later.data().clone();
-                Source::Later(later)
+                let entry = self.with_metadata(entry, stat, attributes);
+                (entry, Source::Later(later))
             }
-            None => Source::Node(display),
-        };
-        (self.with_metadata(entry, stat, attributes), source)
+            Err(error) => self.fails(entry.name, EntryKind::File, error, folders),
+        }
     }
 
-    /// What it is, its attributes, and the file where it is one.
-    #[allow(clippy::type_complexity)]
+    /// What it is, and its attributes.
     fn made_of(
         &self,
         held: &Arc<HeldFolder>,
         name: &[u8],
         display: &str,
         stat: &Stat,
-    ) -> Result<(EntryKind, Vec<Attribute>, Option<Later>)> {
+    ) -> Result<(EntryKind, Vec<Attribute>)> {
         let bearer = Bearer::Name(held.as_fd(), name);
         let attributes = match self.options.attributes {
             true => attributes::read(bearer, display).map_err(|error| error.at(Side::Sender))?,
@@ -249,10 +254,7 @@ impl TreeScan {
         let device = stat.st_rdev as u64;
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {
-                let later = Later::new(held.clone(), name, display.to_owned(), stat)?;
-                return Ok((EntryKind::File, attributes, Some(later)));
-            }
+            FileType::RegularFile => EntryKind::File,
             FileType::Symlink => {
                 let text = rustix::fs::readlinkat(held, name, Vec::new());
                 EntryKind::Symlink(
@@ -265,7 +267,7 @@ impl TreeScan {
             FileType::BlockDevice => EntryKind::BlockDevice(major, minor),
             _ => return Err(unreadable(display, Errno::INVAL)),
         };
-        Ok((kind, attributes, None))
+        Ok((kind, attributes))
     }
 
     /// Another name of a file that was met before.
