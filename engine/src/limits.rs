@@ -90,7 +90,7 @@ pub const FILTERS_MAX: usize = 1024;
 pub const FILTERS_BYTES_MAX: usize = 64 * 1024;
 /// Users or groups that one segment tells the names of, at most; those of further
 /// entries are known by number.
-pub const SEGMENT_IDS_MAX: usize = 1024;
+pub const SEGMENT_IDS_MAX: usize = 256;
 /// Extended attributes of one entry, at most, …
 pub const ENTRY_ATTRIBUTES_MAX: usize = 1024;
 /// … and the bytes of their names and values: Linux lists 64 KiB of names, and a
@@ -98,7 +98,7 @@ pub const ENTRY_ATTRIBUTES_MAX: usize = 1024;
 pub const ENTRY_ATTRIBUTES_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of all names and texts of one entry, at most.
 pub const ENTRY_NAMES_BYTES_MAX: usize =
-    ENTRY_ATTRIBUTES_BYTES_MAX + SYMLINK_BYTES_MAX + 2 * NAME_BYTES_MAX;
+    ENTRY_ATTRIBUTES_BYTES_MAX + ENTRY_ATTRIBUTES_MAX * 8 + SYMLINK_BYTES_MAX + 2 * NAME_BYTES_MAX;
 /// Bytes of what a symbolic link says, at most (Linux' PATH_MAX, without its end).
 pub const SYMLINK_BYTES_MAX: usize = 4095;
 /// Byte ranges in one verdict, at most.
@@ -216,10 +216,18 @@ const _: () = {
     assert!(GREETING_MESSAGE_BYTES_MAX < MESSAGE_BYTES_MAX);
     // Names, and for each entry less than 64 bytes of everything else.
     const OFFER_RANGES_BYTES_MAX: usize = SEGMENT_DATA_RANGES_MAX * 20;
+    const OFFER_IDS_BYTES_MAX: usize = 2 * SEGMENT_IDS_MAX * (NAME_BYTES_MAX + 8);
     assert!(
-        SEGMENT_NAMES_BYTES_MAX + SEGMENT_ENTRIES_MAX * 64 + OFFER_RANGES_BYTES_MAX
+        SEGMENT_NAMES_BYTES_MAX
+            + SEGMENT_ENTRIES_MAX * 64
+            + SEGMENT_FOLDERS_MAX * 8
+            + OFFER_RANGES_BYTES_MAX
+            + OFFER_IDS_BYTES_MAX
             < MESSAGE_BYTES_MAX
     );
+    // One entry of a tree fits, as deep as it may lie, and with a link's first name.
+    assert!(ENTRY_NAMES_BYTES_MAX + SEGMENT_FOLDERS_MAX * NAME_BYTES_MAX < SEGMENT_NAMES_BYTES_MAX);
+    assert!(NAMES_BYTES_MAX + NAMES_MAX * 16 < MESSAGE_BYTES_MAX);
     // Ranges of two offsets, and a text for each refused entry.
     assert!(ANSWER_RANGES_MAX * 20 < MESSAGE_BYTES_MAX / 2);
 };

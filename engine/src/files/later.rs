@@ -10,7 +10,7 @@ use super::{Identity, beneath::kind_name};
 use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::kernel::descriptors::Exhaustion;
 use crate::protocol::wire::Data;
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -73,6 +73,38 @@ impl Later {
         self.filled_bytes
     }
 
+    /// Looks whether it is what it was, where nothing of it is wanted.
+    ///
+    /// # Errors
+    /// As [`Later::open`].
+    pub fn look(&self) -> Result<u64> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let looked = rustix::fs::statat(&self.folder, &self.name[..], flags);
+        let stat = looked.map_err(|errno| self.cannot_open(errno))?;
+        match Identity::of(&stat) == self.identity && self.stamp.is_of(&stat) {
+            true => Ok(self.size()),
+            false => Err(self.changed()),
+        }
+    }
+
+    fn changed(&self) -> Error {
+        let sentence = format!(
+            "{} is not as it was when its directory was read: it changed meanwhile",
+            self.display
+        );
+        Error::new(ErrorKind::Integrity, sentence)
+            .cure("copy it again when nothing writes to it")
+            .at(Side::Sender)
+    }
+
+    fn cannot_open(&self, errno: Errno) -> Error {
+        let mut error = Error::local(format!("cannot open {}", self.display), why(errno));
+        if errno == Errno::NOENT {
+            error.kind = ErrorKind::Vanished;
+        }
+        error.at(Side::Sender)
+    }
+
     /// Opens it.
     ///
     /// # Errors
@@ -82,14 +114,7 @@ impl Later {
     pub fn open(&self) -> Result<FileSource, NotOpened> {
         let (fd, stat) = self.open_fd()?;
         if Identity::of(&stat) != self.identity || !self.stamp.is_of(&stat) {
-            let sentence = format!(
-                "{} is not as it was when its directory was read: it changed meanwhile",
-                self.display
-            );
-            return Err(Error::new(ErrorKind::Integrity, sentence)
-                .cure("copy it again when nothing writes to it")
-                .at(Side::Sender)
-                .into());
+            return Err(self.changed().into());
         }
         let known = (self.data.clone(), self.filled_bytes);
         let file_system = self.folder.file_system();
@@ -105,17 +130,9 @@ impl Later {
     }
 
     fn open_fd(&self) -> Result<(OwnedFd, Stat), NotOpened> {
-        let refused = |errno: Errno| {
-            let kind = match errno {
-                Errno::NOENT => ErrorKind::Vanished,
-                _ => ErrorKind::Local,
-            };
-            let mut error = Error::local(format!("cannot open {}", self.display), why(errno));
-            error.kind = kind;
-            match errno.is_exhaustion() {
-                true => NotOpened::Exhausted(error.at(Side::Sender)),
-                false => NotOpened::Refused(error.at(Side::Sender)),
-            }
+        let refused = |errno: Errno| match errno.is_exhaustion() {
+            true => NotOpened::Exhausted(self.cannot_open(errno)),
+            false => NotOpened::Refused(self.cannot_open(errno)),
         };
         // It was a regular file; what has its name by now must not be waited for.
         let flags =
@@ -132,5 +149,63 @@ impl Later {
         // The flag would only make the ring give up on reads that wait for the disk.
         rustix::fs::fcntl_setfl(&fd, OFlags::empty()).map_err(refused)?;
         Ok((fd, stat))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn later(directory: &Path, name: &str) -> Later {
+        let fd = std::fs::File::open(directory).expect("opened");
+        let folder = Arc::new(HeldFolder::found(fd.into()));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statat(&folder, name, flags).expect("there");
+        Later::new(folder, name.as_bytes(), format!("dir/{name}"), &stat).expect("looked at")
+    }
+
+    #[test]
+    fn it_is_opened_only_as_it_was() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        std::fs::write(&path, "some").expect("written");
+        let known = later(directory.path(), "file");
+        assert_eq!(known.look(), Ok(4));
+        let opened = known.open().expect("opened");
+        assert_eq!((opened.size(), opened.display()), (4, "dir/file"));
+        std::fs::write(&path, "longer").expect("written");
+        for error in [
+            known.look().expect_err("it changed"),
+            known.open().expect_err("it changed").into(),
+        ] {
+            assert_eq!(error.kind, ErrorKind::Integrity, "{error}");
+        }
+        std::fs::remove_file(&path).expect("removed");
+        for error in [
+            known.look().expect_err("it is gone"),
+            known.open().expect_err("it is gone").into(),
+        ] {
+            assert_eq!(error.kind, ErrorKind::Vanished, "{error}");
+        }
+        // What has its name by now is neither waited for nor followed.
+        let fifo = path.to_str().expect("text");
+        assert!(crate::files::scratch::run("mkfifo", &[fifo]));
+        let error = Error::from(known.open().expect_err("a FIFO"));
+        assert!(error.sentence.contains("a FIFO by now"), "{error}");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/etc/passwd", &path).expect("linked");
+        assert!(known.open().is_err());
+    }
+
+    #[test]
+    fn holes_are_told_before_it_is_opened() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("file");
+        let file = std::fs::File::create(&path).expect("made");
+        file.set_len(1 << 24).expect("sized");
+        let known = later(directory.path(), "file");
+        assert_eq!(known.data(), &Data::Ranges(Vec::new()));
+        assert!(known.open().expect("opened").has_holes());
     }
 }

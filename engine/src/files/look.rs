@@ -29,8 +29,8 @@ pub fn look(source: &Source, plan: &Plan, file: FileId) -> Result<Looked> {
         Source::Generated(generated) => generated.bytes().unwrap_or(0),
         Source::Stream(stream) => stream.read_bytes(),
         Source::Missing(missing) => return Err(missing.error().clone()),
-        // It was looked at when its directory was read, and nothing of it was since.
-        Source::Later(later) => later.size(),
+        // Nothing of it is read: it is empty, or the receiver has it.
+        Source::Later(later) => later.look()?,
         Source::Node(_) => 0,
     };
     Ok(Looked {

@@ -6,6 +6,7 @@
 mod faults;
 mod impostor;
 mod support;
+mod trees;
 mod words;
 
 use haul_engine::options::{

@@ -35,7 +35,7 @@ impl World {
             }
             Phase::Settling => receiver && !seen.settling.is_empty(),
             Phase::Finishing => receiver && seen.finishing,
-            Phase::Deleting => receiver && (seen.is_naming || seen.deleting > 0),
+            Phase::Deleting => sender && self.sender.is_deleting(),
         }
     }
 

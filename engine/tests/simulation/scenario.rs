@@ -198,7 +198,7 @@ pub enum Phase {
     Settling,
     /// It heard `Finish`.
     Finishing,
-    /// It is told names, by which it deletes.
+    /// The sender says names, by which it deletes.
     Deleting,
 }
 

@@ -182,7 +182,7 @@ impl Deleting {
         if self.rules.only_tell {
             let inside = count(one.folder.as_fd(), &one.name, u64::MAX, 0);
             done.count += inside;
-            tell(done, &one.path);
+            done.paths.push(one.path.clone());
             return;
         }
         let folder = one.folder.as_fd();
@@ -190,7 +190,7 @@ impl Deleting {
         let before = rustix::fs::fstat(folder);
         let mut removed = 0;
         match remove(folder, &one.name, &mut removed, 0) {
-            Ok(()) => tell(done, &one.path),
+            Ok(()) => done.paths.push(one.path.clone()),
             Err(errno) => {
                 let doing = format!("cannot delete {}", one.display);
                 fail(done, Error::local(doing, why(errno)));
@@ -210,12 +210,6 @@ impl Deleting {
             };
             let _ = rustix::fs::futimens(folder, &times);
         }
-    }
-}
-
-fn tell(done: &mut Deletions, path: &[u8]) {
-    if done.paths.len() < limits::NAMES_MAX {
-        done.paths.push(path.to_vec());
     }
 }
 

@@ -421,11 +421,15 @@ impl Receiver {
         *is_at_work = next.is_some();
         let is_over = *is_last_heard && next.is_none();
         match result {
-            Ok(deletions) => self.say(Message::Deleted {
-                transfer: self.config.transfer,
-                number,
-                deletions: Box::new(deletions),
-            }),
+            Ok(deletions) => {
+                for part in deletions.in_parts() {
+                    self.say(Message::Deleted {
+                        transfer: self.config.transfer,
+                        number,
+                        deletions: Box::new(part),
+                    });
+                }
+            }
             Err(error) => return self.stop(error),
         }
         self.outputs.extend(next.map(ReceiverOutput::Delete));

@@ -371,7 +371,7 @@ impl Sender {
             SendingState::Deleting(telling)
                 if number == telling.answered && number < telling.said =>
             {
-                telling.answered += 1;
+                telling.answered += u32::from(!deletions.more);
                 let is_over = telling.is_last_said && telling.answered == telling.said;
                 self.outputs.push_back(SenderOutput::Deleted(deletions));
                 if is_over {

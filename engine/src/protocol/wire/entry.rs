@@ -148,7 +148,8 @@ impl Entry {
             _ => 0,
         };
         let attributes = self.attributes.iter().flatten();
-        let attributes = attributes.map(|one| one.name.len() + one.value.len());
+        // And their lengths.
+        let attributes = attributes.map(|one| one.name.len() + one.value.len() + 8);
         self.name.len() + told + attributes.sum::<usize>()
     }
 }

@@ -49,10 +49,83 @@ pub struct Names {
 pub struct Deletions {
     /// How many files and directories went, those in deleted directories included.
     pub count: u64,
-    /// What went, by path from where the files go; of many the first.
+    /// What went, by path from where the files go.
     #[serde(deserialize_with = "bounded::<_, _, { limits::NAMES_MAX }>")]
     pub paths: Vec<Vec<u8>>,
-    /// What could not be deleted, and why; of many the first.
+    /// What could not be deleted, and why.
     #[serde(deserialize_with = "bounded::<_, _, { limits::NAMES_MAX }>")]
     pub failed: Vec<Error>,
+    /// More of the same part follows.
+    pub more: bool,
+}
+
+impl Deletions {
+    /// The same in parts that each fit into a message, at least one; `more` of all but
+    /// the last.
+    #[must_use]
+    pub fn in_parts(self) -> Vec<Self> {
+        let text_bytes = |error: &Error| {
+            let cure = error.cure.as_ref().map_or(0, String::len);
+            error.sentence.len() + cure
+        };
+        let mut parts = vec![Self {
+            count: self.count,
+            ..Self::default()
+        }];
+        let mut bytes = 0;
+        // The part that takes so many bytes more.
+        let mut at = |parts: &mut Vec<Self>, wanted: usize| {
+            bytes += wanted + 16;
+            if bytes > limits::NAMES_BYTES_MAX {
+                bytes = wanted + 16;
+                parts.push(Self::default());
+            }
+            parts.len() - 1
+        };
+        for path in self.paths {
+            let at = at(&mut parts, path.len());
+            parts[at].paths.push(path);
+        }
+        for error in self.failed {
+            let at = at(&mut parts, text_bytes(&error));
+            parts[at].failed.push(error);
+        }
+        let last = parts.len() - 1;
+        for part in &mut parts[..last] {
+            part.more = true;
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_much_is_told_in_parts() {
+        let all = Deletions {
+            count: 7,
+            paths: vec![vec![b'x'; 4000]; 2000],
+            failed: vec![Error::usage("y".repeat(5000)); 1000],
+            more: false,
+        };
+        let parts = all.in_parts();
+        assert!(parts.len() > 5);
+        assert_eq!(parts.iter().map(|part| part.count).sum::<u64>(), 7);
+        assert_eq!(
+            parts.iter().map(|part| part.paths.len()).sum::<usize>(),
+            2000
+        );
+        assert_eq!(
+            parts.iter().map(|part| part.failed.len()).sum::<usize>(),
+            1000
+        );
+        for (number, part) in parts.iter().enumerate() {
+            assert_eq!(part.more, number + 1 < parts.len());
+            let bytes = postcard::to_stdvec(part).expect("serializes").len();
+            assert!(bytes < limits::MESSAGE_BYTES_MAX, "{bytes}");
+        }
+        assert_eq!(Deletions::default().in_parts(), [Deletions::default()]);
+    }
 }

@@ -309,6 +309,7 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                         count: size,
                         paths: vec![b"a/b".to_vec()],
                         failed: vec![error],
+                        more: recalls % 2 == 0,
                     }),
                 },
                 _ => Message::Begun {
