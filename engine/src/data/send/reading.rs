@@ -59,7 +59,7 @@ impl SendWorker {
                     self.register_blocks();
                 }
                 load.take_blocks(&mut self.pool);
-                self.report.system_calls += load.fill();
+                load.fill();
                 self.note_method(&load);
             }
             self.loads.give_back(index, load);
