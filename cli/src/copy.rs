@@ -9,7 +9,8 @@ use crate::dry_run::DryRun;
 use crate::embedded::{self, Embedded};
 use crate::endpoint::Endpoint;
 use crate::ends::{
-    ends_in_slash, is_contents, place, refuse_onto_itself, refuse_shared_outputs, resolved,
+    ends_in_slash, is_contents, place, refuse_deleting_source, refuse_onto_itself,
+    refuse_shared_outputs, resolved,
 };
 use crate::events::Events;
 use crate::follow::{self, Outputs};
@@ -109,7 +110,13 @@ impl Route {
             }
             _ => refuse_same_names(sources)?,
         }
-        match (local_sources(sources)?, target) {
+        let local = local_sources(sources)?;
+        if let (true, Some(sources), Endpoint::Local(to)) =
+            (arguments.entries.delete, &local, target)
+        {
+            refuse_deleting_source(sources, to)?;
+        }
+        match (local, target) {
             (Some(sources), Endpoint::Server(to)) => Ok(Self::Push {
                 peer: to.peer.clone(),
                 target: RemoteTarget::Path {

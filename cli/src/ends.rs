@@ -167,6 +167,27 @@ pub fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), 
     Ok(())
 }
 
+/// What lies in the target and is not in the source goes: the source must not be that.
+pub fn refuse_deleting_source(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
+    for named in sources {
+        let LocalSource::Path(source) = named else {
+            continue;
+        };
+        let end = match source.file_name() {
+            Some(name) if target.is_dir() && !is_contents(named) => target.join(name),
+            _ => target.to_owned(),
+        };
+        if end.is_dir() && lies_in(source, &end) {
+            return Err(usage(format!(
+                "cannot use --delete: the source {} lies in {}, and would be deleted itself",
+                source.display(),
+                end.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// True where `path`, which may be missing, is `directory` or lies in it.
 fn lies_in(path: &Path, directory: &Path) -> bool {
     let Ok(directory) = directory.canonicalize() else {

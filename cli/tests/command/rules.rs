@@ -336,3 +336,53 @@ fn a_dry_run_tells_what_the_next_run_does_and_touches_nothing() {
     }
     assert_eq!(folder.haul("copy --dry-run root/tree/same -").code, 2);
 }
+
+/// Something mounted below a folder until this goes.
+struct Bound(std::path::PathBuf);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_is_mounted_in_the_target_is_never_deleted() {
+    let Some(mount) = crate::mount::Mount::new("tmpfs") else {
+        return;
+    };
+    let folder = &mount.0;
+    make(folder, "mount", &["precious"]);
+    make(folder, "tree", &["a"]);
+    make(folder, "there", &["old", "gone/inner/x"]);
+    make(folder, "beside", &["precious"]);
+    let inner = folder.path("there/gone/inner");
+    std::fs::remove_file(inner.join("x")).expect("removed");
+    // Another file system, and a part of this one.
+    for mounted in ["mount", "beside"] {
+        let mut bind = std::process::Command::new("mount");
+        bind.arg("--bind").arg(folder.path(mounted)).arg(&inner);
+        assert!(bind.status().expect("mount").success());
+        let _bound = Bound(inner.clone());
+        let ran = folder.haul("copy -q --delete tree/ there");
+        assert_eq!(ran.code, 23, "{}", ran.stderr);
+        let told = "cannot delete there/gone: a file system is mounted in it";
+        assert!(ran.error().contains(told), "{}", ran.stderr);
+        assert_eq!(files(folder, "there"), ["a", "gone/inner/precious"]);
+    }
+}
+
+#[test]
+fn a_source_is_not_deleted_by_its_own_copy() {
+    let folder = Folder::new();
+    make(&folder, "there/tree", &["a"]);
+    make(&folder, "there", &["b"]);
+    for line in [
+        "copy --delete there/tree/ there",
+        "copy --delete there/tree there/../there/",
+    ] {
+        let ran = folder.haul(line);
+        assert_eq!(ran.code, 2, "{line}: {}", ran.stderr);
+    }
+    assert_eq!(files(&folder, "there"), ["b", "tree/a"]);
+}

@@ -32,6 +32,16 @@ pub(super) fn open_beneath(
     retried(|| rustix::fs::openat2(directory, path, flags, Mode::empty(), BENEATH))
 }
 
+/// The same, refused (`EXDEV`) where something is mounted on the way.
+pub(super) fn open_beneath_mount(
+    directory: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let how = BENEATH.union(ResolveFlags::NO_XDEV);
+    retried(|| rustix::fs::openat2(directory, path, flags, Mode::empty(), how))
+}
+
 /// Calls again what a rename on the way made the kernel unsure about.
 fn retried(open: impl Fn() -> rustix::io::Result<OwnedFd>) -> rustix::io::Result<OwnedFd> {
     for _ in 0..8 {

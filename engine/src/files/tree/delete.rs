@@ -3,12 +3,13 @@
 //! Leaves to others: when that is, and what the source has. Invariant: nothing is
 //! deleted but in a directory whose source was read to its end without an error; a
 //! whole target is emptied, and more than was allowed deleted, only if that was asked
-//! for; nothing outside the target is touched, and no link is followed.
+//! for; nothing outside the target is touched, no link is followed, and no other file
+//! system that is mounted in it is gone into.
 
 use super::filter::PathFilter;
 use super::make::TargetFolders;
 use crate::error::{Error, ErrorKind, Result, Side, why};
-use crate::files::beneath::DIRECTORY;
+use crate::files::beneath::{DIRECTORY, open_beneath_mount};
 use crate::files::folder::HeldFolder;
 use crate::files::place::{ResolvedTarget, display_in};
 use crate::files::temporary::is_temporary;
@@ -193,7 +194,11 @@ impl Deleting {
             Ok(()) => done.paths.push(one.path.clone()),
             Err(errno) => {
                 let doing = format!("cannot delete {}", one.display);
-                fail(done, Error::local(doing, why(errno)));
+                let reason = match errno {
+                    Errno::XDEV => "a file system is mounted in it".to_owned(),
+                    errno => why(errno),
+                };
+                fail(done, Error::local(doing, reason));
             }
         }
         done.count += removed;
@@ -276,10 +281,10 @@ fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
     Ok(names)
 }
 
-/// The directory of that name, which is no link; nothing where it is none.
+/// The directory of that name, which is no link; nothing where it is none. What is
+/// mounted there is another's, and is never gone into.
 fn enter(folder: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
-    let flags = DIRECTORY | OFlags::NOFOLLOW;
-    match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+    match open_beneath_mount(folder, name, DIRECTORY | OFlags::NOFOLLOW) {
         Ok(fd) => Ok(Some(fd)),
         Err(Errno::NOTDIR | Errno::LOOP) => Ok(None),
         Err(errno) => Err(errno),
