@@ -283,6 +283,9 @@ pub fn tell(
         let totals = events.dry_totals(report.entries.deleted);
         let headline = totals.unwrap_or_else(|| table::headline(report));
         console.line(&format!("haul: {headline}"));
+        for lost in outcome::lost(report) {
+            console.line(&format!("haul: {lost}"));
+        }
         if verbose > 0 {
             console.line(table::details(report).trim_end());
         }

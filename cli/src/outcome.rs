@@ -65,6 +65,8 @@ pub struct ReportJson {
     pub latency: LatencyJson,
     /// What was left to haul and decided.
     pub notes: Vec<String>,
+    /// What of the entries an end could not keep, a sentence a kind.
+    pub lost: Vec<String>,
 }
 
 /// The sender's zero-copy sends; null where the sender could not tell.
@@ -178,6 +180,19 @@ pub fn connections(report: &Report) -> Vec<ConnectionReport> {
     joined
 }
 
+/// What the ends could not keep of the entries, each once.
+#[must_use]
+pub fn lost(report: &Report) -> Vec<String> {
+    let sides = [&report.sender, &report.receiver];
+    let mut lost: Vec<String> = sides
+        .into_iter()
+        .flatten()
+        .flat_map(|side| side.lost.iter().cloned())
+        .collect();
+    lost.dedup();
+    lost
+}
+
 /// The notes of both ends, each with whose it is; a note that both give, once.
 #[must_use]
 pub fn notes(report: &Report) -> Vec<String> {
@@ -229,6 +244,7 @@ impl ReportJson {
             methods: sides(report, |side| side.method.clone()),
             latency: LatencyJson::new(&latencies(report)),
             notes: notes(report),
+            lost: lost(report),
         }
     }
 

@@ -17,6 +17,7 @@ pub fn full_report() -> Report {
         cpu_nanos: 1_500_000_000,
         method: "mapping".to_owned(),
         notes: vec!["cubic on loopback".to_owned()],
+        lost: vec!["the owners of 2 entries were not kept".to_owned()],
         zero_copy_copied_bytes: 1_024,
         ..SideReport::default()
     };

@@ -274,6 +274,9 @@ pub struct SideReport {
     /// What was left to haul and decided, in sentences.
     #[serde(deserialize_with = "first::<_, _, { limits::NOTES_MAX }>")]
     pub notes: Vec<String>,
+    /// What of the entries this end could not keep: a sentence a kind, with its count.
+    #[serde(deserialize_with = "first::<_, _, { limits::NOTES_MAX }>")]
+    pub lost: Vec<String>,
 }
 
 /// The first `MAX` elements of a list that a peer sent; the others are read and

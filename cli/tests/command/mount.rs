@@ -13,6 +13,11 @@ pub struct Mount(pub Folder);
 impl Mount {
     /// None, said aloud, where it cannot be made here.
     pub fn new(kind: &str) -> Option<Self> {
+        Self::made_with(kind, &[])
+    }
+
+    /// The same, with options for mkfs.
+    pub fn made_with(kind: &str, options: &[&str]) -> Option<Self> {
         let folder = Folder::new();
         folder.directory("mount");
         let run = |program: &str, arguments: &[&str]| {
@@ -31,7 +36,7 @@ impl Mount {
                     .and_then(|file| file.set_len(400 << 20))
                     .expect("an image");
                 let make = format!("/usr/sbin/mkfs.{kind}");
-                run(&make, &["-q", &image])
+                run(&make, &[&["-q", &image], options].concat())
                     && run("mount", &["-o", "loop", "-t", kind, &image, &point])
             }
         };

@@ -227,10 +227,10 @@ fn an_ordinary_user_copies_what_it_may() {
     let ran = folder.haul_by(user, "copy --json --no-xattrs base copied");
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let json = ran.json();
-    let notes = json["notes"].to_string();
+    let lost = json["lost"].to_string();
     // Only root had anything to give away.
     if rustix::process::geteuid().is_root() {
-        assert!(notes.contains("owners"), "{json}");
+        assert!(lost.contains("owners"), "{json}");
     }
     let tells = "find . -printf '%p|%y|%m|%T@\\0' | sort -z | tr '\\0' '\\n'";
     let one = shell(&folder.path("base"), tells);
@@ -397,4 +397,39 @@ fn a_tree_may_be_deeper_than_a_path() {
     assert_eq!(rustix::io::read(file, &mut text), Ok(4));
     assert_eq!(&text[..4], b"deep");
     shell(&folder.path(""), "rm -rf tree there");
+}
+
+#[test]
+fn a_time_that_a_file_system_rounds_is_told_and_is_no_change() {
+    // Inodes of the old size have seconds of 32 bits.
+    let Some(mount) = Mount::made_with("ext4", &["-I", "128"]) else {
+        return;
+    };
+    let folder = &mount.0;
+    folder.directory("tree");
+    let files = [
+        ("fraction", "@1700000000.123456789"),
+        ("second", "@1700000000"),
+        ("late", "@5000000000.5"),
+    ];
+    for (name, time) in files {
+        let path = folder.path("tree").join(name);
+        std::fs::write(&path, name).expect("a file");
+        let mut touch = Command::new("touch");
+        touch.args(["-d", time]).arg(&path);
+        assert!(touch.status().expect("touch").success());
+    }
+    let mut touch = Command::new("touch");
+    touch.args(["-d", "@1700000000"]).arg(folder.path("tree"));
+    assert!(touch.status().expect("touch").success());
+    let ran = must(folder, "copy tree/ mount/there");
+    let told = |what: &str| assert!(ran.stderr.contains(what), "{what}: {}", ran.stderr);
+    told("the exact modification times (the file system rounds them) of 1 entry were not kept");
+    told("the modification times (out of the file system's range) of 1 entry were not kept");
+    let again = must(folder, "copy tree/ mount/there");
+    assert!(
+        again.stderr.contains("2 of them unchanged"),
+        "{}",
+        again.stderr
+    );
 }

@@ -15,7 +15,11 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_O
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// FAT, the coarsest, keeps every second one.
+const ROUNDING_SECONDS_MAX: u64 = 2;
 
 /// What this end of a transfer may keep, and what it could not.
 pub struct Keeping {
@@ -25,6 +29,8 @@ pub struct Keeping {
     is_root: bool,
     ids: Mutex<OwnerIds>,
     lost: Mutex<BTreeMap<String, u64>>,
+    /// The device that was last seen to keep a time to the nanosecond; 0 of none.
+    exact_device: AtomicU64,
 }
 
 impl std::fmt::Debug for Keeping {
@@ -42,16 +48,19 @@ impl Keeping {
             is_root: rustix::process::geteuid().is_root(),
             ids: Mutex::default(),
             lost: Mutex::default(),
+            exact_device: AtomicU64::new(0),
         })
     }
 
     /// What was not kept, a sentence a kind.
     #[must_use]
-    pub fn notes(&self) -> Vec<String> {
+    pub fn lost(&self) -> Vec<String> {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let note =
-            |(what, count): (&String, &u64)| format!("{what} of {count} entries were not kept");
-        lost.iter().map(note).collect()
+        let sentence = |(what, count): (&String, &u64)| {
+            let entries = if *count == 1 { "entry" } else { "entries" };
+            format!("{what} of {count} {entries} were not kept")
+        };
+        lost.iter().map(sentence).collect()
     }
 
     fn lose(&self, what: impl Into<String>) {
@@ -150,7 +159,40 @@ impl Metadata {
         let (seconds, nanos) = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
         #[allow(clippy::unnecessary_cast)]
         let wanted = self.mtime.tv_nsec as i64;
-        seconds == self.mtime.tv_sec && (nanos == wanted || nanos == 0)
+        seconds == self.mtime.tv_sec && is_rounded(nanos, wanted)
+    }
+
+    /// Counts a time that was `set` on `device` and is not what `look` finds: file
+    /// systems round times, and clamp those out of their range, without a word.
+    fn time_set(
+        &self,
+        device: u64,
+        set: rustix::io::Result<()>,
+        look: impl FnOnce() -> rustix::io::Result<Stat>,
+    ) -> Result<(), Failed> {
+        set.map_err(|errno| ("set the modification time of", errno))?;
+        let wanted = self.mtime;
+        let is_common = (0..=i64::from(i32::MAX)).contains(&wanted.tv_sec);
+        let is_exact = self.keeping.exact_device.load(Ordering::Relaxed) == device;
+        if is_common && (is_exact || wanted.tv_nsec == 0) {
+            return Ok(());
+        }
+        let stat = look().map_err(|errno| ("look at", errno))?;
+        #[allow(clippy::unnecessary_cast)] // The fields differ in type between architectures.
+        let (seconds, nanos) = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
+        #[allow(clippy::unnecessary_cast)]
+        let wanted_nanos = wanted.tv_nsec as i64;
+        if seconds.abs_diff(wanted.tv_sec) > ROUNDING_SECONDS_MAX {
+            self.keeping
+                .lose("the modification times (out of the file system's range)");
+        } else if (seconds, nanos) != (wanted.tv_sec, wanted_nanos) {
+            self.keeping
+                .lose("the exact modification times (the file system rounds them)");
+        } else if nanos % 100 != 0 {
+            // Units of 100 ns are the finest that are not nanoseconds (NTFS, SMB).
+            self.keeping.exact_device.store(device, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Gives an open file or directory all of it, with the permission bits `mode`;
@@ -173,8 +215,8 @@ impl Metadata {
         self.give(stat, |user, group| rustix::fs::fchown(fd, user, group));
         self.write_attributes(bearer, needs_owner, false);
         self.bits_set(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)))?;
-        rustix::fs::futimens(fd, &self.times())
-            .map_err(|errno| ("set the modification time of", errno))
+        let set = rustix::fs::futimens(fd, &self.times());
+        self.time_set(stat.st_dev, set, || rustix::fs::fstat(fd))
     }
 
     /// Gives a link or a special file all of it by its name, which is not followed.
@@ -201,8 +243,10 @@ impl Metadata {
             let bits = Mode::from_raw_mode(self.mode);
             self.bits_set(rustix::fs::chmodat(directory, name, bits, AtFlags::empty()))?;
         }
-        rustix::fs::utimensat(directory, name, &self.times(), flags)
-            .map_err(|errno| ("set the modification time of", errno))
+        let set = rustix::fs::utimensat(directory, name, &self.times(), flags);
+        self.time_set(stat.st_dev, set, || {
+            rustix::fs::statat(directory, name, flags)
+        })
     }
 
     /// True of a regular file of `size` bytes that has this time: it is passed over.
@@ -334,7 +378,47 @@ impl Metadata {
     }
 }
 
+/// True where `kept` is `wanted` rounded down to the coarsest decimal unit that
+/// `kept` is a multiple of: seconds (old ext), milliseconds, 100 ns (NTFS, SMB), 1 ns.
+fn is_rounded(kept: i64, wanted: i64) -> bool {
+    let mut unit = 1_000_000_000;
+    while kept % unit != 0 {
+        unit /= 10;
+    }
+    wanted - wanted % unit == kept
+}
+
 /// An owner's change and the permission bits come before these.
 fn needs_owner(attribute: &Attribute) -> bool {
     attributes::is_acl(&attribute.name) || attribute.name.starts_with(b"security.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_rounded;
+
+    #[test]
+    fn a_time_is_the_same_as_exactly_as_it_is_kept() {
+        for kept in [
+            123_456_789,
+            123_456_700,
+            123_456_000,
+            123_000_000,
+            120_000_000,
+            0,
+        ] {
+            assert!(is_rounded(kept, 123_456_789), "{kept}");
+        }
+        for kept in [
+            123_456_788,
+            123_456_790,
+            123_456_800,
+            124_000_000,
+            1,
+            999_999_999,
+        ] {
+            assert!(!is_rounded(kept, 123_456_789), "{kept}");
+        }
+        assert!(is_rounded(0, 0) && !is_rounded(1, 0) && !is_rounded(500_000_000, 0));
+    }
 }

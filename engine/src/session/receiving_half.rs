@@ -373,8 +373,7 @@ impl ReceivingHalf {
                 self.segments.remove(&segment);
             }
             ReceiverOutput::Finish => {
-                let notes = self.destination.making().keeping.notes();
-                notes.into_iter().for_each(|note| tally.note(note));
+                tally.lose(self.destination.making().keeping.lost());
                 self.ask_for_reports(core);
                 self.finish_when_told(core, tally);
             }

@@ -89,6 +89,14 @@ impl Tally {
         }
     }
 
+    /// What of the entries was not kept, a sentence a kind.
+    pub(crate) fn lose(&mut self, lost: Vec<String>) {
+        for what in &lost {
+            self.tell(Event::Note(what.clone()));
+        }
+        self.own.lost = lost;
+    }
+
     /// Files planned so far.
     pub(crate) fn file_count(&self) -> u64 {
         self.file_count
@@ -294,11 +302,15 @@ fn merge(into: &mut SideReport, other: SideReport) {
     if into.method.is_empty() {
         into.method = other.method;
     }
-    for note in other.notes {
-        if !into.notes.contains(&note) {
-            into.notes.push(note);
+    let join = |into: &mut Vec<String>, other: Vec<String>| {
+        for sentence in other {
+            if !into.contains(&sentence) {
+                into.push(sentence);
+            }
         }
-    }
+    };
+    join(&mut into.notes, other.notes);
+    join(&mut into.lost, other.lost);
 }
 
 /// Counts the files of a segment that is over.

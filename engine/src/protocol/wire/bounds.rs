@@ -308,6 +308,7 @@ fn clean_error(error: &mut Error) {
 fn clean_report(report: &mut SideReport) {
     clean(&mut report.method);
     report.notes.iter_mut().for_each(clean);
+    report.lost.iter_mut().for_each(clean);
     for connection in &mut report.connections {
         clean(&mut connection.path);
         clean(&mut connection.congestion_control);

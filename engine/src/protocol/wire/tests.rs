@@ -53,14 +53,16 @@ fn report() -> impl Strategy<Value = Box<SideReport>> {
         any::<[u64; 4]>(),
         text(),
         prop::collection::vec(text(), 0..3),
+        prop::collection::vec(text(), 0..3),
     )
-        .prop_map(|(numbers, method, notes)| {
+        .prop_map(|(numbers, method, notes, lost)| {
             let mut report = SideReport {
                 system_calls: numbers[0],
                 cpu_nanos: numbers[1],
                 zero_copy_sent_bytes: numbers[2],
                 method,
                 notes,
+                lost,
                 ..SideReport::default()
             };
             report.latencies.landed.record(numbers[3] % 1_000_000, 3);
@@ -544,6 +546,7 @@ fn what_people_will_read_cannot_steer_their_terminal() {
 fn a_reports_lists_are_cut_while_they_are_read() {
     let report = Box::new(SideReport {
         notes: vec![String::new(); 1_000_000],
+        lost: vec![String::new(); 1_000_000],
         ..SideReport::default()
     });
     let mut reader = MessageReader::new();
@@ -556,4 +559,6 @@ fn a_reports_lists_are_cut_while_they_are_read() {
     };
     assert_eq!(report.notes.len(), limits::NOTES_MAX);
     assert!(report.notes.capacity() <= 2 * limits::NOTES_MAX);
+    assert_eq!(report.lost.len(), limits::NOTES_MAX);
+    assert!(report.lost.capacity() <= 2 * limits::NOTES_MAX);
 }
