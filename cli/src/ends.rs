@@ -139,16 +139,26 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-/// cp's rule: a file is not copied onto itself, nor a directory into itself.
-pub fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
-    for named in sources {
+/// The paths among `sources`, each with where it lands.
+fn landing_places<'a>(
+    sources: &'a [LocalSource],
+    target: &'a Path,
+) -> impl Iterator<Item = (&'a Path, PathBuf)> {
+    sources.iter().filter_map(|named| {
         let LocalSource::Path(source) = named else {
-            continue;
+            return None;
         };
         let end = match source.file_name() {
             Some(name) if target.is_dir() && !is_contents(named) => target.join(name),
             _ => target.to_owned(),
         };
+        Some((source.as_path(), end))
+    })
+}
+
+/// cp's rule: a file is not copied onto itself, nor a directory into itself.
+pub fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
+    for (source, end) in landing_places(sources, target) {
         if source.is_dir() && lies_in(&end, source) {
             return Err(usage(format!(
                 "cannot copy the directory {} into itself: {} lies in it",
@@ -169,14 +179,7 @@ pub fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), 
 
 /// What lies in the target and is not in the source goes: the source must not be that.
 pub fn refuse_deleting_source(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
-    for named in sources {
-        let LocalSource::Path(source) = named else {
-            continue;
-        };
-        let end = match source.file_name() {
-            Some(name) if target.is_dir() && !is_contents(named) => target.join(name),
-            _ => target.to_owned(),
-        };
+    for (source, end) in landing_places(sources, target) {
         if end.is_dir() && lies_in(source, &end) {
             return Err(usage(format!(
                 "cannot use --delete: the source {} lies in {}, and would be deleted itself",

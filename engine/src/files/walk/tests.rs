@@ -7,8 +7,7 @@ use super::*;
 use crate::limits;
 use std::path::PathBuf;
 
-fn local(paths: &[PathBuf]) -> Walk {
-    let names = paths.iter().cloned().map(LocalSource::Path);
+fn walk_of(names: impl IntoIterator<Item = impl Into<NamedSource>>) -> Walk {
     Walk::new(
         Reach::User,
         names,
@@ -18,6 +17,10 @@ fn local(paths: &[PathBuf]) -> Walk {
         limits::CHUNK_BYTES_MIN,
     )
     .expect("no patterns")
+}
+
+fn local(paths: &[PathBuf]) -> Walk {
+    walk_of(paths.iter().cloned().map(LocalSource::Path))
 }
 
 fn files(directory: &Path, count: usize) -> Vec<PathBuf> {
@@ -78,15 +81,7 @@ fn a_stream_is_a_part_of_its_own() {
         bytes: Some(5),
     };
     let names = [some.clone(), some.clone(), endless.clone(), endless, some];
-    let mut walk = Walk::new(
-        Reach::User,
-        names,
-        true,
-        TreeOptions::default(),
-        false,
-        limits::CHUNK_BYTES_MIN,
-    )
-    .expect("no patterns");
+    let mut walk = walk_of(names);
     let mut counts = Vec::new();
     while !walk.is_empty() {
         counts.push(walk.next_batch(100, true).expect("made").sources.len());
