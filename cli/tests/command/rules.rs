@@ -386,3 +386,27 @@ fn a_source_is_not_deleted_by_its_own_copy() {
     }
     assert_eq!(files(&folder, "there"), ["b", "tree/a"]);
 }
+
+#[test]
+fn deleting_holds_no_descriptor_a_directory() {
+    let folder = Folder::new();
+    for number in 0..300 {
+        let inside = format!("d{number}/");
+        make(&folder, "tree", &[&format!("{inside}kept")]);
+        make(
+            &folder,
+            "there",
+            &[&format!("{inside}kept"), &format!("{inside}old")],
+        );
+    }
+    for options in ["--max-delete 300", ""] {
+        let mut limited = std::process::Command::new("prlimit");
+        limited.arg("--nofile=128");
+        let ran = folder.haul_by(limited, &format!("copy -q --delete {options} tree/ there"));
+        assert_eq!(ran.code, 0, "{options}: {}", ran.stderr);
+        assert_eq!(files(&folder, "there"), files(&folder, "tree"));
+        for number in 0..300 {
+            make(&folder, "there", &[&format!("d{number}/old")]);
+        }
+    }
+}

@@ -7,12 +7,11 @@
 //! system that is mounted in it is gone into.
 
 use super::filter::PathFilter;
-use super::make::TargetFolders;
 use crate::error::{Error, ErrorKind, Result, Side, why};
-use crate::files::beneath::{DIRECTORY, open_beneath_mount};
-use crate::files::folder::HeldFolder;
+use crate::files::beneath::{DIRECTORY, open_beneath, open_beneath_mount};
 use crate::files::place::{ResolvedTarget, display_in};
 use crate::files::temporary::is_temporary;
+use crate::kernel::descriptors::patiently;
 use crate::limits;
 use crate::options::DeleteRules;
 use crate::protocol::wire::{Deletions, Listing, Names, path_in};
@@ -26,12 +25,13 @@ use std::sync::Arc;
 const LISTING_BYTES: usize = 64 * 1024;
 /// Directories that are gone into to delete what is in them, one inside another.
 const DEPTH_MAX: usize = 1024;
+/// Names of 255 bytes that fit into one path of the kernel's.
+const PATH_NAMES_MAX: usize = 15;
 
 /// The deleting of one transfer.
 pub struct Deleting {
     rules: DeleteRules,
     filter: Option<PathFilter>,
-    folders: TargetFolders,
     /// Names of directories of which a part was told, by path.
     parts: HashMap<Vec<u8>, HashSet<Vec<u8>>>,
     parts_bytes: usize,
@@ -42,10 +42,49 @@ pub struct Deleting {
 
 /// A name that the source has not.
 struct Superfluous {
-    folder: Arc<HeldFolder>,
+    folder: Arc<TargetFolder>,
     name: Vec<u8>,
     path: Vec<u8>,
     display: String,
+}
+
+/// Where a directory of the source is in the target. None is held open between two
+/// looks, as there may be more of them than descriptors.
+struct TargetFolder {
+    /// Its names from the target's directory, which no link replaces.
+    names: Vec<Vec<u8>>,
+    display: String,
+}
+
+impl TargetFolder {
+    fn of(target: &ResolvedTarget, path: &[u8]) -> Self {
+        let mut folder = Self {
+            names: Vec::new(),
+            display: target.display().to_owned(),
+        };
+        let parts = path.split(|byte| *byte == b'/');
+        for name in parts.filter(|name| !name.is_empty()) {
+            match target.name().filter(|_| folder.names.is_empty()) {
+                // It has another name there, which the target's words have already.
+                Some(own) => folder.names.push(own.to_vec()),
+                None => {
+                    folder.display = display_in(&folder.display, name);
+                    folder.names.push(name.to_vec());
+                }
+            }
+        }
+        folder
+    }
+
+    fn open(&self, target: &ResolvedTarget) -> rustix::io::Result<OwnedFd> {
+        let top = || rustix::fs::openat(target.folder(), ".", DIRECTORY, Mode::empty());
+        let mut at = patiently(top)?;
+        for names in self.names.chunks(PATH_NAMES_MAX) {
+            let path = names.join(&b'/');
+            at = patiently(|| open_beneath(at.as_fd(), &path, DIRECTORY))?;
+        }
+        Ok(at)
+    }
 }
 
 impl Deleting {
@@ -55,7 +94,6 @@ impl Deleting {
         Self {
             rules,
             filter,
-            folders: TargetFolders::default(),
             parts: HashMap::new(),
             parts_bytes: 0,
             waiting: Vec::new(),
@@ -69,28 +107,27 @@ impl Deleting {
     /// [`ErrorKind::Partial`]: more would go than was allowed; nothing of it went.
     pub fn part(&mut self, target: &ResolvedTarget, names: &Names) -> Result<Deletions> {
         let mut done = Deletions::default();
-        let mut wanted = vec![false; names.folders.len() + 1];
-        for listing in &names.listings {
-            wanted[listing.folder as usize] = true;
-        }
-        let folders = self
-            .folders
-            .of_folders(target, &names.folders, wanted, false);
         for listing in &names.listings {
             let path = path_in(&names.folders, listing.folder, b"");
             let Some(all) = self.all_names(&path, listing)? else {
                 continue;
             };
-            // What is missing there has nothing that could be deleted.
-            let Some(folder) = folders.held(target, listing.folder) else {
+            // A file's name at the target is no directory.
+            if listing.folder == 0 && !target.is_directory() {
                 continue;
-            };
-            let display = folders.display(listing.folder);
-            let found = superfluous(&folder, &path, display, &all, |path, is_directory| {
-                self.is_kept(path, listing.above, is_directory)
+            }
+            let folder = Arc::new(TargetFolder::of(target, &path));
+            let display = &folder.display;
+            let found = folder.open(target).and_then(|open| {
+                let is_kept =
+                    |path: &[u8], is_directory| self.is_kept(path, listing.above, is_directory);
+                let found = superfluous(&open, &folder, &path, &all, is_kept)?;
+                Ok((open, found))
             });
-            let found = match found {
+            let (open, found) = match found {
                 Ok(found) => found,
+                // What is missing there has nothing that could be deleted.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 Err(errno) => {
                     let doing = format!("cannot list {display} to delete what is superfluous");
                     fail(&mut done, Error::local(doing, why(errno)));
@@ -112,20 +149,37 @@ impl Deleting {
                 .at(Side::Receiver));
             }
             match self.rules.count_max {
-                Some(most) => self.gather(found, most)?,
+                Some(most) => self.gather(&open, found, most)?,
                 None => {
                     for one in found {
-                        self.delete(&one, &mut done);
+                        self.delete(open.as_fd(), &one, &mut done);
                     }
                 }
             }
         }
         if names.last {
-            for one in std::mem::take(&mut self.waiting) {
-                self.delete(&one, &mut done);
-            }
+            self.delete_waiting(target, &mut done);
         }
         Ok(done)
+    }
+
+    /// Deletes what was counted.
+    fn delete_waiting(&mut self, target: &ResolvedTarget, done: &mut Deletions) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for inside in waiting.chunk_by(|one, next| Arc::ptr_eq(&one.folder, &next.folder)) {
+            let folder = &inside[0].folder;
+            match folder.open(target) {
+                Ok(open) => inside
+                    .iter()
+                    .for_each(|one| self.delete(open.as_fd(), one, done)),
+                // Somebody else did what is wanted.
+                Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    let doing = format!("cannot delete what is superfluous in {}", folder.display);
+                    fail(done, Error::local(doing, why(errno)));
+                }
+            }
+        }
     }
 
     /// All names of the directory, once the last of them was told; nothing before, and
@@ -161,9 +215,9 @@ impl Deleting {
     }
 
     /// Keeps them until all is counted.
-    fn gather(&mut self, found: Vec<Superfluous>, most: u64) -> Result<()> {
+    fn gather(&mut self, folder: &OwnedFd, found: Vec<Superfluous>, most: u64) -> Result<()> {
         for one in found {
-            let inside = count(one.folder.as_fd(), &one.name, most, 0);
+            let inside = count(folder.as_fd(), &one.name, most, 0);
             self.waiting_count = self.waiting_count.saturating_add(inside);
             if self.waiting_count > most {
                 self.waiting.clear();
@@ -179,14 +233,13 @@ impl Deleting {
         Ok(())
     }
 
-    fn delete(&self, one: &Superfluous, done: &mut Deletions) {
+    fn delete(&self, folder: BorrowedFd<'_>, one: &Superfluous, done: &mut Deletions) {
         if self.rules.only_tell {
-            let inside = count(one.folder.as_fd(), &one.name, u64::MAX, 0);
+            let inside = count(folder, &one.name, u64::MAX, 0);
             done.count += inside;
             done.paths.push(one.path.clone());
             return;
         }
-        let folder = one.folder.as_fd();
         // The directory keeps the time that it got from its source.
         let before = rustix::fs::fstat(folder);
         let mut removed = 0;
@@ -226,16 +279,14 @@ fn fail(done: &mut Deletions, error: Error) {
 
 /// What is in a directory and not among `names`, except what `is_kept`.
 fn superfluous(
-    folder: &Arc<HeldFolder>,
+    open: &OwnedFd,
+    folder: &Arc<TargetFolder>,
     path: &[u8],
-    display: &str,
     names: &HashSet<Vec<u8>>,
     is_kept: impl Fn(&[u8], bool) -> bool,
 ) -> rustix::io::Result<Vec<Superfluous>> {
-    // Its own reading starts at the front, whatever was read by the one that is held.
-    let own = rustix::fs::openat(folder, ".", DIRECTORY, Mode::empty())?;
     let mut found = Vec::new();
-    for (name, kind) in list(&own)? {
+    for (name, kind) in list(open)? {
         // Temporary files are those of a transfer, or `haul clean`'s.
         if names.contains(&name) || is_temporary(&name) {
             continue;
@@ -250,7 +301,7 @@ fn superfluous(
         }
         found.push(Superfluous {
             folder: folder.clone(),
-            display: display_in(display, &name),
+            display: display_in(&folder.display, &name),
             name,
             path: own_path,
         });

@@ -35,17 +35,7 @@ impl TargetFolders {
         offer: &Offer,
         makes: bool,
     ) -> OfferFolders {
-        self.of_folders(target, &offer.folders, uses(offer), makes)
-    }
-
-    /// Those of `folders` that are `wanted`, by number.
-    pub fn of_folders(
-        &mut self,
-        target: &ResolvedTarget,
-        folders: &[Folder],
-        wanted: Vec<bool>,
-        makes: bool,
-    ) -> OfferFolders {
+        let (folders, wanted) = (&offer.folders, uses(offer));
         let mut waiting = needed_inside(folders, &wanted);
         let mut paths: Vec<Vec<u8>> = vec![Vec::new()];
         let mut found: Vec<Option<Result<Arc<HeldFolder>>>> = vec![None];
@@ -149,21 +139,6 @@ impl OfferFolders {
     #[must_use]
     pub fn is_left_out(&self, folder: FolderId) -> bool {
         self.left_out.get(folder as usize).is_some_and(|is| *is)
-    }
-
-    /// That folder, where it is there.
-    #[must_use]
-    pub fn held(&self, target: &ResolvedTarget, folder: FolderId) -> Option<Arc<HeldFolder>> {
-        match folder {
-            0 => target.is_directory().then(|| target.folder().clone()),
-            number => self.found.get(number as usize)?.clone()?.ok(),
-        }
-    }
-
-    /// What sentences call it.
-    #[must_use]
-    pub fn display(&self, folder: FolderId) -> &str {
-        &self.displays[folder as usize]
     }
 
     /// Where `name` in that folder goes.
