@@ -15,12 +15,14 @@ use crate::ends::{
 use crate::events::Events;
 use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
+use crate::listed;
 use crate::progress::{Sealing, Shown};
 use haul_engine::kernel::standard::{Standard, was_closed};
 use haul_engine::limits;
 use haul_engine::options;
+use haul_engine::options::names::{NameList, ReadNames};
 use haul_engine::options::{
-    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget,
+    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget, TreeOptions,
 };
 use haul_engine::report::Report;
 use haul_engine::{Error, ErrorKind, PeerAddress, Pool, Side, Transfer};
@@ -76,10 +78,13 @@ pub fn run(
     let mut outputs = None;
     let report = Route::plan(arguments)
         .and_then(|route| {
+            let list = arguments.entries.files_from.as_deref();
+            let list = list.map(|path| listed::read(path, arguments.entries.null));
+            let list = list.transpose()?;
             refuse_shared_outputs(arguments, &output)?;
             // Made only when the copy makes sense, but before anything moves.
             outputs = Some(Outputs::create(&output)?);
-            carry(route, arguments, console, interrupts, &mut events)
+            carry(route, list, arguments, console, interrupts, &mut events)
         })
         .unwrap_or_else(|error| Report::failed(error, began.elapsed()));
     follow::tell(
@@ -96,7 +101,12 @@ pub fn run(
 impl Route {
     /// What the endpoints mean together.
     fn plan(arguments: &CopyArguments) -> Result<Self, Error> {
-        let (sources, target) = (arguments.sources.as_slice(), &arguments.target);
+        let target = &arguments.target;
+        let of_list = match arguments.entries.files_from {
+            Some(_) => Some([listed::directory(&arguments.sources)?]),
+            None => None,
+        };
+        let sources = of_list.as_ref().map_or(&arguments.sources[..], |one| one);
         refuse_ssh(sources.iter().chain([target]))?;
         refuse_unnamed(sources, target)?;
         refuse_deleting(arguments)?;
@@ -333,6 +343,7 @@ fn local_sources(sources: &[Endpoint]) -> Result<Option<Vec<LocalSource>>, Error
 /// Connects the two ends and carries the bytes.
 fn carry(
     route: Route,
+    list: Option<ReadNames>,
     arguments: &CopyArguments,
     console: &Console,
     interrupts: &Interrupts,
@@ -345,8 +356,16 @@ fn carry(
         said.line("haul: interrupted before anything was sent");
         quit.exit();
     });
+    if let Some(list) = list.as_ref().filter(|_| !arguments.output.quiet) {
+        listed::tell(list, console);
+    }
+    // All of it is a copy without a list.
+    let names = list.filter(|list| !list.is_whole).map(|list| list.names);
     let options = CopyOptions {
-        tree: arguments.entries.tree()?,
+        tree: TreeOptions {
+            listed: names.is_some(),
+            ..arguments.entries.tree()?
+        },
         rules: arguments.entries.rules(),
         file_events: arguments.output.events || arguments.entries.dry_run,
         ..arguments.transfer.copy()
@@ -385,6 +404,10 @@ fn carry(
     };
     let remote = route.remote_side();
     let mut pool = connect(&peer, pool_options).map_err(&explain)?;
+    let route = match names {
+        Some(names) => route.with_names(names),
+        None => route,
+    };
     let transfer = route.start(&mut pool, &options).map_err(&explain)?;
     let output = &arguments.output;
     let sealing = Sealing::of(&options);
@@ -443,6 +466,18 @@ impl Route {
                     ..
                 }
         )
+    }
+
+    /// The same, of what `names` names in its only directory.
+    fn with_names(mut self, names: NameList) -> Self {
+        match &mut self {
+            Self::Push { sources, .. } | Self::Here { sources, .. } => {
+                sources.push(LocalSource::Names(names));
+            }
+            Self::Pull { sources, .. } => sources.push(RemoteSource::Names(names)),
+            Self::Out { .. } => {}
+        }
+        self
     }
 
     /// Which side a server elsewhere is, where there is one.

@@ -37,6 +37,16 @@ pub struct EntryOptions {
     /// Leave directories on other file systems empty
     #[arg(short = 'x', long)]
     pub one_file_system: bool,
+    /// Copy what symbolic links lead to in their place (from a server: below its root)
+    #[arg(short = 'L', long)]
+    pub follow: bool,
+    /// Copy what FILE names of SOURCE, a directory: a name a line, - is standard input; a
+    /// directory alone, or with all that is in it where a slash ends its name
+    #[arg(long, value_name = "FILE", conflicts_with = "delete")]
+    pub files_from: Option<PathBuf>,
+    /// With --files-from: names end in NUL, as those of find -print0
+    #[arg(short = '0', long, requires = "files_from")]
+    pub null: bool,
     /// Delete in the end what the target's directories have and the source's have not
     #[arg(long)]
     pub delete: bool,
@@ -71,6 +81,8 @@ impl EntryOptions {
             numeric_ids: self.numeric_ids,
             attributes: !self.no_xattrs,
             one_file_system: self.one_file_system,
+            follow: self.follow,
+            listed: false,
             filters: self.patterns.rules()?,
         })
     }

@@ -79,6 +79,8 @@ pub const TREE_DESCRIPTORS: usize = SEGMENTS_OPEN_MAX * TREE_SEGMENT_ENTRIES_MAX
 pub const NAMES_MAX: usize = 16 * 1024;
 /// … and their bytes, with those of the directories that they lie in.
 pub const NAMES_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a list of names that are told at once, about: some five thousand names.
+pub const LIST_PART_BYTES: usize = 256 * 1024;
 /// Bytes of names that are kept until the last of their directory is told, at most:
 /// some two million in one directory.
 pub const NAMES_KEPT_BYTES_MAX: usize = 128 * 1024 * 1024;

@@ -3,7 +3,10 @@
 //! Leaves to others: parsing (the command line) and obeying (the rooms below).
 //! Invariant: `Default` is what the command line does without an option.
 
+pub mod names;
+
 use crate::limits;
+use names::NameList;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -112,6 +115,11 @@ pub struct TreeOptions {
     pub attributes: bool,
     /// Directories on other file systems than that of their source are left empty.
     pub one_file_system: bool,
+    /// What symbolic links lead to is copied in their place; below a server's root only
+    /// those that stay there.
+    pub follow: bool,
+    /// Of the only source, a directory, what lists name.
+    pub listed: bool,
     /// What is left out: the last rule that fits decides.
     pub filters: Vec<FilterRule>,
 }
@@ -132,6 +140,8 @@ impl Default for TreeOptions {
             numeric_ids: false,
             attributes: true,
             one_file_system: false,
+            follow: false,
+            listed: false,
             filters: Vec::new(),
         }
     }
@@ -229,6 +239,8 @@ pub enum Pattern {
 pub enum LocalSource {
     /// A file or a directory; one that ends in a slash means its contents.
     Path(PathBuf),
+    /// Names in the directory before it, with [`TreeOptions::listed`].
+    Names(NameList),
     /// Standard input, or any descriptor's stream, of unknown length.
     Stdin,
     /// Bytes made on the fly; `None` goes on until the transfer is stopped by
@@ -273,6 +285,8 @@ pub enum RemoteSource {
     /// A file or a directory below the peer's root; one that ends in a slash means its
     /// contents, and a slash alone those of the root.
     Path(Vec<u8>),
+    /// Names in the directory before it, with [`TreeOptions::listed`].
+    Names(NameList),
     /// Bytes made on the fly; as [`LocalSource::Generated`].
     Generated {
         /// What they look like.

@@ -11,6 +11,7 @@ mod descriptors;
 mod faults;
 mod holes;
 mod limits;
+mod lists;
 mod mount;
 mod outputs;
 mod rates;

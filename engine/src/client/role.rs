@@ -203,7 +203,7 @@ impl Client {
         if let LocalTarget::Path { make, .. } = &mut target {
             *make |= sources.iter().any(|source| match source {
                 RemoteSource::Path(path) => is_contents(path),
-                RemoteSource::Generated { .. } => false,
+                RemoteSource::Names(_) | RemoteSource::Generated { .. } => false,
             });
         }
         let mut saying = Saying::new(sources);

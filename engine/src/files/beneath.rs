@@ -42,6 +42,16 @@ pub(super) fn open_beneath_mount(
     retried(|| rustix::fs::openat2(directory, path, flags, Mode::empty(), how))
 }
 
+/// Opens what `path` names below `directory`, along links that stay there.
+pub(super) fn open_below_root(
+    directory: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let how = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+    retried(|| rustix::fs::openat2(directory, path, flags, Mode::empty(), how))
+}
+
 /// Calls again what a rename on the way made the kernel unsure about.
 fn retried(open: impl Fn() -> rustix::io::Result<OwnedFd>) -> rustix::io::Result<OwnedFd> {
     for _ in 0..8 {

@@ -6,7 +6,7 @@
 //! that is replaced meanwhile changes nothing, and only regular files are opened for
 //! reading.
 
-use super::beneath::{check_path, kind_name, no_openat2, open_beneath, unfit};
+use super::beneath::{check_path, kind_name, no_openat2, open_below_root, open_beneath, unfit};
 use super::extents::data_of;
 use super::{FileSystem, Identity, direct_is_possible, reopening, shown};
 use crate::error::{Error, ErrorKind, Result, Side, why};
@@ -181,18 +181,21 @@ impl FileSource {
     /// As [`FileSource::open_local`]; [`ErrorKind::Usage`] for a path that is
     /// absolute or has empty, "." or ".." components.
     pub fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<Self> {
-        Ok(Self::try_beneath(root, path)?)
+        Ok(Self::try_beneath(root, path, false)?)
     }
 
-    /// As [`FileSource::open_beneath`].
+    /// As [`FileSource::open_beneath`]; `follow` takes links that stay below the root.
     ///
     /// # Errors
     /// The same, and whether only a descriptor was missing.
-    pub fn try_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<Self, NotOpened> {
+    pub fn try_beneath(root: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<Self, NotOpened> {
         let display = shown(path);
         check_path(path)
             .map_err(|why| unfit(&format!("cannot read {display:?}"), why).at(Side::Sender))?;
-        let open = |flags| open_beneath(root, path, flags | OFlags::NOFOLLOW);
+        let open = |flags| match follow {
+            true => open_below_root(root, path, flags),
+            false => open_beneath(root, path, flags | OFlags::NOFOLLOW),
+        };
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         Self::open_by(open, refusal, name.to_vec(), display)
     }

@@ -5,7 +5,7 @@
 //! descriptors are open than there was room for.
 
 use super::attributes;
-use super::beneath::{DIRECTORY, check_path, open_beneath, unfit, why_beneath};
+use super::beneath::{DIRECTORY, check_path, open_below_root, open_beneath, unfit, why_beneath};
 use super::generated::Generated;
 use super::missing::Missing;
 use super::owners::OwnerNames;
@@ -14,14 +14,18 @@ use super::shown;
 use super::source::Source;
 use super::stream::{StreamNews, StreamSource};
 use super::tree::filter::PathFilter;
+use super::tree::follow::Following;
 use super::tree::names::{NameScan, NamesOptions, NamesPart};
 use super::tree::offered::OfferedFolders;
-use super::tree::scan::{ScanOptions, TreeScan};
+use super::tree::passed_over::PassedOver;
+use super::tree::scan::{ScanOptions, Scanned, TreeScan};
+use super::tree::wanted::WantedNames;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::kernel::descriptors;
 use crate::kernel::descriptors::Exhaustion;
 use crate::kernel::random::random;
 use crate::limits;
+use crate::options::names::NameList;
 use crate::options::{LocalSource, Pattern, RemoteSource, TreeOptions, is_contents};
 use crate::protocol::credit::Cut;
 use crate::protocol::sender::Offered;
@@ -48,6 +52,8 @@ pub enum Reach {
 pub enum NamedSource {
     /// A regular file.
     Path(Vec<u8>),
+    /// Names in the directory before it.
+    Names(NameList),
     /// Standard input.
     Stdin,
     /// Bytes made on the fly.
@@ -63,6 +69,7 @@ impl From<LocalSource> for NamedSource {
     fn from(source: LocalSource) -> Self {
         match source {
             LocalSource::Path(path) => Self::Path(path.into_os_string().into_vec()),
+            LocalSource::Names(names) => Self::Names(names),
             LocalSource::Stdin => Self::Stdin,
             LocalSource::Generated { pattern, bytes } => Self::Generated { pattern, bytes },
         }
@@ -73,6 +80,7 @@ impl From<RemoteSource> for NamedSource {
     fn from(source: RemoteSource) -> Self {
         match source {
             RemoteSource::Path(path) => Self::Path(path),
+            RemoteSource::Names(names) => Self::Names(names),
             RemoteSource::Generated { pattern, bytes } => Self::Generated { pattern, bytes },
         }
     }
@@ -81,7 +89,9 @@ impl From<RemoteSource> for NamedSource {
 impl NamedSource {
     fn kind(&self) -> EntryKind {
         match self {
-            Self::Path(_) | Self::Generated { bytes: Some(_), .. } => EntryKind::File,
+            Self::Path(_) | Self::Names(_) | Self::Generated { bytes: Some(_), .. } => {
+                EntryKind::File
+            }
             Self::Stdin | Self::Generated { bytes: None, .. } => EntryKind::Stream,
         }
     }
@@ -94,6 +104,10 @@ pub type Tell = Box<dyn FnMut(StreamNews) + Send>;
 pub struct Walk {
     reach: Reach,
     names: VecDeque<NamedSource>,
+    /// Of the only directory, what lists name.
+    wanted: Option<WantedNames>,
+    /// The list that says what is read next was not told yet.
+    waits_for_list: bool,
     /// The directory that is being read.
     tree: Option<TreeScan>,
     options: TreeOptions,
@@ -122,8 +136,8 @@ pub struct Batch {
     pub sources: Vec<Arc<Source>>,
     /// It was cut short as every descriptor was in use.
     pub ran_out: bool,
-    /// Sockets that were passed over.
-    pub sockets: u64,
+    /// What of a directory that was read was passed over.
+    pub passed_over: PassedOver,
 }
 
 impl Batch {
@@ -146,13 +160,14 @@ impl Walk {
         drop_cache: bool,
         chunk_bytes: u32,
     ) -> Result<Self> {
-        let names: VecDeque<NamedSource> = names.into_iter().map(Into::into).collect();
         let filter = PathFilter::new(&options.filters)?.map(Arc::new);
-        Ok(Self {
+        let mut walk = Self {
             reach,
             filter,
-            is_alone: has_all && names.len() == 1,
-            names,
+            is_alone: options.listed,
+            names: VecDeque::new(),
+            wanted: options.listed.then(WantedNames::default),
+            waits_for_list: false,
             tree: None,
             options,
             roots: Vec::new(),
@@ -162,7 +177,13 @@ impl Walk {
             is_in_order: false,
             tell: None,
             no_generated: None,
-        })
+        };
+        walk.add(names);
+        walk.is_alone |= has_all && walk.names.len() == 1;
+        if has_all {
+            walk.has_all();
+        }
+        Ok(walk)
     }
 
     /// What is made on the fly ends the transfer with `error`.
@@ -188,18 +209,44 @@ impl Walk {
 
     /// Names that follow those that are there.
     pub fn add(&mut self, names: impl IntoIterator<Item = impl Into<NamedSource>>) {
-        self.names.extend(names.into_iter().map(Into::into));
+        for named in names.into_iter().map(Into::into) {
+            match (named, &mut self.wanted) {
+                (NamedSource::Names(list), Some(wanted)) => {
+                    self.waits_for_list &= list.is_empty();
+                    wanted.add(list);
+                }
+                (named, _) => self.names.push_back(named),
+            }
+        }
     }
 
-    /// Names that are left.
+    /// No name is added later.
+    pub fn has_all(&mut self) {
+        self.waits_for_list = false;
+        if let Some(wanted) = &mut self.wanted {
+            wanted.has_all();
+        }
+    }
+
+    /// True when further names are wanted before those run out that are left.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.names.len()
+    pub fn runs_out(&self) -> bool {
+        match &self.wanted {
+            Some(wanted) => wanted.bytes() < limits::LIST_PART_BYTES / 2,
+            None => self.names.len() < limits::SEGMENT_ENTRIES_MAX,
+        }
     }
 
-    /// True when every name so far was opened, and every directory read.
+    /// True when every name so far was opened, and every directory read as far as the
+    /// names lead.
     #[must_use]
     pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && (self.tree.is_none() || self.waits_for_list)
+    }
+
+    /// True when the last name was opened, and every directory read.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
         self.names.is_empty() && self.tree.is_none()
     }
 
@@ -267,9 +314,16 @@ impl Walk {
             && cut.entries() < limits::TREE_SEGMENT_ENTRIES_MAX
         {
             let known = folders.count();
-            let Some((entry, source)) = tree.next(folders) else {
-                batch.sockets += tree.sockets();
-                return;
+            let (entry, source) = match tree.next(folders, self.wanted.as_mut()) {
+                Scanned::Entry(found) => *found,
+                Scanned::Waits => {
+                    self.waits_for_list = true;
+                    break;
+                }
+                Scanned::Over => {
+                    batch.passed_over += tree.passed_over();
+                    return;
+                }
             };
             for folder in folders.since(known) {
                 cut.add_folder(&folder.name);
@@ -326,6 +380,11 @@ impl Walk {
     fn open(&mut self, named: &NamedSource) -> Result<WalkOpened, NotOpened> {
         let (entry, source) = match named {
             NamedSource::Path(path) => return self.open_path(path),
+            NamedSource::Names(_) => {
+                return Err(Error::usage("names in no directory cannot be copied")
+                    .at(Side::Sender)
+                    .into());
+            }
             NamedSource::Stdin => {
                 let tell = self.tell.take().unwrap_or_else(|| Box::new(drop));
                 let stream = StreamSource::stdin(self.chunk_bytes, tell)?;
@@ -355,7 +414,9 @@ impl Walk {
         }
         let opened = match &self.reach {
             Reach::User => FileSource::try_local(Path::new(OsStr::from_bytes(path))),
-            Reach::Beneath(root) => FileSource::try_beneath(root.as_fd(), path),
+            Reach::Beneath(root) => {
+                FileSource::try_beneath(root.as_fd(), path, self.options.follow)
+            }
         };
         let mut file = match opened {
             // Nothing that is handed on in order is a tree.
@@ -383,8 +444,10 @@ impl Walk {
 
     /// A directory, or its contents where its path ends in a slash.
     fn open_tree(&self, path: &[u8]) -> Result<WalkOpened, NotOpened> {
-        let (fd, name) = open_directory(&self.reach, path)?;
+        let (fd, name) = open_directory(&self.reach, path, self.options.follow)?;
         let options = ScanOptions {
+            follow: following(&self.reach, path, self.options.follow),
+            listed: self.options.listed,
             owners: self.options.owners,
             attributes: self.options.attributes,
             one_file_system: self.options.one_file_system,
@@ -402,8 +465,10 @@ impl Walk {
             reach: self.reach.clone(),
             roots: std::mem::take(&mut self.roots).into(),
             scan: None,
+            follow: self.options.follow,
             options: NamesOptions {
                 one_file_system: self.options.one_file_system,
+                follow: None,
                 filter: self.filter.clone(),
                 hides_left_out,
             },
@@ -413,7 +478,11 @@ impl Walk {
 
 /// The directory of that path, and what it is called at the target: nothing where its
 /// contents are meant.
-fn open_directory(reach: &Reach, path: &[u8]) -> Result<(OwnedFd, Vec<u8>), NotOpened> {
+fn open_directory(
+    reach: &Reach,
+    path: &[u8],
+    follow: bool,
+) -> Result<(OwnedFd, Vec<u8>), NotOpened> {
     let display = shown(path);
     let end = path.iter().rposition(|byte| *byte != b'/');
     let trimmed = &path[..end.map_or(0, |last| last + 1)];
@@ -431,7 +500,11 @@ fn open_directory(reach: &Reach, path: &[u8]) -> Result<(OwnedFd, Vec<u8>), NotO
                 .map_err(|why| unfit(&format!("cannot read {display:?}"), why))
                 .map_err(|error| error.at(Side::Sender))?;
             let name = trimmed.rsplit(|byte| *byte == b'/').next();
-            (open_beneath(root.as_fd(), trimmed, DIRECTORY), name)
+            let opened = match follow {
+                true => open_below_root(root.as_fd(), trimmed, DIRECTORY),
+                false => open_beneath(root.as_fd(), trimmed, DIRECTORY),
+            };
+            (opened, name)
         }
     };
     let fd = opened.map_err(|errno| {
@@ -446,11 +519,32 @@ fn open_directory(reach: &Reach, path: &[u8]) -> Result<(OwnedFd, Vec<u8>), NotO
     Ok((fd, name.to_vec()))
 }
 
+/// Where links in the directory of that path lead, where they are followed.
+fn following(reach: &Reach, path: &[u8], follow: bool) -> Option<Following> {
+    follow.then(|| match reach {
+        Reach::User => Following::User,
+        Reach::Beneath(root) => Following::Beneath(root.clone(), below_root(path)),
+    })
+}
+
+/// A directory's path below the root, with a slash at its end unless it is the root.
+fn below_root(path: &[u8]) -> Vec<u8> {
+    let mut path = path.to_vec();
+    while path.last() == Some(&b'/') {
+        path.pop();
+    }
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path
+}
+
 /// The names in the directories of a walk that is over.
 pub struct Naming {
     reach: Reach,
     roots: VecDeque<Vec<u8>>,
     scan: Option<NameScan>,
+    follow: bool,
     options: NamesOptions,
 }
 
@@ -466,10 +560,15 @@ impl Naming {
                 }
             }
             let path = self.roots.pop_front()?;
-            let opened = descriptors::patiently(|| open_directory(&self.reach, &path));
+            let open = || open_directory(&self.reach, &path, self.follow);
+            let opened = descriptors::patiently(open);
+            let options = NamesOptions {
+                follow: following(&self.reach, &path, self.follow),
+                ..self.options.clone()
+            };
             self.scan = opened
                 .ok()
-                .and_then(|(fd, name)| NameScan::new(fd, &name, self.options.clone()).ok());
+                .and_then(|(fd, name)| NameScan::new(fd, &name, options).ok());
         }
     }
 }

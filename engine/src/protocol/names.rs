@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub struct Saying {
     left: VecDeque<RemoteSource>,
+    /// Bytes of the first one that were said, where it is a list.
+    said_bytes: usize,
 }
 
 impl Saying {
@@ -21,21 +23,33 @@ impl Saying {
     pub fn new(sources: Vec<RemoteSource>) -> Self {
         Self {
             left: sources.into(),
+            said_bytes: 0,
         }
     }
 
     /// The next part, and whether it is the last: at most what one message
     /// holds.
     pub fn next_part(&mut self) -> (Vec<RemoteSource>, bool) {
-        let mut names_bytes = 0;
-        let mut fits = |source: &RemoteSource| {
-            names_bytes += name_bytes(source);
-            names_bytes <= limits::SEGMENT_NAMES_BYTES_MAX
-        };
-        let sources = self.left.iter().take(limits::SEGMENT_ENTRIES_MAX);
-        let count = sources.take_while(|source| fits(source)).count();
-        // A name is far shorter than a message.
-        let part = self.left.drain(..count).collect();
+        let (mut part, mut names_bytes) = (Vec::new(), 0);
+        while let Some(next) = self.left.front() {
+            if let RemoteSource::Names(list) = next {
+                let (names, said) = list.part(self.said_bytes, limits::LIST_PART_BYTES);
+                let is_over = said == list.bytes();
+                part.push(RemoteSource::Names(names));
+                self.said_bytes = if is_over { 0 } else { said };
+                if is_over {
+                    self.left.pop_front();
+                }
+                break;
+            }
+            names_bytes += name_bytes(next);
+            let fits = names_bytes <= limits::SEGMENT_NAMES_BYTES_MAX / 2;
+            // A name is far shorter than a message.
+            if part.len() == limits::SEGMENT_ENTRIES_MAX - 1 || !fits {
+                break;
+            }
+            part.extend(self.left.pop_front());
+        }
         (part, self.left.is_empty())
     }
 }
@@ -44,6 +58,7 @@ impl Saying {
 pub(super) fn name_bytes(source: &RemoteSource) -> usize {
     match source {
         RemoteSource::Path(path) => path.len(),
+        RemoteSource::Names(list) => list.bytes(),
         RemoteSource::Generated { .. } => 0,
     }
 }
@@ -97,6 +112,7 @@ impl Hearing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::names::{NameEnd, ReadNames};
 
     #[test]
     fn every_name_is_said_once_in_order_and_in_parts_that_fit() {
@@ -120,6 +136,34 @@ mod tests {
         }
         assert_eq!(said, sources);
         assert_eq!(saying.next_part(), (Vec::new(), true));
+    }
+
+    #[test]
+    fn a_list_is_said_in_parts_as_well() {
+        let text: String = (0..200_000)
+            .map(|number| format!("name {number}\n"))
+            .collect();
+        let read = ReadNames::new(text.as_bytes(), NameEnd::Newline, "it").expect("names");
+        let base = RemoteSource::Path(b"d/".to_vec());
+        let list = RemoteSource::Names(read.names.clone());
+        let mut saying = Saying::new(vec![base.clone(), list]);
+        let (mut bytes, mut parts) = (0, 0);
+        loop {
+            let (part, is_last) = saying.next_part();
+            assert_eq!(part[0] == base, parts == 0);
+            let Some(RemoteSource::Names(names)) = part.last() else {
+                panic!("names come with what they lie in: {part:?}");
+            };
+            assert!(!names.is_empty() && names.bytes() <= limits::LIST_PART_BYTES);
+            let (expected, next) = read.names.part(bytes, limits::LIST_PART_BYTES);
+            assert_eq!(&expected, names);
+            (bytes, parts) = (next, parts + 1);
+            if is_last {
+                break;
+            }
+        }
+        assert_eq!(bytes, read.names.bytes());
+        assert!(parts > 5);
     }
 
     #[test]

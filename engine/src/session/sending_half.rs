@@ -13,9 +13,9 @@ use crate::error::{Error, Result, Side};
 use crate::files::look;
 use crate::files::source::Source;
 use crate::files::stream::{StreamNews, StreamSource};
+use crate::files::tree::passed_over::PassedOver;
 use crate::files::walk::{Batch, Naming, Walk};
 use crate::kernel::descriptors::{self, Share};
-use crate::limits;
 use crate::options::{DeleteRules, RemoteSource, Transmit};
 use crate::protocol::names::Hearing;
 use crate::protocol::sender::{Sender, SenderConfig, SenderOutput};
@@ -66,8 +66,7 @@ pub(crate) struct SendingHalf {
     naming: Option<Box<Naming>>,
     /// The hands read names.
     is_naming: bool,
-    /// Sockets that were passed over.
-    sockets: u64,
+    passed_over: PassedOver,
     /// This end's descriptors, until the end.
     _share: Share,
     sources: BTreeMap<SegmentId, Vec<Arc<Source>>>,
@@ -109,7 +108,7 @@ impl SendingHalf {
             is_starved: false,
             naming: None,
             is_naming: false,
-            sockets: 0,
+            passed_over: PassedOver::default(),
             _share: share,
             sources: BTreeMap::new(),
             segments: BTreeMap::new(),
@@ -128,15 +127,19 @@ impl SendingHalf {
     fn offer(&mut self, tally: &mut Tally, opened: Opened) {
         let Opened { mut walk, batch } = opened;
         walk.add(self.heard.drain(..));
-        let is_last = walk.is_empty() && self.hearing.has_all();
+        if self.hearing.has_all() {
+            walk.has_all();
+        }
+        let is_last = walk.is_over() && self.hearing.has_all();
         self.walk = Some(walk);
         let Batch {
             offered,
             sources,
             ran_out,
-            sockets,
+            passed_over,
         } = *batch;
-        self.tell_of(tally, &sources, sockets);
+        self.passed_over += passed_over;
+        self.tell_of(tally, &sources);
         if ran_out {
             self.machine.ran_out_of_descriptors();
             tally.note(RAN_OUT.to_owned());
@@ -158,11 +161,7 @@ impl SendingHalf {
     }
 
     /// What is to be noted of these sources.
-    fn tell_of(&mut self, tally: &mut Tally, sources: &[Arc<Source>], sockets: u64) {
-        self.sockets += sockets;
-        if self.sockets > 0 && sockets > 0 {
-            tally.note(format!("{} sockets were passed over", self.sockets));
-        }
+    fn tell_of(&self, tally: &mut Tally, sources: &[Arc<Source>]) {
         let mut is_in_memory = false;
         for source in sources {
             let (display, filled_bytes) = match &**source {
@@ -192,7 +191,7 @@ impl SendingHalf {
         let Some(walk) = self.walk.as_ref().filter(|_| room > 0 && !self.is_starved) else {
             return;
         };
-        if walk.len() < limits::SEGMENT_ENTRIES_MAX && self.hearing.wants_more() {
+        if walk.runs_out() && self.hearing.wants_more() {
             core.channel.send(&Message::More { transfer });
             self.machine.names_are_due(true);
         }
@@ -234,7 +233,12 @@ impl SendingHalf {
         self.hearing.heard(sources.last)?;
         self.machine.names_are_due(false);
         match &mut self.walk {
-            Some(walk) => walk.add(sources.sources),
+            Some(walk) => {
+                walk.add(sources.sources);
+                if sources.last {
+                    walk.has_all();
+                }
+            }
             None => self.heard.extend(sources.sources),
         }
         Ok(())
@@ -613,8 +617,9 @@ impl SendingHalf {
     }
 
     /// The peer wants this end's report once every worker gave its own.
-    fn finish_when_told(&mut self, core: &Core, tally: &Tally) {
+    fn finish_when_told(&mut self, core: &Core, tally: &mut Tally) {
         if Owed::take_paid(&mut self.reports_due, core.clock.now()) {
+            tally.lose(self.passed_over.sentences());
             self.machine.finish(tally.own());
         }
     }

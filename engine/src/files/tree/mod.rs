@@ -5,7 +5,11 @@
 
 pub mod delete;
 pub mod filter;
+pub mod follow;
+mod level;
 pub mod make;
 pub mod names;
 pub mod offered;
+pub mod passed_over;
 pub mod scan;
+pub mod wanted;

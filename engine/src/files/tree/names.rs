@@ -4,13 +4,14 @@
 //! read to its end is not called complete, and one that cannot be opened is not told.
 
 use super::filter::PathFilter;
+use super::follow::Following;
 use super::offered::OfferedFolders;
 use crate::files::Identity;
 use crate::files::beneath::DIRECTORY;
+use crate::files::folder::HeldFolder;
 use crate::limits;
 use crate::protocol::wire::{Folder, Listing};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir};
-use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub struct NamesPart {
 pub struct NamesOptions {
     /// Other file systems are not gone into.
     pub one_file_system: bool,
+    /// Directories that links lead to are gone into.
+    pub follow: Option<Following>,
     /// What is left out: it is told, and not gone into.
     pub filter: Option<Arc<PathFilter>>,
     /// What is left out is not even told.
@@ -39,7 +42,8 @@ pub struct NamesOptions {
 
 /// A directory whose names are told.
 struct NamedFolder {
-    fd: OwnedFd,
+    held: Arc<HeldFolder>,
+    identity: Identity,
     /// From where the files go, with a slash at its end.
     path: Vec<u8>,
     /// Directories in it that are still to be gone into.
@@ -75,7 +79,8 @@ impl NameScan {
             above_bytes: path.len(),
             above: u32::from(!path.is_empty()),
             open: vec![NamedFolder {
-                fd,
+                held: Arc::new(HeldFolder::found(fd)),
+                identity: Identity::of(&stat),
                 path,
                 inside: Vec::new(),
                 is_listed: false,
@@ -85,6 +90,9 @@ impl NameScan {
 
     /// The next part, as much as one message takes; nothing when all was told.
     pub fn next_part(&mut self) -> Option<NamesPart> {
+        let (above_bytes, following) = (self.above_bytes, self.options.follow.as_ref());
+        let following = following.cloned();
+        let following = following.as_ref();
         let mut folders = OfferedFolders::default();
         let mut part = NamesPart::default();
         let (mut names, mut bytes) = (0, 0);
@@ -116,7 +124,9 @@ impl NameScan {
             open.is_listed = is_at_end != Ok(false);
             for (name, kind) in found {
                 let is_directory = match kind {
-                    FileType::Unknown => is_directory(open, &name),
+                    FileType::Unknown | FileType::Symlink => {
+                        directory(open, &name, above_bytes, following).is_some()
+                    }
                     kind => kind == FileType::Directory,
                 };
                 let is_left_out = self.options.filter.as_ref().is_some_and(|filter| {
@@ -145,21 +155,29 @@ impl NameScan {
         let Some(open) = self.open.last() else {
             return;
         };
+        let following = self.options.follow.as_ref();
+        let Some((folder, own_name)) = directory(open, name, self.above_bytes, following) else {
+            return;
+        };
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        let Ok(fd) = rustix::fs::openat(&open.fd, name, flags, Mode::empty()) else {
+        let Ok(fd) = rustix::fs::openat(&folder, &own_name[..], flags, Mode::empty()) else {
             return;
         };
         let Ok(stat) = rustix::fs::fstat(&fd) else {
             return;
         };
-        if self.options.one_file_system && Identity::of(&stat).device() != self.device {
+        let identity = Identity::of(&stat);
+        if self.options.one_file_system && identity.device() != self.device
+            || self.open.iter().any(|above| above.identity == identity)
+        {
             return;
         }
         let mut path = open.path.clone();
         path.extend_from_slice(name);
         path.push(b'/');
         self.open.push(NamedFolder {
-            fd,
+            held: Arc::new(HeldFolder::found(fd)),
+            identity,
             path,
             inside: Vec::new(),
             is_listed: false,
@@ -173,7 +191,7 @@ type Found = (Vec<u8>, FileType);
 /// Some names of a directory, and whether they were the last.
 fn read(open: &NamedFolder) -> (Vec<Found>, rustix::io::Result<bool>) {
     let mut buffer = Vec::with_capacity(LISTING_BYTES);
-    let mut listing = RawDir::new(open.fd.as_fd(), buffer.spare_capacity_mut());
+    let mut listing = RawDir::new(open.held.as_fd(), buffer.spare_capacity_mut());
     let mut names = Vec::new();
     loop {
         match listing.next() {
@@ -192,7 +210,24 @@ fn read(open: &NamedFolder) -> (Vec<Found>, rustix::io::Result<bool>) {
     }
 }
 
-fn is_directory(open: &NamedFolder, name: &[u8]) -> bool {
-    let looked: Result<_, Errno> = rustix::fs::statat(&open.fd, name, AtFlags::SYMLINK_NOFOLLOW);
-    looked.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+/// Where the directory of that name is, by the link of that name where they are
+/// followed; nothing where it is none.
+fn directory(
+    open: &NamedFolder,
+    name: &[u8],
+    above_bytes: usize,
+    following: Option<&Following>,
+) -> Option<(Arc<HeldFolder>, Vec<u8>)> {
+    let looked = rustix::fs::statat(&open.held, name, AtFlags::SYMLINK_NOFOLLOW);
+    match (FileType::from_raw_mode(looked.ok()?.st_mode), following) {
+        (FileType::Directory, _) => Some((open.held.clone(), name.to_vec())),
+        (FileType::Symlink, Some(following)) => {
+            let path = &open.path[above_bytes..];
+            let followed = following.follow(&open.held, path, name, "");
+            let followed = followed.ok()?;
+            let kind = FileType::from_raw_mode(followed.stat.st_mode);
+            (kind == FileType::Directory).then_some((followed.folder, followed.name))
+        }
+        _ => None,
+    }
 }

@@ -2,15 +2,20 @@
 //! inodes, which spares a disk with a head most of its seeks.
 //!
 //! Leaves to others: opening files, and how many entries a segment takes. Invariant:
-//! a directory comes behind everything in it; no link is followed; of a directory one
-//! part of its names is kept, and of a path its last few directories are held.
+//! a directory comes behind everything in it; no link is followed unless that was
+//! asked for; of a directory one part of its names is kept, and of a path its last few
+//! directories are held.
 
 use super::filter::PathFilter;
+use super::follow::{Following, LinkEnd};
+use super::level::{PART_NAMES, ScanLevel, unreadable};
 use super::offered::OfferedFolders;
-use crate::error::{Error, Result, Side, why};
+use super::passed_over::PassedOver;
+use super::wanted::{ListStep, WantedNames};
+use crate::error::{Error, Result, Side};
 use crate::files::Identity;
 use crate::files::attributes::{self, Bearer};
-use crate::files::beneath::DIRECTORY;
+use crate::files::beneath::{DIRECTORY, kind_name};
 use crate::files::folder::HeldFolder;
 use crate::files::later::Later;
 use crate::files::missing::Missing;
@@ -19,22 +24,20 @@ use crate::files::source::Source;
 use crate::kernel::descriptors::patiently;
 use crate::limits;
 use crate::protocol::wire::{Attribute, Entry, EntryKind, FolderId, NamedIn, Ownership};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// Names that are taken from a directory at once, about: sorted by inode, they are
-/// read with few seeks, and a directory of millions is not kept whole.
-const PART_NAMES: usize = 8192;
-/// What getdents64(2) fills at once.
-const LISTING_BYTES: usize = 64 * 1024;
 /// Directories on the way down that are held; the others are opened again from below.
 const LEVELS_HELD_MAX: usize = 8;
+/// Directories on the way down that a link led to, each of which keeps the one above
+/// it held: as many as the kernel follows in one path.
+const LINKS_DEEP_MAX: usize = 40;
 
 /// What of a tree is read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ScanOptions {
     /// To whom entries belong.
     pub owners: bool,
@@ -42,33 +45,35 @@ pub struct ScanOptions {
     pub attributes: bool,
     /// Directories of other file systems are copied empty.
     pub one_file_system: bool,
+    /// What links lead to is read in their place.
+    pub follow: Option<Following>,
+    /// Of the directory that is named, what lists name.
+    pub listed: bool,
     /// What is left out.
     pub filter: Option<Arc<PathFilter>>,
 }
 
-/// A name as a directory lists it.
-struct Listed {
-    inode: u64,
-    /// Directories come behind the others of their part.
-    is_directory: bool,
-    name: Vec<u8>,
+/// Who names what is found in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NamedBy {
+    /// Its own listing: what is gone by now is none of it.
+    Directory,
+    /// A list, which means this alone.
+    List,
+    /// A list, which means it with all that is in it.
+    ListWhole,
+    /// A list, which means something in it.
+    ListThrough,
 }
 
-/// A directory on the way down.
-struct ScanLevel {
-    /// Its own name at the target: empty where its contents alone are copied.
-    name: Vec<u8>,
-    /// From where the transfer's files go, with a slash at its end.
-    path: Vec<u8>,
-    display: String,
-    /// Nothing while a deep part of it is read.
-    held: Option<Arc<HeldFolder>>,
-    stat: Stat,
-    names: std::vec::IntoIter<Listed>,
-    /// Nothing is left to list.
-    is_listed: bool,
-    /// Why it could not be read to its end.
-    failed: Option<Error>,
+/// What reading on came to.
+pub enum Scanned {
+    /// This is next.
+    Entry(Box<(Entry, Source)>),
+    /// A list that is not there yet says what is.
+    Waits,
+    /// The tree was read.
+    Over,
 }
 
 /// One directory that was named, and all below it.
@@ -80,7 +85,7 @@ pub struct TreeScan {
     links: HashMap<Identity, FirstName>,
     /// How deep the deepest of them lies.
     deepest_link: usize,
-    sockets: u64,
+    passed_over: PassedOver,
 }
 
 struct FirstName {
@@ -102,15 +107,12 @@ impl TreeScan {
         if !path.is_empty() {
             path.push(b'/');
         }
+        let held = Arc::new(HeldFolder::found(fd));
         let level = ScanLevel {
-            name: name.to_vec(),
             path,
             display,
-            held: Some(Arc::new(HeldFolder::found(fd))),
-            stat,
-            names: Vec::new().into_iter(),
-            is_listed: false,
-            failed: None,
+            is_listed: options.listed,
+            ..ScanLevel::new(Some(held), stat, name.to_vec())
         };
         Ok(Self {
             options,
@@ -118,7 +120,7 @@ impl TreeScan {
             levels: vec![level],
             links: HashMap::new(),
             deepest_link: 0,
-            sockets: 0,
+            passed_over: PassedOver::default(),
         })
     }
 
@@ -129,55 +131,127 @@ impl TreeScan {
         self.levels.len() + 1 + self.deepest_link
     }
 
-    /// Sockets that were passed over.
+    /// What was passed over.
     #[must_use]
-    pub fn sockets(&self) -> u64 {
-        self.sockets
+    pub fn passed_over(&self) -> PassedOver {
+        self.passed_over
     }
 
-    /// The next entry; nothing when the tree was read.
-    pub fn next(&mut self, folders: &mut OfferedFolders) -> Option<(Entry, Source)> {
+    /// The next entry; `wanted` says what is, where lists do.
+    pub fn next(
+        &mut self,
+        folders: &mut OfferedFolders,
+        mut wanted: Option<&mut WantedNames>,
+    ) -> Scanned {
         loop {
-            let level = self.levels.last_mut()?;
-            if let Some(listed) = level.names.next() {
-                if let Some(found) = self.found(listed, folders) {
-                    return Some(found);
-                }
-            } else if level.is_listed {
-                return Some(self.leave(folders));
+            let Some(level) = self.levels.last_mut() else {
+                return Scanned::Over;
+            };
+            let found = if let Some(listed) = level.names.next() {
+                self.found(listed.name, NamedBy::Directory, folders)
+            } else if !level.is_listed {
+                level.list(PART_NAMES);
+                None
             } else {
-                list(level, PART_NAMES);
+                match wanted.as_deref_mut() {
+                    Some(wanted) => match self.follow_list(wanted, folders) {
+                        Ok(found) => found,
+                        Err(waits) => return waits,
+                    },
+                    None => Some(self.leave(folders)),
+                }
+            };
+            if let Some(found) = found {
+                return Scanned::Entry(Box::new(found));
             }
         }
     }
 
-    /// What a listed name is; nothing where it is gone, passed over, or a directory
-    /// that is gone into.
-    fn found(&mut self, listed: Listed, folders: &mut OfferedFolders) -> Option<(Entry, Source)> {
+    /// Goes where the list leads from the directory that is read.
+    fn follow_list(
+        &mut self,
+        wanted: &mut WantedNames,
+        folders: &mut OfferedFolders,
+    ) -> Result<Option<(Entry, Source)>, Scanned> {
+        let here = self.path_here().to_vec();
+        let (name, by) = match wanted.step(&here) {
+            ListStep::Later => return Err(Scanned::Waits),
+            ListStep::Out => return Ok(Some(self.leave(folders))),
+            ListStep::Alone(name) => (name, NamedBy::List),
+            ListStep::Whole(name) => (name, NamedBy::ListWhole),
+            ListStep::Through(name) => (name, NamedBy::ListThrough),
+        };
+        if by != NamedBy::ListThrough {
+            wanted.take();
+        }
+        if let Some(level) = self.levels.last_mut() {
+            level.is_bare = false;
+        }
+        let depth = self.levels.len();
+        let found = self.found(name.clone(), by, folders);
+        let is_there = self.levels.len() > depth
+            || by == NamedBy::List && !matches!(found, None | Some((_, Source::Missing(_))));
+        if !is_there {
+            wanted.pass_over(&here, &name);
+        }
+        Ok(found)
+    }
+
+    /// The directory that is read, from the one that was named.
+    fn path_here(&self) -> &[u8] {
+        // Whose own name is the first of each path.
+        let top = self.levels.first().map_or(0, |level| level.path.len());
+        self.levels.last().map_or(&[], |level| &level.path[top..])
+    }
+
+    /// What has that name in the directory that is read; nothing where it is gone,
+    /// passed over, or a directory that is gone into.
+    fn found(
+        &mut self,
+        name: Vec<u8>,
+        by: NamedBy,
+        folders: &mut OfferedFolders,
+    ) -> Option<(Entry, Source)> {
         let level = self.levels.last()?;
         let held = level.held.clone()?;
-        let display = display_in(&level.display, &listed.name);
-        let looked = rustix::fs::statat(&held, &listed.name[..], AtFlags::SYMLINK_NOFOLLOW);
+        let display = display_in(&level.display, &name);
+        let looked = rustix::fs::statat(&held, &name[..], AtFlags::SYMLINK_NOFOLLOW);
         let stat = match looked {
             Ok(stat) => stat,
             // It went between the listing and the look.
-            Err(Errno::NOENT) => return None,
+            Err(Errno::NOENT) if by == NamedBy::Directory => return None,
             Err(errno) => {
                 let error = unreadable(&display, errno);
-                return Some(self.fails(listed.name, EntryKind::File, error, folders));
+                return Some(self.fails(name, EntryKind::File, error, folders));
             }
         };
-        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        if self.leaves_out(&listed.name, is_directory) {
+        let mut at = LinkEnd {
+            folder: held,
+            name: Vec::new(),
+            stat,
+        };
+        let mut is_linked = false;
+        if let (Some(following), FileType::Symlink) = (&self.options.follow, kind_of(&stat)) {
+            match following.follow(&at.folder, self.path_here(), &name, &display) {
+                Ok(followed) => (at, is_linked) = (followed, true),
+                Err(error) => return Some(self.fails(name, EntryKind::File, error, folders)),
+            }
+        }
+        let kind = kind_of(&at.stat);
+        if self.leaves_out(&name, kind == FileType::Directory) {
             return None;
         }
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.enter(&held, listed.name, display, stat, folders),
+        match kind {
+            FileType::Directory => self.enter(at, is_linked, name, display, by, folders),
+            kind if matches!(by, NamedBy::ListWhole | NamedBy::ListThrough) => {
+                let error = no_directory(&display, kind);
+                Some(self.fails(name, EntryKind::File, error, folders))
+            }
             FileType::Socket => {
-                self.sockets += 1;
+                self.passed_over.sockets += 1;
                 None
             }
-            _ => Some(self.entry(&held, listed.name, display, &stat, folders)),
+            _ => Some(self.entry(at, name, display, folders)),
         }
     }
 
@@ -186,30 +260,25 @@ impl TreeScan {
         let Some(filter) = &self.options.filter else {
             return false;
         };
-        // From the directory that was named, whose own name is the first of its path.
-        let top = self.levels.first().map_or(0, |level| level.path.len());
-        let mut path = self
-            .levels
-            .last()
-            .map_or(Vec::new(), |level| level.path[top..].to_vec());
-        path.extend_from_slice(name);
+        let path = [self.path_here(), name].concat();
         filter.excludes(&path, is_directory)
     }
 
     /// A file, link or special file.
     fn entry(
         &mut self,
-        held: &Arc<HeldFolder>,
+        at: LinkEnd,
         name: Vec<u8>,
         display: String,
-        stat: &Stat,
         folders: &mut OfferedFolders,
     ) -> (Entry, Source) {
+        let stat = &at.stat;
         if let Some(link) = self.another_name(&name, stat, folders) {
             let entry = self.with_metadata(link, stat, Vec::new());
             return (entry, Source::Node(display));
         }
-        let made = self.made_of(held, &name, &display, stat);
+        let own_name = if at.name.is_empty() { &name } else { &at.name };
+        let made = self.made_of(&at.folder, own_name, &display, stat);
         let (kind, attributes) = match made {
             Ok(made) => made,
             Err(error) => return self.fails(name, EntryKind::File, error, folders),
@@ -226,7 +295,12 @@ impl TreeScan {
                 Source::Node(display),
             );
         }
-        match Later::new(held.clone(), &entry.name, display, stat) {
+        let own_name = if at.name.is_empty() {
+            &entry.name
+        } else {
+            &at.name
+        };
+        match Later::new(at.folder, own_name, display, stat) {
             Ok(later) => {
                 entry.size = later.size();
                 entry.data = later.data().clone();
@@ -253,7 +327,7 @@ impl TreeScan {
         #[allow(clippy::unnecessary_cast)] // The field differs in type between architectures.
         let device = stat.st_rdev as u64;
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
+        let kind = match kind_of(stat) {
             FileType::RegularFile => EntryKind::File,
             FileType::Symlink => {
                 let text = rustix::fs::readlinkat(held, name, Vec::new());
@@ -299,7 +373,7 @@ impl TreeScan {
             folder,
             name: first_name,
         };
-        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let is_file = kind_of(stat) == FileType::RegularFile;
         // Regular files have no negative size.
         let size = if is_file { stat.st_size as u64 } else { 0 };
         Some(Entry {
@@ -330,66 +404,84 @@ impl TreeScan {
     /// Goes into a directory; an entry where that is not done.
     fn enter(
         &mut self,
-        held: &Arc<HeldFolder>,
+        at: LinkEnd,
+        is_linked: bool,
         name: Vec<u8>,
         display: String,
-        stat: Stat,
+        by: NamedBy,
         folders: &mut OfferedFolders,
     ) -> Option<(Entry, Source)> {
-        if self.levels.len() >= limits::SEGMENT_FOLDERS_MAX {
-            let error = Error::local(
-                format!("cannot read the directory {display}"),
-                format!("it lies {} directories deep", self.levels.len()),
-            );
-            return Some(self.fails(name, EntryKind::Directory, error, folders));
+        let stat = at.stat;
+        if let Some(why) = self.refuses_depth(&stat, is_linked) {
+            let error = Error::local(format!("cannot read the directory {display}"), why);
+            return Some(self.fails(name, EntryKind::File, error, folders));
         }
         let is_elsewhere = Identity::of(&stat).device() != self.device;
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        let opened = patiently(|| rustix::fs::openat(held, &name[..], flags, Mode::empty()));
+        let own_name = if at.name.is_empty() { &name } else { &at.name };
+        let opened =
+            patiently(|| rustix::fs::openat(&at.folder, &own_name[..], flags, Mode::empty()));
         let (held, failed) = match opened {
             Ok(fd) => (Some(Arc::new(HeldFolder::found(fd))), None),
-            Err(errno) if errno == Errno::NOENT => return None,
+            Err(Errno::NOENT) if by == NamedBy::Directory => return None,
             Err(errno) => (None, Some(unreadable(&display, errno))),
         };
+        let is_read = matches!(by, NamedBy::Directory | NamedBy::ListWhole);
         self.let_go_above();
         let mut path = self.levels.last()?.path.clone();
         path.extend_from_slice(&name);
         path.push(b'/');
         self.levels.push(ScanLevel {
-            name,
             path,
             display,
-            is_listed: failed.is_some() || is_elsewhere && self.options.one_file_system,
-            held,
-            stat,
-            names: Vec::new().into_iter(),
+            is_listed: !is_read || failed.is_some() || is_elsewhere && self.options.one_file_system,
+            is_bare: by == NamedBy::List,
+            is_linked,
             failed,
+            ..ScanLevel::new(held, stat, name)
         });
         None
     }
 
-    /// The directories far above are listed and let go of.
+    /// Why a directory is not gone into.
+    fn refuses_depth(&self, stat: &Stat, is_linked: bool) -> Option<String> {
+        if self.levels.len() >= limits::SEGMENT_FOLDERS_MAX {
+            return Some(format!("it lies {} directories deep", self.levels.len()));
+        }
+        if !is_linked {
+            return None;
+        }
+        let is_it = |level: &&ScanLevel| level.identity() == Identity::of(stat);
+        if let Some(level) = self.levels.iter().find(is_it) {
+            let back = &level.display;
+            return Some(format!("its link leads back to {back}, which it lies in"));
+        }
+        let links = self.levels.iter().filter(|level| level.is_linked).count();
+        (links >= LINKS_DEEP_MAX).then(|| format!("it lies {links} links deep"))
+    }
+
+    /// The directories far above are listed and let go of, unless what is below one
+    /// does not lead back to it.
     fn let_go_above(&mut self) {
         let Some(above) = self.levels.len().checked_sub(LEVELS_HELD_MAX) else {
             return;
         };
-        let level = &mut self.levels[above];
-        if level.held.is_some() {
-            let rest: Vec<Listed> = level.names.by_ref().collect();
-            let mut all = rest;
-            while !level.is_listed {
-                list(level, usize::MAX);
-                all.extend(level.names.by_ref());
-            }
-            level.names = all.into_iter();
-            level.held = None;
+        if self.levels[above + 1].is_linked {
+            return;
         }
+        self.levels[above].let_go();
     }
 
     /// The directory was read: it is an entry itself.
     fn leave(&mut self, folders: &mut OfferedFolders) -> (Entry, Source) {
-        let level = self.levels.pop().expect("the one that was looked at");
-        self.hold_again(&level);
+        let mut level = self.levels.pop().expect("the one that was looked at");
+        if let Some(above) = self.levels.last_mut() {
+            above.hold_again(&level);
+        }
+        if level.is_bare {
+            level.list(1);
+            self.passed_over.bare_directories += u64::from(level.names.len() > 0);
+        }
         let folder = match self.levels.len() {
             0 => 0,
             _ => self.here(folders),
@@ -416,30 +508,6 @@ impl TreeScan {
             None => Source::Node(level.display),
         };
         (entry, source)
-    }
-
-    /// Holds the directory above one that was left, from there.
-    fn hold_again(&mut self, below: &ScanLevel) {
-        let Some(level) = self.levels.last_mut().filter(|level| level.held.is_none()) else {
-            return;
-        };
-        let from = below.held.as_ref();
-        let opened = from.map(|held| {
-            let fd = patiently(|| rustix::fs::openat(held, "..", DIRECTORY, Mode::empty()))?;
-            let stat = rustix::fs::fstat(&fd)?;
-            Ok::<_, Errno>((fd, Identity::of(&stat)))
-        });
-        match opened {
-            Some(Ok((fd, identity))) if identity == Identity::of(&level.stat) => {
-                level.held = Some(Arc::new(HeldFolder::found(fd)));
-            }
-            _ => {
-                let why = "a directory below it was moved away while it was read";
-                let doing = format!("cannot read the directory {}", level.display);
-                level.failed.get_or_insert(Error::local(doing, why));
-                level.names = Vec::new().into_iter();
-            }
-        }
     }
 
     /// An entry that fails when it is looked at.
@@ -477,56 +545,20 @@ impl TreeScan {
     }
 }
 
+fn kind_of(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// What a list names something in is none that has anything in it.
+fn no_directory(display: &str, kind: FileType) -> Error {
+    let why = format!("it is {}, and no directory", kind_name(kind));
+    let error = Error::local(format!("cannot read what lies in {display}"), why);
+    match kind {
+        FileType::Symlink => error.cure("add --follow to copy what links lead to"),
+        _ => error,
+    }
+}
+
 fn depth_of(path: &[u8]) -> usize {
     path.iter().filter(|byte| **byte == b'/').count()
-}
-
-fn unreadable(display: &str, errno: Errno) -> Error {
-    Error::local(format!("cannot read {display}"), why(errno)).at(Side::Sender)
-}
-
-/// Takes the next part of a directory's names, at least `most` or all.
-fn list(level: &mut ScanLevel, most: usize) {
-    let Some(held) = &level.held else {
-        level.is_listed = true;
-        return;
-    };
-    let mut buffer = Vec::with_capacity(LISTING_BYTES);
-    let mut names = Vec::new();
-    let mut listing = RawDir::new(held.as_fd(), buffer.spare_capacity_mut());
-    loop {
-        match listing.next() {
-            None => {
-                level.is_listed = true;
-                break;
-            }
-            Some(Err(errno)) => {
-                level.failed = Some(unreadable(&level.display, errno));
-                level.is_listed = true;
-                break;
-            }
-            Some(Ok(entry)) => {
-                let name = entry.file_name().to_bytes();
-                if name != b"." && name != b".." {
-                    names.push(Listed {
-                        inode: entry.ino(),
-                        is_directory: entry.file_type() == FileType::Directory,
-                        name: name.to_vec(),
-                    });
-                }
-            }
-        }
-        // What the buffer holds is lost with it.
-        if names.len() >= most && listing.is_buffer_empty() {
-            break;
-        }
-    }
-    names.sort_by(|one, other| {
-        (one.is_directory, one.inode, &one.name).cmp(&(
-            other.is_directory,
-            other.inode,
-            &other.name,
-        ))
-    });
-    level.names = names.into_iter();
 }

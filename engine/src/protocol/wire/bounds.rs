@@ -78,8 +78,17 @@ fn check_begin(begin: &Begin) -> Result<(), Violation> {
 fn check_sources(sources: &[RemoteSource]) -> Result<(), Violation> {
     at_most(sources.len(), limits::SEGMENT_ENTRIES_MAX, "sources")?;
     let lengths = || sources.iter().map(name_bytes);
-    let longest = lengths().max().unwrap_or(0);
-    at_most(longest, limits::PATH_BYTES_MAX, "bytes of a path")?;
+    for source in sources {
+        match source {
+            RemoteSource::Names(list) => list
+                .check()
+                .map_err(|why| Violation::new("names in a directory", why))?,
+            RemoteSource::Path(path) => {
+                at_most(path.len(), limits::PATH_BYTES_MAX, "bytes of a path")?;
+            }
+            RemoteSource::Generated { .. } => {}
+        }
+    }
     at_most(
         lengths().sum(),
         limits::SEGMENT_NAMES_BYTES_MAX,

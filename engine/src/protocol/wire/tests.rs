@@ -8,6 +8,7 @@ use super::entry::tests::offer;
 use super::*;
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
+use crate::options::names::{NameEnd, ReadNames};
 use crate::options::{Pattern, RemoteSource, RemoteTarget, Transmit};
 use crate::protocol::TransferId;
 use crate::protocol::check::FileSum;
@@ -86,9 +87,11 @@ fn begin() -> impl Strategy<Value = Begin> {
                 },
             }
         });
-    let pull = prop::collection::vec(any::<u8>(), 0..20).prop_map(|path| Task::Pull {
+    let list = ReadNames::new(b"a/b\nc/\n", NameEnd::Newline, "a list").expect("names");
+    let pull = prop::collection::vec(any::<u8>(), 0..20).prop_map(move |path| Task::Pull {
         sources: vec![
             RemoteSource::Path(path),
+            RemoteSource::Names(list.names.clone()),
             RemoteSource::Generated {
                 pattern: Pattern::Zero,
                 bytes: Some(5),
