@@ -8,6 +8,7 @@
 
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
+use crate::options::DigestKind;
 use hdrhistogram::Histogram;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -393,6 +394,83 @@ pub struct FileReport {
     pub error: Option<ErrorReport>,
 }
 
+/// The digest of all bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    /// How it was computed.
+    pub kind: DigestKind,
+    /// Its bytes, in the order in which they are written.
+    pub bytes: [u8; 32],
+}
+
+impl Digest {
+    /// As 64 small hexadecimal digits.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.bytes.iter().fold(String::new(), |mut hex, byte| {
+            for digit in [byte >> 4, byte & 15] {
+                hex.extend(char::from_digit(digit.into(), 16));
+            }
+            hex
+        })
+    }
+
+    /// The digest of `kind` that `hex` writes, in digits of either case; `None`
+    /// where those are not 64 hexadecimal digits.
+    #[must_use]
+    pub fn from_hex(kind: DigestKind, hex: &[u8]) -> Option<Self> {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let mut bytes = [0; 32];
+        if hex.len() != 2 * bytes.len() {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+            // Two digits are below 256.
+            *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+        }
+        Some(Self { kind, bytes })
+    }
+}
+
+/// A path as programs are told it: what is not text, control characters and a
+/// backslash, as `\x` and two hexadecimal digits, so that two paths stay different
+/// and [`path_of_told`] turns them back.
+#[must_use]
+pub fn told_path(path: &[u8]) -> String {
+    let mut told = String::with_capacity(path.len());
+    for part in path.utf8_chunks() {
+        for letter in part.valid().chars() {
+            match letter {
+                '\\' => told.push_str("\\x5c"),
+                letter if letter.is_control() && letter.is_ascii() => {
+                    told.push_str(&format!("\\x{:02x}", u32::from(letter)));
+                }
+                letter => told.push(letter),
+            }
+        }
+        for byte in part.invalid() {
+            told.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    told
+}
+
+/// The path that [`told_path`] tells as `told`; `None` where a backslash is not
+/// followed by an x and two hexadecimal digits.
+#[must_use]
+pub fn path_of_told(told: &str) -> Option<Vec<u8>> {
+    let mut parts = told.split('\\');
+    let mut path = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let (byte, rest) = part.strip_prefix('x')?.split_at_checked(2)?;
+        let digit = |at: usize| char::from(byte.as_bytes()[at]).to_digit(16);
+        // Two digits are below 256.
+        path.push((digit(0)? << 4 | digit(1)?) as u8);
+        path.extend_from_slice(rest.as_bytes());
+    }
+    Some(path)
+}
+
 /// An error as the JSON tells it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ErrorReport {
@@ -525,5 +603,42 @@ mod tests {
             assert_eq!(latency.max(), nanos);
             assert_eq!(latency.mean(), nanos as f64);
         }
+    }
+
+    #[test]
+    fn paths_are_told_so_that_they_can_be_turned_back() {
+        assert_eq!(told_path("a/ä b".as_bytes()), "a/ä b");
+        assert_eq!(told_path(b"\xff\\ \n"), "\\xff\\x5c \\x0a");
+        assert_ne!(told_path(b"\\xff"), told_path(b"\xff"));
+        let all: Vec<u8> = (0..=255).collect();
+        for path in [&all[..], b"", b"\\x5c", "\u{85}ä\u{fffd}".as_bytes()] {
+            assert_eq!(path_of_told(&told_path(path)).as_deref(), Some(path));
+        }
+        for told in ["\\", "a\\b", "\\x", "\\x5", "\\xzz", "\\x\u{e4}", "\\\\x5c"] {
+            assert_eq!(path_of_told(told), None, "{told}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_sixty_four_digits_and_back() {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&[0x01, 0xab, 0x0f, 0xf0]);
+        let kind = DigestKind::Sha256;
+        let digest = Digest { kind, bytes };
+        let hex = digest.hex();
+        assert!(hex.starts_with("01ab0ff0") && hex.len() == 64, "{hex}");
+        for text in [hex.clone(), hex.to_uppercase()] {
+            assert_eq!(Digest::from_hex(kind, text.as_bytes()), Some(digest));
+        }
+        for text in [
+            &hex[1..],
+            &hex[2..],
+            &format!("{hex}0"),
+            &hex.replace('f', "g"),
+        ] {
+            assert_eq!(Digest::from_hex(kind, text.as_bytes()), None, "{text}");
+        }
+        let wire = postcard::to_stdvec(&digest).expect("serializes");
+        assert_eq!(postcard::from_bytes(&wire), Ok(digest));
     }
 }

@@ -7,6 +7,7 @@
 mod attributes;
 mod beneath;
 pub mod clean;
+pub mod digest;
 pub mod extents;
 pub mod folder;
 pub mod generated;
@@ -22,6 +23,7 @@ pub mod source;
 pub mod stream;
 pub mod target;
 pub mod tree;
+pub mod verify;
 pub mod walk;
 
 mod read_back;
