@@ -59,12 +59,16 @@ impl DryRun {
                 self.sent_bytes += bytes;
                 format!("make     {name}")
             }
-            Level::WouldSendSize | Level::WouldSendTime | Level::WouldSendAnyway => {
+            Level::WouldSendSize
+            | Level::WouldSendTime
+            | Level::WouldSendContent
+            | Level::WouldSendAnyway => {
                 self.sent += 1;
                 self.sent_bytes += bytes;
                 let why = match level {
                     Level::WouldSendSize => "its size differs",
                     Level::WouldSendTime => "its time differs",
+                    Level::WouldSendContent => "its content differs",
                     _ => "it is there, with its size and time",
                 };
                 format!("send     {name} ({why})")

@@ -16,6 +16,9 @@ pub struct EntryOptions {
     /// Send files of the same size and time, too, instead of passing them over
     #[arg(short = 'I', long)]
     pub ignore_times: bool,
+    /// Compare files by digests of their content, which both ends read, not by size and time
+    #[arg(short, long, conflicts_with = "ignore_times")]
+    pub checksum: bool,
     /// Make nothing that the target has not
     #[arg(long)]
     pub existing: bool,
@@ -91,9 +94,10 @@ impl EntryOptions {
     #[must_use]
     pub fn rules(&self) -> TargetRules {
         TargetRules {
-            pass_over: match self.ignore_times {
-                true => PassOver::Nothing,
-                false => PassOver::Unchanged,
+            pass_over: match (self.ignore_times, self.checksum) {
+                (true, _) => PassOver::Nothing,
+                (_, true) => PassOver::SameContent,
+                _ => PassOver::Unchanged,
             },
             only_existing: self.existing,
             only_missing: self.ignore_existing,

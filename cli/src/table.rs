@@ -54,6 +54,7 @@ fn level_words(level: Level) -> &'static str {
         Level::WouldMake
         | Level::WouldSendSize
         | Level::WouldSendTime
+        | Level::WouldSendContent
         | Level::WouldSendAnyway
         | Level::WouldReplace
         | Level::WouldCorrect => "nothing was touched",

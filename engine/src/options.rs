@@ -184,6 +184,8 @@ pub enum PassOver {
     /// Those of the same size and modification time.
     #[default]
     Unchanged,
+    /// Those that hold the same bytes, by the digests that both ends make.
+    SameContent,
     /// None: every file is sent.
     Nothing,
 }

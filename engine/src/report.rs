@@ -314,13 +314,15 @@ where
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// It is not there, and would be made (as the other four where it is only told
+    /// It is not there, and would be made (as the other six where it is only told
     /// what would be done).
     WouldMake,
     /// It would be sent, as the target's has another size.
     WouldSendSize,
     /// It would be sent, as the target's has another modification time.
     WouldSendTime,
+    /// It would be sent, as the target's holds other bytes.
+    WouldSendContent,
     /// It would be sent though the target's has the same size and time.
     WouldSendAnyway,
     /// Something else is in its place, and would be replaced.

@@ -13,7 +13,8 @@ use crate::kernel::descriptors::Share;
 use crate::kernel::random::random;
 use crate::limits;
 use crate::options::{
-    CopyOptions, LocalSource, LocalTarget, PoolOptions, RemoteSource, RemoteTarget, is_contents,
+    CopyOptions, LocalSource, LocalTarget, PassOver, PoolOptions, RemoteSource, RemoteTarget,
+    is_contents,
 };
 use crate::protocol::credit::Credit;
 use crate::protocol::handshake::{self, ClientHandshake};
@@ -179,6 +180,7 @@ impl Client {
             Ok(walk) => walk,
             Err(error) => return running.end(Err(error)),
         };
+        let walk = walk.telling_content(options.rules.pass_over == PassOver::SameContent);
         let walk = Box::new(walk.telling(Box::new(tell)));
         // The receiver has not said yet how many it has.
         let room = Credit::new(share.count(), 0).room(0);

@@ -262,7 +262,8 @@ impl Metadata {
         self.is_kept_by(Bearer::Name(place.directory(), place.name()), stat)
     }
 
-    /// Corrects what a file that is passed over has otherwise.
+    /// Corrects what a file that is passed over has otherwise, its time included where
+    /// its content was compared.
     ///
     /// # Errors
     /// As [`Metadata::apply`].
@@ -272,7 +273,8 @@ impl Metadata {
         name: &[u8],
         stat: &Stat,
     ) -> Result<(), Failed> {
-        if self.is_kept_by(Bearer::Name(directory, name), stat) {
+        let has_time = self.has_time_of(stat);
+        if has_time && self.is_kept_by(Bearer::Name(directory, name), stat) {
             return Ok(());
         }
         // A name may be another's by now: what is changed is the file that was seen.
@@ -281,13 +283,18 @@ impl Metadata {
         let held = opened.map_err(|errno| ("open", errno))?;
         let now = rustix::fs::fstat(&held).map_err(|errno| ("look at", errno))?;
         if Identity::of(&now) != Identity::of(stat) {
-            return Err(("correct the mode and owner of", Errno::AGAIN));
+            return Err(("correct what is kept of", Errno::AGAIN));
         }
         let path = reopening(held.as_fd());
         self.give(stat, |user, group| rustix::fs::chown(&path, user, group));
         let bearer = Bearer::Held(held.as_fd());
         self.write_attributes(bearer, |_| true, true);
-        self.bits_set(rustix::fs::chmod(&path, Mode::from_raw_mode(self.mode)))
+        self.bits_set(rustix::fs::chmod(&path, Mode::from_raw_mode(self.mode)))?;
+        if has_time {
+            return Ok(());
+        }
+        let set = rustix::fs::utimensat(rustix::fs::CWD, &path, &self.times(), AtFlags::empty());
+        self.time_set(stat.st_dev, set, || rustix::fs::fstat(&held))
     }
 
     /// True where nothing but the time is to be set of what has `stat`.

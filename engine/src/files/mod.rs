@@ -7,6 +7,7 @@
 mod attributes;
 mod beneath;
 pub mod clean;
+pub mod content;
 pub mod digest;
 pub mod extents;
 pub mod folder;

@@ -6,6 +6,7 @@
 
 use super::attributes;
 use super::beneath::{DIRECTORY, check_path, open_below_root, open_beneath, unfit, why_beneath};
+use super::content::contents;
 use super::generated::Generated;
 use super::missing::Missing;
 use super::owners::OwnerNames;
@@ -122,6 +123,8 @@ pub struct Walk {
     chunk_bytes: u32,
     /// The receiver hands every byte on in order.
     is_in_order: bool,
+    /// Each file is offered with the digest of what it holds.
+    tells_content: bool,
     tell: Option<Tell>,
     /// Why nothing is made on the fly.
     no_generated: Option<Error>,
@@ -144,6 +147,24 @@ impl Batch {
     fn push(&mut self, entry: Entry, source: Source) {
         self.offered.entries.push(entry);
         self.sources.push(Arc::new(source));
+    }
+
+    /// Reads all files; one that cannot be read fails alone.
+    fn add_contents(&mut self) {
+        let contents = contents(&self.sources);
+        let entries = self.offered.entries.iter_mut().zip(&mut self.sources);
+        for ((entry, source), content) in entries.zip(contents) {
+            match content {
+                Some(Ok(content)) => entry.content = Some(content),
+                Some(Err(error)) => {
+                    let display = source.display().to_owned();
+                    (entry.size, entry.data) = (0, Data::Everywhere);
+                    let missing = Missing::of_entry(entry.clone(), display, error);
+                    *source = Arc::new(Source::Missing(missing));
+                }
+                None => {}
+            }
+        }
     }
 }
 
@@ -175,6 +196,7 @@ impl Walk {
             drop_cache,
             chunk_bytes,
             is_in_order: false,
+            tells_content: false,
             tell: None,
             no_generated: None,
         };
@@ -197,6 +219,13 @@ impl Walk {
     #[must_use]
     pub fn in_order(mut self, is_in_order: bool) -> Self {
         self.is_in_order = is_in_order;
+        self
+    }
+
+    /// Each file is offered with the digest of what it holds, for which it is read.
+    #[must_use]
+    pub fn telling_content(mut self, tells_content: bool) -> Self {
+        self.tells_content = tells_content;
         self
     }
 
@@ -298,6 +327,9 @@ impl Walk {
             self.names.pop_front();
         }
         batch.offered.folders = folders.into_folders();
+        if self.tells_content {
+            batch.add_contents();
+        }
         self.name_owners(&mut batch.offered);
         Ok(batch)
     }

@@ -11,7 +11,7 @@ use crate::files::target::TargetOptions;
 use crate::files::walk::{Reach, Walk};
 use crate::kernel::descriptors::{self, Share};
 use crate::limits;
-use crate::options::{RemoteSource, RemoteTarget};
+use crate::options::{PassOver, RemoteSource, RemoteTarget};
 use crate::protocol::credit::Credit;
 use crate::protocol::handshake;
 use crate::protocol::names::{Hearing, Saying};
@@ -117,7 +117,8 @@ impl Serving {
         let (drop_cache, chunk_bytes) = (begin.drop_cache, begin.chunk_bytes);
         let tree = begin.tree.clone();
         let mut walk = Walk::new(reach, sources, last, tree, drop_cache, chunk_bytes)?
-            .in_order(begin.window_bytes.is_some());
+            .in_order(begin.window_bytes.is_some())
+            .telling_content(begin.rules.pass_over == PassOver::SameContent);
         if !self.house.allow_null {
             walk = walk.refusing_generated(null_refused(Side::Sender));
         }

@@ -5,6 +5,7 @@
 //! one, by one descriptor.
 
 use crate::error::{Error, Result, Side};
+use crate::files::content::holds;
 use crate::files::metadata::{Keeping, Metadata};
 use crate::files::node::{Node, refuse_unproved_device};
 use crate::files::place::{self, Place, ResolvedTarget};
@@ -15,6 +16,7 @@ use crate::files::tree::make::{OfferFolders, TargetFolders};
 use crate::options::{FilterRule, LocalTarget, PassOver, TargetRules};
 use crate::protocol::wire::{Deletions, Entry, EntryKind, Names, Offer, Verdict};
 use crate::report::Level;
+use rustix::fs::Stat;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -277,13 +279,15 @@ impl Destination {
         if stat.st_size as u64 != entry.size {
             return Ok(Level::WouldSendSize);
         }
-        if !metadata.has_time_of(&stat) {
-            return Ok(Level::WouldSendTime);
-        }
+        let has_time = metadata.has_time_of(&stat);
         Ok(match rules.pass_over {
+            PassOver::SameContent if !holds_content(&place, &stat, entry) => {
+                Level::WouldSendContent
+            }
+            PassOver::Unchanged | PassOver::Nothing if !has_time => Level::WouldSendTime,
             PassOver::Nothing => Level::WouldSendAnyway,
-            PassOver::Unchanged if metadata.is_kept(&place, &stat) => Level::Unchanged,
-            PassOver::Unchanged => Level::WouldCorrect,
+            _ if has_time && metadata.is_kept(&place, &stat) => Level::Unchanged,
+            _ => Level::WouldCorrect,
         })
     }
 
@@ -334,10 +338,9 @@ impl Destination {
             return self.node(target, folders, entry, place, metadata);
         }
         let there = place.refuse_occupied()?;
-        if self.making.rules.pass_over == PassOver::Unchanged
-            && entry.kind == EntryKind::File
+        if entry.kind == EntryKind::File
             && let Some(stat) = there
-            && metadata.is_of_unchanged(entry.size, &stat)
+            && self.is_same(&place, &stat, entry, &metadata)
         {
             self.making.options.check(&place, entry)?;
             metadata
@@ -347,6 +350,15 @@ impl Destination {
         }
         let made = Target::create(place, entry, metadata, self.making.options)?;
         Ok((Verdict::Whole, Some(PreparedTarget::Bytes(Arc::new(made)))))
+    }
+
+    /// True where the file that is there is passed over.
+    fn is_same(&self, place: &Place, stat: &Stat, entry: &Entry, metadata: &Metadata) -> bool {
+        match self.making.rules.pass_over {
+            PassOver::Unchanged => metadata.is_of_unchanged(entry.size, stat),
+            PassOver::SameContent => holds_content(place, stat, entry),
+            PassOver::Nothing => false,
+        }
     }
 
     /// True where the rules leave what is there, or is not there, as it is.
@@ -386,6 +398,13 @@ impl Destination {
             None => (Verdict::Skip, None),
         })
     }
+}
+
+/// True where the file that is there holds what the source does.
+fn holds_content(place: &Place, stat: &Stat, entry: &Entry) -> bool {
+    let wanted = entry.content.as_ref();
+    // Regular files have no negative size.
+    stat.st_size as u64 == entry.size && wanted.is_some_and(|wanted| holds(place, stat, wanted))
 }
 
 /// A target that names what is copied takes one file or one directory: the contents of

@@ -110,6 +110,8 @@ pub struct Entry {
     /// Its extended attributes, all of them; nothing where they are not to be kept.
     #[serde(deserialize_with = "some_attributes")]
     pub attributes: Option<Vec<Attribute>>,
+    /// BLAKE3 of all bytes of a file, where its content is compared.
+    pub content: Option<[u8; 32]>,
     /// Where a file has data; the rest are holes, which are neither read nor sent.
     pub data: Data,
 }

@@ -45,13 +45,14 @@ pub(in crate::protocol::wire) fn offer() -> impl Strategy<Value = Offer> {
         any::<u32>(),
         (any::<i64>(), 0..1_000_000_000u32),
         (
+            prop::option::of(any::<[u8; 32]>()),
             prop::option::of([0..u32::MAX, 0..u32::MAX]),
             prop::option::of(prop::collection::vec(attribute, 0..3)),
         ),
         0..3u32,
     )
         .prop_map(
-            |(name, (kind, size), mode, time, (owner, attributes), folder)| Entry {
+            |(name, (kind, size), mode, time, (content, owner, attributes), folder)| Entry {
                 folder,
                 name: name.into_bytes(),
                 size: if kind == EntryKind::File { size } else { 0 },
@@ -61,6 +62,7 @@ pub(in crate::protocol::wire) fn offer() -> impl Strategy<Value = Offer> {
                 mtime_nanos: time.1,
                 owner: owner.map(|[user, group]| Ownership { user, group }),
                 attributes,
+                content,
                 data: Data::Everywhere,
             },
         );
