@@ -10,6 +10,7 @@ use crate::endpoint::{Endpoint, PORT_DEFAULT};
 use crate::entries::EntryOptions;
 use crate::size;
 use crate::token::{self, FoundToken};
+use crate::verify::{self, VerifyArguments};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use haul_engine::Error;
@@ -35,7 +36,8 @@ Exit codes:
   2    usage
   3    connection or peer: refused, lost, broke the protocol
   4    incompatible versions, or a kernel without what is needed
-  5    integrity: what arrived differs, or the source changed while it was read
+  5    integrity: what arrived differs, the source changed while it was read, or a file is
+       not as its manifest says
   6    not authorised
   23   some files failed, the rest are sealed
   130  interrupted (143 by SIGTERM, 129 by SIGHUP)";
@@ -131,6 +133,9 @@ pub enum Command {
     /// Remove temporary files that no running transfer holds
     #[command(after_help = format!("{}\n\n{CODES_HELP}", clean::HELP))]
     Clean(CleanArguments),
+    /// Hold the files of a directory against a manifest of their digests
+    #[command(after_help = format!("{}\n\n{CODES_HELP}", verify::HELP))]
+    Verify(VerifyArguments),
     /// What this kernel and machine offer, what slows haul here, and the cures
     Doctor(DoctorArguments),
     /// Write a shell's completions to standard output

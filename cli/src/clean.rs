@@ -3,7 +3,7 @@
 //! Leaves to others: which those are (the engine). Invariant: what goes is said,
 //! and what could not be done is a failure of the command.
 
-use crate::console::{Console, fault, printable, require_output};
+use crate::console::{Console, escaped, fault, require_output};
 use crate::size::{format_size, parse_age};
 use clap::Args;
 use haul_engine::Error;
@@ -109,15 +109,6 @@ pub fn in_background(root: &Path) {
     }
 }
 
-/// Bytes that are no text or control the terminal, as \x1b: one line, and what
-/// differs stays different.
-fn escaped(path: &[u8]) -> String {
-    match std::str::from_utf8(path) {
-        Ok(text) if printable(text) == text && !text.contains('\\') => text.to_owned(),
-        _ => path.escape_ascii().to_string(),
-    }
-}
-
 /// What came of it.
 fn sentence(cleaned: &Cleaned, dry_run: bool) -> String {
     let files = |count| match count {
@@ -156,17 +147,6 @@ fn json(cleaned: &Cleaned, dry_run: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_differs_stays_different_on_one_line() {
-        assert_eq!(escaped("dir/ä b".as_bytes()), "dir/ä b");
-        let odd: [&[u8]; 4] = [b"a\nb", b"a\\nb", b"a\xffb", "a\u{fffd}b".as_bytes()];
-        let told: Vec<String> = odd.iter().map(|path| escaped(path)).collect();
-        for (number, one) in told.iter().enumerate() {
-            assert!(!one.contains('\n'));
-            assert!(!told[number + 1..].contains(one), "{one}");
-        }
-    }
 
     #[test]
     fn the_sentence_counts() {

@@ -111,6 +111,16 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// Bytes that are no text or control the terminal, as \x1b: one line, and what
+/// differs stays different.
+#[must_use]
+pub fn escaped(path: &[u8]) -> String {
+    match std::str::from_utf8(path) {
+        Ok(text) if printable(text) == text && !text.contains('\\') => text.to_owned(),
+        _ => path.escape_ascii().to_string(),
+    }
+}
+
 /// What is written to a standard output that was closed at the start would go
 /// nowhere, without a word.
 ///
@@ -166,5 +176,16 @@ mod tests {
     #[test]
     fn an_error_is_one_line_without_escapes() {
         assert_eq!(printable("a\nb\u{1b}[2Jc\t"), "a b\u{fffd}[2Jc ");
+    }
+
+    #[test]
+    fn what_differs_stays_different_on_one_line() {
+        assert_eq!(escaped("dir/ä b".as_bytes()), "dir/ä b");
+        let odd: [&[u8]; 4] = [b"a\nb", b"a\\nb", b"a\xffb", "a\u{fffd}b".as_bytes()];
+        let told: Vec<String> = odd.iter().map(|path| escaped(path)).collect();
+        for (number, one) in told.iter().enumerate() {
+            assert!(!one.contains('\n'));
+            assert!(!told[number + 1..].contains(one), "{one}");
+        }
     }
 }

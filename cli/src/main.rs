@@ -22,6 +22,7 @@ mod interrupt;
 mod listed;
 mod logging;
 mod man;
+mod manifest;
 mod mistake;
 mod outcome;
 mod progress;
@@ -30,6 +31,7 @@ mod serve;
 mod size;
 mod table;
 mod token;
+mod verify;
 
 use arguments::{Arguments, Command};
 use clap::Parser;
@@ -91,6 +93,7 @@ fn run(arguments: &Arguments, console: &Console) -> Result<u8, Error> {
         )),
         Command::Serve(serve) => serve::run(serve, console, &Interrupts::take_over()?),
         Command::Clean(clean) => clean::run(clean, console),
+        Command::Verify(verify) => verify::run(verify, console, &Interrupts::take_over()?),
         Command::Doctor(doctor) => doctor::run(doctor, console),
         Command::Completions(completions) => completions::run(completions, console).map(|()| 0),
         Command::Man(man) => man::run(man, console).map(|()| 0),

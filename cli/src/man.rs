@@ -23,7 +23,7 @@ pub fn run(arguments: &ManArguments, console: &Console) -> Result<(), Error> {
             .cloned()
             .ok_or_else(|| {
                 usage(format!("there is no page for \"{name}\""))
-                    .cure("name copy, serve, bench, clean, doctor, completions or man")
+                    .cure("name copy, serve, bench, clean, verify, doctor, completions or man")
             })?
             .display_name(format!("haul-{name}"))
             .bin_name(format!("haul {name}")),

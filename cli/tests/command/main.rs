@@ -24,3 +24,4 @@ mod support;
 mod touched;
 mod trees;
 mod usage;
+mod verify;
