@@ -50,13 +50,24 @@ class Measured:
         self.cpu_seconds = cpu_seconds
         self.error = error
         self.output = output
+        # Peaks of memory and descriptors, where somebody watched.
+        self.peaks = None
 
 
-def processes(commands, cwd=None):
+def end(running):
+    """Ends processes that were started and not yet waited for."""
+    for _, process in running:
+        if process.returncode is None:
+            process.kill()
+            process.wait()
+
+
+def processes(commands, cwd=None, on_start=None):
     """Starts all commands at once, waits for all, and counts them together.
 
     Each is a list of words or a pair (words, keywords for Popen). CPU time is
-    what wait4 tells, so children that a process waited for are in it.
+    what wait4 tells, so children that a process waited for are in it. on_start
+    is told the processes' ids, in the commands' order.
     """
     log = tempfile.TemporaryFile()
     first_output = tempfile.TemporaryFile()
@@ -68,17 +79,21 @@ def processes(commands, cwd=None):
             keywords.update(rest[0] if rest else {})
             running.append((words[0], subprocess.Popen(words, cwd=cwd, **keywords)))
     except OSError as error:
-        for _, process in running:
-            process.kill()
-            process.wait()
+        end(running)
         return Measured(0, 0, f"{words[0]}: {error}")
     cpu_seconds, wrong = 0.0, []
-    for name, process in running:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        cpu_seconds += usage.ru_utime + usage.ru_stime
-        if process.returncode != 0:
-            wrong.append(f"{name} ended with {process.returncode}")
+    try:
+        if on_start:
+            on_start([process.pid for _, process in running])
+        for name, process in running:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            cpu_seconds += usage.ru_utime + usage.ru_stime
+            if process.returncode != 0:
+                wrong.append(f"{name} ended with {process.returncode}")
+    finally:
+        # Whoever interrupts the script wants no process left behind.
+        end(running)
     seconds = time.perf_counter() - started
     texts = []
     for file in (first_output, log):

@@ -119,7 +119,7 @@ class HaulServe(Haul):
     def start(self):
         s = self.setting
         port = free_port()
-        self.address = f"haul://127.0.0.1:{port}/target.bin"
+        self.address = f"haul://127.0.0.1:{port}/{os.path.basename(s.target)}"
         self.token = os.path.join(s.scratch, "token")
         self.daemon = Daemon([s.haul, "serve", "--root", s.target_dir,
                               "--listen", f"127.0.0.1:{port}", "--token-file", self.token], port)
@@ -145,8 +145,10 @@ class Rsync(Rival):
         config = s.scratch_file("rsyncd.conf", (
             f"port = {port}\naddress = 127.0.0.1\nuse chroot = no\n{identity}"
             f"pid file = {s.scratch}/rsyncd.pid\n"
+            # Symbolic links stay what they are, and no name is looked up for an owner.
+            "munge symlinks = no\nnumeric ids = yes\n"
             f"[target]\npath = {s.target_dir}\nread only = no\n"))
-        self.url = f"rsync://127.0.0.1:{port}/target/target.bin"
+        self.url = f"rsync://127.0.0.1:{port}/target/{os.path.basename(s.target)}"
         self.daemon = Daemon(["rsync", "--daemon", "--no-detach", f"--config={config}"], port)
 
     def run(self):
