@@ -103,7 +103,9 @@ class Haul(Rival):
 
     def run(self):
         s = self.setting
-        return processes([[s.haul, "copy", "-q", *self.options, s.source, s.target]])
+        # A file system that shares blocks would have nothing moved.
+        return processes([[s.haul, "copy", "-q", "--reflink", "never", *self.options,
+                           s.source, s.target]])
 
 
 class HaulPlaced(Haul):

@@ -16,9 +16,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use haul_engine::Error;
 use haul_engine::error::why;
 use haul_engine::limits;
-use haul_engine::options::{
-    Congestion, CopyOptions, PassOver, PoolOptions, TargetRules, Transmit, TreeOptions,
-};
+use haul_engine::options::{Congestion, CopyOptions, PassOver, PoolOptions, TargetRules, Transmit};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -453,8 +451,7 @@ impl TransferOptions {
                 pass_over: PassOver::Nothing,
                 ..TargetRules::default()
             },
-            tree: TreeOptions::default(),
-            file_events: true,
+            ..CopyOptions::default()
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::embedded::{self, Embedded};
 use crate::endpoint::Endpoint;
 use crate::ends::{
     ends_in_slash, is_contents, place, refuse_deleting_source, refuse_onto_itself,
-    refuse_shared_outputs, resolved,
+    refuse_shared_outputs, refuse_sharing, resolved,
 };
 use crate::events::Events;
 use crate::follow::{self, Outputs};
@@ -110,6 +110,7 @@ impl Route {
         refuse_ssh(sources.iter().chain([target]))?;
         refuse_unnamed(sources, target)?;
         refuse_deleting(arguments)?;
+        refuse_sharing(arguments)?;
         if sources.contains(&Endpoint::Standard) && was_closed(Standard::Input) {
             return Err(fault("cannot read standard input", "it is closed"));
         }
@@ -368,6 +369,7 @@ fn carry(
         },
         rules: arguments.entries.rules(),
         file_events: arguments.output.events || arguments.entries.dry_run,
+        reflink: arguments.entries.reflink(),
         ..arguments.transfer.copy()
     };
     let mut pool_options = arguments.transfer.pool();
@@ -408,6 +410,9 @@ fn carry(
         Some(names) => route.with_names(names),
         None => route,
     };
+    if let Some(beside) = &beside {
+        pool.share_blocks(beside.reflinks());
+    }
     let transfer = route.start(&mut pool, &options).map_err(&explain)?;
     let output = &arguments.output;
     let sealing = Sealing::of(&options);

@@ -6,7 +6,7 @@
 
 use crate::token;
 use haul_engine::options::{Congestion, LocalTarget, PoolOptions, ServeOptions, Token};
-use haul_engine::{Error, ErrorKind, PeerAddress, Server};
+use haul_engine::{Error, ErrorKind, PeerAddress, Reflinks, Server};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -21,6 +21,7 @@ pub struct Embedded {
     server: Server,
     peer: PeerAddress,
     token: Token,
+    reflinks: Reflinks,
 }
 
 impl Embedded {
@@ -37,7 +38,8 @@ impl Embedded {
     ) -> Result<Self, Error> {
         let token = token::random()?;
         let congestion: Congestion = pool.congestion.clone();
-        let server = Server::bind(ServeOptions {
+        let reflinks = Reflinks::default();
+        let serve = ServeOptions {
             root,
             local_target: target,
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
@@ -48,7 +50,8 @@ impl Embedded {
             socket_buffer_bytes: pool.socket_buffer_bytes,
             congestion,
             workers: pool.workers,
-        })?;
+        };
+        let server = Server::bind_sharing(serve, Some(reflinks.clone()))?;
         let port = server
             .local_addresses()
             .first()
@@ -61,6 +64,7 @@ impl Embedded {
                 port,
             },
             token,
+            reflinks,
         })
     }
 
@@ -74,6 +78,12 @@ impl Embedded {
     #[must_use]
     pub fn token(&self) -> Token {
         self.token.clone()
+    }
+
+    /// What a pool is given whose files may share their blocks with what is written.
+    #[must_use]
+    pub fn reflinks(&self) -> Reflinks {
+        self.reflinks.clone()
     }
 
     /// Stops it and waits for its threads.

@@ -6,6 +6,7 @@
 use crate::arguments::{CopyArguments, OutputOptions, is_output};
 use crate::console::{fault, usage};
 use crate::endpoint::Endpoint;
+use crate::entries::ReflinkName;
 use haul_engine::Error;
 use haul_engine::options::{self, LocalSource, RemoteTarget};
 use std::os::unix::ffi::OsStrExt;
@@ -88,6 +89,27 @@ pub fn resolved(source: &Path) -> Result<(PathBuf, Vec<u8>), Error> {
             source.display()
         ))),
     }
+}
+
+/// Blocks are shared between files of this machine, and cannot be verified.
+pub fn refuse_sharing(arguments: &CopyArguments) -> Result<(), Error> {
+    if arguments.entries.reflink != ReflinkName::Always {
+        return Ok(());
+    }
+    let mut ends = arguments.sources.iter().chain([&arguments.target]);
+    if !ends.all(|end| matches!(end, Endpoint::Local(_))) {
+        return Err(usage(
+            "cannot use --reflink always here: only a copy within this machine can share blocks",
+        )
+        .cure("leave it out"));
+    }
+    if arguments.transfer.verify {
+        return Err(usage(
+            "cannot use --reflink always with --verify: nothing is written that could be read back",
+        )
+        .cure("leave one of them out"));
+    }
+    Ok(())
 }
 
 /// A file that is told into is no end of the copy, nor told into twice.

@@ -3,10 +3,10 @@
 //! Leaves to others: the tree itself (the engine). Invariant: patterns keep the order
 //! in which they were typed, files of them included, since the last that fits decides.
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum, value_parser};
 use haul_engine::Error;
 use haul_engine::error::why;
-use haul_engine::options::{DeleteRules, FilterRule, PassOver, TargetRules, TreeOptions};
+use haul_engine::options::{DeleteRules, FilterRule, PassOver, Reflink, TargetRules, TreeOptions};
 use std::path::PathBuf;
 
 /// What is copied of each entry, and what is passed over.
@@ -65,6 +65,15 @@ pub struct EntryOptions {
     /// Touch nothing: list what would be made, sent, replaced, corrected and deleted
     #[arg(long)]
     pub dry_run: bool,
+    /// Share blocks with the source instead of copying bytes, within one file system
+    #[arg(
+        long,
+        value_name = "auto|always|never",
+        value_enum,
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub reflink: ReflinkName,
     /// Count files that vanish while the copy runs as failed
     #[arg(long)]
     pub strict: bool,
@@ -73,7 +82,28 @@ pub struct EntryOptions {
     pub patterns: Patterns,
 }
 
+/// `--reflink`'s values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReflinkName {
+    /// Where it is possible, but not with --verify.
+    Auto,
+    /// Or the file fails.
+    Always,
+    /// No file does.
+    Never,
+}
+
 impl EntryOptions {
+    /// Whether files share their blocks with their sources.
+    #[must_use]
+    pub fn reflink(&self) -> Reflink {
+        match self.reflink {
+            ReflinkName::Auto => Reflink::Auto,
+            ReflinkName::Always => Reflink::Always,
+            ReflinkName::Never => Reflink::Never,
+        }
+    }
+
     /// As the engine takes them.
     ///
     /// # Errors

@@ -283,6 +283,9 @@ pub fn tell(
         let totals = events.dry_totals(report.entries.deleted);
         let headline = totals.unwrap_or_else(|| table::headline(report));
         console.line(&format!("haul: {headline}"));
+        if let Some(sharing) = table::sharing(report) {
+            console.line(&format!("haul: {sharing}"));
+        }
         for lost in outcome::lost(report) {
             console.line(&format!("haul: {lost}"));
         }
@@ -390,6 +393,7 @@ mod tests {
             kind: EntryReportKind::File,
             bytes: None,
             hole_bytes: 0,
+            shared_bytes: 0,
             level: None,
             error: Some(ErrorReport::from(&Error::new(ErrorKind::Local, *why))),
         };

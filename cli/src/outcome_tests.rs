@@ -46,6 +46,7 @@ pub fn full_report() -> Report {
             kind: EntryReportKind::File,
             bytes: Some(1_024),
             hole_bytes: 0,
+            shared_bytes: 0,
             level: Some(Level::Sealed),
             error: Some(ErrorReport::from(&error)),
         }],

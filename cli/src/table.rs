@@ -48,6 +48,22 @@ pub fn headline(report: &Report) -> String {
     text
 }
 
+/// "587 MiB of 3 files share …", where any do.
+#[must_use]
+pub fn sharing(report: &Report) -> Option<String> {
+    let (files, bytes) = (report.entries.shared, report.entries.shared_bytes);
+    let bytes = format_size(bytes);
+    match files {
+        0 => None,
+        1 => Some(format!(
+            "1 file shares its blocks with its source: its {bytes} were not sent"
+        )),
+        _ => Some(format!(
+            "{files} files share their blocks with their sources: their {bytes} were not sent"
+        )),
+    }
+}
+
 /// A level as the headline says it.
 fn level_words(level: Level) -> &'static str {
     match level {

@@ -20,6 +20,7 @@ pub mod session;
 pub use client::pool::Pool;
 pub use client::transfer::{StopHandle, Transfer};
 pub use error::{Error, ErrorKind, Result, Side};
+pub use files::reflink::Reflinks;
 pub use options::PeerAddress;
 pub use server::house::ServerEvent;
 pub use server::listen::{Server, ServerStopHandle};

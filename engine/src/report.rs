@@ -376,6 +376,10 @@ pub struct EntryCounts {
     pub untold: u64,
     /// Bytes of holes, which are not sent and stay holes.
     pub hole_bytes: u64,
+    /// Files that share their blocks with their sources: nothing of them was sent.
+    pub shared: u64,
+    /// Bytes of these, holes not counted.
+    pub shared_bytes: u64,
 }
 
 /// One file's end.
@@ -390,6 +394,8 @@ pub struct FileReport {
     pub bytes: Option<u64>,
     /// Those of them that are holes, which are not sent and stay holes.
     pub hole_bytes: u64,
+    /// Those that share their blocks with the source, and are not sent.
+    pub shared_bytes: u64,
     /// The level reached; null when it failed.
     pub level: Option<Level>,
     /// Why it failed.

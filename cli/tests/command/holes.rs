@@ -49,7 +49,8 @@ fn copies_keep_holes(kind: &str, options: &[&str]) {
         let before = blocks(&source);
         for options in options {
             for line in [
-                format!("copy --json {options} mount/source mount/local"),
+                // A clone has the source's holes, and nothing of it is sent.
+                format!("copy --json --reflink never {options} mount/source mount/local"),
                 format!(
                     "copy --json {options} mount/source {}",
                     server.url("pushed")

@@ -16,6 +16,7 @@ mod lists;
 mod mount;
 mod outputs;
 mod rates;
+mod reflink;
 mod reports;
 mod rules;
 mod servers;

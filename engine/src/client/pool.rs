@@ -9,12 +9,14 @@ use super::transfer::Transfer;
 use super::{dial, greet};
 use crate::data::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::reflink::Reflinks;
 use crate::kernel::descriptors::{self, Share};
 use crate::kernel::random::random;
 use crate::kernel::socket::SocketOptions;
 use crate::limits;
 use crate::options::{
-    CopyOptions, LocalSource, LocalTarget, PeerAddress, PoolOptions, RemoteSource, RemoteTarget,
+    CopyOptions, LocalSource, LocalTarget, PeerAddress, PoolOptions, Reflink, RemoteSource,
+    RemoteTarget,
 };
 use crate::protocol::TransferId;
 use crate::protocol::handshake::ClientHandshake;
@@ -44,6 +46,8 @@ pub struct Pool {
     thread: Option<JoinHandle<()>>,
     /// Why the session ended.
     ended: Arc<Mutex<Option<Error>>>,
+    /// Shared with the peer, where that is a server in this process.
+    reflinks: Option<Reflinks>,
 }
 
 impl Pool {
@@ -83,6 +87,7 @@ impl Pool {
                 inner,
                 thread: Some(thread),
                 ended,
+                reflinks: None,
             }),
             Err(error) => {
                 // It has said all it had to say.
@@ -92,10 +97,17 @@ impl Pool {
         }
     }
 
+    /// Says that the peer is the server in this process that was given the same
+    /// `reflinks` (by [`Server::bind_sharing`](crate::Server::bind_sharing)): files that
+    /// are pushed share their blocks with their sources, as [`CopyOptions::reflink`] says.
+    pub fn share_blocks(&mut self, reflinks: Reflinks) {
+        self.reflinks = Some(reflinks);
+    }
+
     /// Sends local sources to the peer.
     ///
     /// # Errors
-    /// The pool's session has ended.
+    /// The pool's session has ended; blocks must be shared where that cannot be meant.
     pub fn push(
         &mut self,
         sources: Vec<LocalSource>,
@@ -120,6 +132,9 @@ impl Pool {
 
     fn start(&mut self, task: StartTask, options: &CopyOptions) -> Result<Transfer> {
         check(options)?;
+        if options.reflink == Reflink::Always {
+            self.check_always(&task, options)?;
+        }
         let (updates, follow) = mpsc::channel();
         let transfer = TransferId(random()?);
         let asked = self.clock.now();
@@ -127,6 +142,7 @@ impl Pool {
             transfer,
             task,
             options: options.clone(),
+            reflinks: self.reflinks.clone(),
             updates,
             asked,
         };
@@ -147,6 +163,28 @@ impl Pool {
             self.inner.clone(),
             self.ended.clone(),
         ))
+    }
+
+    /// Refuses to share blocks where there can be none to share.
+    fn check_always(&self, task: &StartTask, options: &CopyOptions) -> Result<()> {
+        let is_path = |source: &LocalSource| matches!(source, LocalSource::Path(_));
+        let is_of_files = match task {
+            StartTask::Push { sources, target } => {
+                matches!(target, RemoteTarget::Path { .. }) && sources.iter().all(is_path)
+            }
+            StartTask::Pull { .. } => false,
+        };
+        if self.reflinks.is_none() || !is_of_files {
+            return Err(Error::usage(
+                "only a copy within this machine can share blocks",
+            ));
+        }
+        if options.verify {
+            return Err(Error::usage(
+                "what shares its blocks cannot be verified: nothing of it is written",
+            ));
+        }
+        Ok(())
     }
 
     /// Closes the connections and waits for the control thread.

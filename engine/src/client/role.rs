@@ -7,6 +7,7 @@
 use super::dial;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::metadata::Keeping;
+use crate::files::reflink::{Lending, Reflinks};
 use crate::files::target::TargetOptions;
 use crate::files::walk::{Reach, Walk};
 use crate::kernel::descriptors::Share;
@@ -47,6 +48,8 @@ pub(super) struct Client {
     /// The target of the push whose first sources are being opened, and the
     /// descriptors for all of them.
     starting: Option<(Task, CopyOptions, Share)>,
+    /// Of that push, where its receiver is in this process.
+    reflinks: Option<Reflinks>,
 }
 
 impl Client {
@@ -68,6 +71,7 @@ impl Client {
             dialled: VecDeque::new(),
             fewer,
             starting: None,
+            reflinks: None,
         }
     }
 
@@ -116,6 +120,7 @@ impl Client {
             transfer,
             task,
             options,
+            reflinks,
             updates,
             asked,
         } = start;
@@ -138,6 +143,7 @@ impl Client {
         running.begin(active);
         match task {
             StartTask::Push { sources, target } => {
+                self.reflinks = reflinks;
                 self.push(running, transfer, sources, target, options);
             }
             StartTask::Pull { sources, target } => {
@@ -229,6 +235,7 @@ impl Client {
             rules: options.rules,
             keeping,
             filters: options.tree.filters.clone(),
+            reflinks: None,
         };
         running.receive(Asked::from(target), making, share, saying)
     }
@@ -339,6 +346,10 @@ impl Role for Client {
             window_bytes: None,
             peer_descriptors_max: 0,
             deletes: options.rules.deletes,
+            lending: match options.verify {
+                true => None,
+                false => Lending::new(self.reflinks.take(), transfer, options.reflink),
+            },
         };
         let supply = Supply {
             share,

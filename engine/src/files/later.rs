@@ -55,6 +55,11 @@ impl Later {
         self.stamp.size()
     }
 
+    /// The number of its file system.
+    pub(super) fn device(&self) -> u64 {
+        self.identity.device()
+    }
+
     /// Where it has data.
     #[must_use]
     pub fn data(&self) -> &Data {
@@ -112,6 +117,16 @@ impl Later {
     /// changed or another has its name, else the system's reason; and whether only a
     /// descriptor was missing.
     pub fn open(&self) -> Result<FileSource, NotOpened> {
+        let mut opened = self.open_as_it_is()?;
+        opened.ask_the_cache();
+        Ok(opened)
+    }
+
+    /// The same for what is not to be read: how much of it is cached is not asked.
+    ///
+    /// # Errors
+    /// As [`Later::open`].
+    pub fn open_as_it_is(&self) -> Result<FileSource, NotOpened> {
         let (fd, stat) = self.open_fd()?;
         if Identity::of(&stat) != self.identity || !self.stamp.is_of(&stat) {
             return Err(self.changed().into());
@@ -119,7 +134,7 @@ impl Later {
         let known = (self.data.clone(), self.filled_bytes);
         let file_system = self.folder.file_system();
         let name = self.name.clone();
-        Ok(FileSource::hold(
+        Ok(FileSource::hold_as_it_is(
             fd,
             &stat,
             file_system,

@@ -19,6 +19,7 @@ pub mod missing;
 pub mod node;
 pub mod owners;
 pub mod place;
+pub mod reflink;
 pub mod settle;
 pub mod source;
 pub mod stream;

@@ -95,8 +95,8 @@ impl ReadBack {
         }
     }
 
-    /// The sum of the pieces of `file` that `plan` holds, up to `size`; from a
-    /// disk after the fsync.
+    /// The sum of the pieces of `file` that `plan` has, up to `size`, whether they
+    /// were sent or held; from a disk after the fsync.
     ///
     /// # Errors
     /// The errno of a read, [`Errno::BUSY`] when its pages would not leave the
@@ -118,6 +118,11 @@ impl ReadBack {
             }
         }
         let mut sum = FileSum::default();
+        for piece in plan.held_pieces(file) {
+            // At most one chunk.
+            let bytes = (piece.end - piece.start) as usize;
+            sum.add(piece.start, self.read(piece.start, bytes)?);
+        }
         let mut next = 0;
         for chunk in plan.chunks_of(file).flatten() {
             // Several stretches of one file may share a chunk.
@@ -141,8 +146,8 @@ impl ReadBack {
         Ok(sum)
     }
 
-    /// True when everything of `file` that `plan` does not hold reads as zeros, up
-    /// to `size`.
+    /// True when everything of `file` that `plan` has not reads as zeros, up to
+    /// `size`.
     ///
     /// # Errors
     /// As [`ReadBack::sum`].
@@ -153,14 +158,19 @@ impl ReadBack {
         size: u64,
     ) -> Result<bool, Option<Errno>> {
         let mut end = 0;
-        let pieces = plan
+        let sent = plan
             .chunks_of(file)
             .flat_map(|chunks| plan.pieces_of(chunks).filter(|piece| piece.file == file));
-        for piece in pieces {
-            if !self.is_zero(end..piece.file_offset.min(size))? {
+        let sent = sent.map(|piece| {
+            let start = piece.file_offset;
+            (start, start.saturating_add(piece.bytes))
+        });
+        let held = plan.held_pieces(file);
+        for (start, stop) in sent.chain(held.map(|piece| (piece.start, piece.end))) {
+            if !self.is_zero(end..start.min(size))? {
                 return Ok(false);
             }
-            end = end.max(piece.file_offset.saturating_add(piece.bytes));
+            end = end.max(stop);
         }
         self.is_zero(end..size)
     }

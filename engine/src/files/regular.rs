@@ -232,12 +232,14 @@ impl FileSource {
             false => (Data::Everywhere, 0),
         };
         let file_system = FileSystem::of(fd.as_fd());
-        Ok(Self::hold(fd, &stat, file_system, data, name, display)?)
+        let mut source = Self::hold_as_it_is(fd, &stat, file_system, data, name, display)?;
+        source.ask_the_cache();
+        Ok(source)
     }
 
     /// The open file `fd`, which has `stat` and lies on `file_system`; where it has
-    /// `data`, and how many bytes of holes count as such.
-    pub(super) fn hold(
+    /// `data`, and how many bytes of holes count as such. It counts as warm.
+    pub(super) fn hold_as_it_is(
         fd: OwnedFd,
         stat: &Stat,
         file_system: FileSystem,
@@ -253,15 +255,11 @@ impl FileSource {
             .cure("pipe it through standard input: cat FILE | haul copy - TARGET")
             .at(Side::Sender));
         }
-        // Small files are read through buffers whether they are cached or not.
-        let cold = stamp.size >= COLD_BYTES_MIN
-            && file_system != FileSystem::Memory
-            && is_cold(fd.as_fd(), stamp.size, &data);
-        let mut source = Self {
+        Ok(Self {
             fd,
             held: Held::new(1),
             direct: None,
-            cold,
+            cold: false,
             file_system,
             stamp,
             data,
@@ -274,11 +272,18 @@ impl FileSource {
             identity: Identity::of(stat),
             name,
             display,
-        };
-        if cold {
-            source.prefer_direct();
+        })
+    }
+
+    /// Finds out whether it is cold, and opens the direct descriptor where it is.
+    pub(super) fn ask_the_cache(&mut self) {
+        // Small files are read through buffers whether they are cached or not.
+        self.cold = self.stamp.size >= COLD_BYTES_MIN
+            && self.file_system != FileSystem::Memory
+            && is_cold(self.fd.as_fd(), self.stamp.size, &self.data);
+        if self.cold {
+            self.prefer_direct();
         }
-        Ok(source)
     }
 
     /// The held descriptor, for reading and mapping.

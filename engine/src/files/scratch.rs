@@ -30,6 +30,11 @@ pub fn entry(name: &str, size: u64) -> Entry {
 
 /// The plan of whole files of these sizes, or of one stream.
 pub fn plan(sizes: &[Option<u64>], chunk_bytes: u32) -> Plan {
+    plan_of(sizes, chunk_bytes, &Verdict::Whole)
+}
+
+/// The same where the receiver says so of each.
+pub fn plan_of(sizes: &[Option<u64>], chunk_bytes: u32, verdict: &Verdict) -> Plan {
     let entries = sizes.iter().map(|size| {
         let mut entry = entry("file", size.unwrap_or(0));
         if size.is_none() {
@@ -49,7 +54,7 @@ pub fn plan(sizes: &[Option<u64>], chunk_bytes: u32) -> Plan {
     let answer = Answer {
         transfer: TransferId([1; 16]),
         segment: 0,
-        verdicts: vec![Verdict::Whole; sizes.len()],
+        verdicts: vec![verdict.clone(); sizes.len()],
         digest: [0; 16],
     };
     Plan::new(&offer, &answer, chunk_bytes).expect("a plan")
@@ -122,6 +127,11 @@ impl Mount {
     /// "ext4" or "xfs" in a file of `mebibytes`; `None`, said aloud, where it
     /// cannot be made.
     pub fn disk(kind: &str, mebibytes: u64) -> Option<Self> {
+        Self::disk_made_with(kind, mebibytes, &[])
+    }
+
+    /// The same, with options for mkfs.
+    pub fn disk_made_with(kind: &str, mebibytes: u64, options: &[&str]) -> Option<Self> {
         let directory = tempfile::tempdir().expect("directory");
         let mount = Self { directory };
         let image = mount.image();
@@ -130,7 +140,8 @@ impl Mount {
         std::fs::create_dir(mount.path()).expect("mount point");
         let (image, point) = (image.to_str().expect("text"), mount.path());
         let point = point.to_str().expect("text");
-        let made = run(&format!("mkfs.{kind}"), &["-q", image]);
+        let make = format!("mkfs.{kind}");
+        let made = run(&make, &[&["-q", image], options].concat());
         if made && run("mount", &["-o", "loop", "-t", kind, image, point]) {
             return Some(mount);
         }

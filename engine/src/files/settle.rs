@@ -319,7 +319,12 @@ impl Target {
             None => self.differs("it ends too early there"),
         };
         let mut back = ReadBack::as_it_is(fd.as_fd()).map_err(|errno| failed(Some(errno)))?;
-        back.sum(plan, file, size).map_err(failed)
+        let sum = back.sum(plan, file, size).map_err(failed)?;
+        // Where its blocks are shared its holes are not its own making.
+        if plan.is_held(file) && !back.has_holes_between(plan, file, size).map_err(failed)? {
+            return Err(self.differs("its holes are not zeros"));
+        }
+        Ok(sum)
     }
 
     /// Only a source that holds what landed may be sealed, with the bits that it

@@ -8,6 +8,7 @@
 use super::folder::HeldFolder;
 use super::metadata::Metadata;
 use super::place::Place;
+use super::reflink::CloneSource;
 use super::temporary;
 use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, require_space};
 use crate::error::{Error, ErrorKind, Result, Side, why};
@@ -104,6 +105,7 @@ pub struct Target {
     descriptors: Held,
     /// Targets are counted as they are made: see [`Target::number`].
     number: u64,
+    is_held: bool,
 }
 
 /// Targets that were made in this process.
@@ -132,10 +134,25 @@ impl Target {
         metadata: Metadata,
         options: TargetOptions,
     ) -> Result<Self> {
+        Self::create_from(place, entry, metadata, options, None)
+    }
+
+    /// The same; it shares the blocks of `source` where that is possible: see
+    /// [`Target::is_held`].
+    ///
+    /// # Errors
+    /// As [`Target::create`]; where the blocks must be shared and cannot.
+    pub fn create_from(
+        place: Place,
+        entry: &Entry,
+        metadata: Metadata,
+        options: TargetOptions,
+        source: Option<CloneSource<'_>>,
+    ) -> Result<Self> {
         let file_system = place.folder().file_system();
         options.check(&place, entry)?;
-        if entry.data_bytes() >= ALLOCATE_BYTES_MIN {
-            require_space(place.directory(), place.display(), entry.data_bytes())?;
+        if source.is_none() {
+            require_room(&place, entry)?;
         }
         let (fd, temporary) = temporary::create(&place)?;
         // From here on the drop removes the temporary file.
@@ -154,8 +171,18 @@ impl Target {
             display: String::new(),
             descriptors: Held::new(1),
             number: MADE.fetch_add(1, Ordering::Relaxed),
+            is_held: false,
         };
-        if entry.kind == EntryKind::File {
+        if let (Some(source), Sink::File { fd, .. }, Some(held)) =
+            (source, &target.sink, &target.held)
+        {
+            target.is_held = source.clone_into(fd.as_fd(), &held.place)?;
+            if !target.is_held {
+                require_room(&held.place, entry)?;
+            }
+        }
+        // What shares its blocks has its size, and extents that are not its own.
+        if entry.kind == EntryKind::File && !target.is_held {
             match entry.data {
                 Data::Everywhere => {
                     target.allocate(file_system, entry.size)?;
@@ -237,6 +264,7 @@ impl Target {
             display: display.to_owned(),
             descriptors: Held::new(0),
             number: MADE.fetch_add(1, Ordering::Relaxed),
+            is_held: false,
         })
     }
 
@@ -269,6 +297,12 @@ impl Target {
     pub fn must_reach_disk(&self) -> bool {
         let options = &self.options;
         options.fsync || options.verify || options.drop_cache
+    }
+
+    /// True where it shares the blocks of its source: all that it is to hold is there.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.is_held
     }
 
     /// Its bytes are written from now on.
@@ -416,6 +450,14 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         self.discard();
+    }
+}
+
+/// Refuses a file that is sure to find no room.
+fn require_room(place: &Place, entry: &Entry) -> Result<()> {
+    match entry.data_bytes() {
+        ..ALLOCATE_BYTES_MIN => Ok(()),
+        bytes => require_space(place.directory(), place.display(), bytes),
     }
 }
 

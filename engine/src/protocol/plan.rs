@@ -6,7 +6,7 @@
 //! transfer's chunk size.
 //!
 //! What is wanted of a file is what the answer names of its data: holes are in no
-//! chunk. An extent of at least one chunk starts a chunk of its own and fills chunks
+//! chunk, nor is what the receiver holds already. An extent of at least one chunk starts a chunk of its own and fills chunks
 //! until its end; smaller extents are packed, whole, into a shared chunk until
 //! the next does not fit. A stream is alone in its segment, and its chunks
 //! are counted without an end.
@@ -14,7 +14,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::wire::{Answer, ByteRange, Data, EntryKind, Offer, Verdict};
+use super::wire::{Answer, ByteRange, Data, Entry, EntryKind, Offer, Verdict};
 use super::{ChunkId, FileId, Violation};
 use crate::limits;
 use serde::Serialize;
@@ -55,6 +55,8 @@ pub struct Piece {
 pub struct Plan {
     chunk_bytes: u32,
     extents: Vec<Extent>,
+    /// Data that the receiver holds already, by file: see [`Verdict::Held`].
+    held: Vec<(FileId, ByteRange)>,
     /// `None` for a stream.
     chunk_count: Option<u64>,
     wanted_bytes: u64,
@@ -65,8 +67,8 @@ impl Plan {
     /// Lays out what `answer` wants of `offer`.
     ///
     /// # Errors
-    /// A verdict count that differs, or ranges that are unordered, touching or
-    /// outside their file.
+    /// A verdict count that differs, ranges that are unordered, touching or
+    /// outside their file, or something held that is no file.
     pub fn new(offer: &Offer, answer: &Answer, chunk_bytes: u32) -> Result<Self, Violation> {
         assert!(
             chunk_bytes.is_power_of_two(),
@@ -87,6 +89,7 @@ impl Plan {
         let mut layout = Layout {
             chunk_bytes,
             extents: Vec::new(),
+            held: Vec::new(),
             next: 0,
             filled: 0,
             wanted: 0,
@@ -114,6 +117,10 @@ impl Plan {
                         layout.lay_data(file, *range, &entry.data);
                     }
                 }
+                Verdict::Held if entry.kind == EntryKind::File => layout.hold(file, entry),
+                Verdict::Held => {
+                    return Err(Violation::new("a file that is held", "another entry"));
+                }
             }
         }
         layout.close_shared();
@@ -128,6 +135,7 @@ impl Plan {
         Ok(Self {
             chunk_bytes,
             extents: layout.extents,
+            held: layout.held,
             chunk_count: Some(layout.next),
             wanted_bytes: layout.wanted,
             digest,
@@ -138,8 +146,8 @@ impl Plan {
         let wanted = match verdict {
             Verdict::Whole => true,
             Verdict::Skip | Verdict::Refused(_) | Verdict::Would(_) => false,
-            Verdict::Ranges(_) => {
-                return Err(Violation::new("a whole stream", "ranges of a stream"));
+            Verdict::Ranges(_) | Verdict::Held => {
+                return Err(Violation::new("a whole stream", "a part of a stream"));
             }
         };
         let extent = Extent {
@@ -154,6 +162,7 @@ impl Plan {
         Ok(Self {
             chunk_bytes,
             extents: if wanted { vec![extent] } else { Vec::new() },
+            held: Vec::new(),
             chunk_count: if wanted { None } else { Some(0) },
             wanted_bytes: 0,
             digest,
@@ -294,6 +303,30 @@ impl Plan {
             .sum()
     }
 
+    /// True of a file whose data the receiver holds already: none of it is sent.
+    #[must_use]
+    pub fn is_held(&self, file: FileId) -> bool {
+        self.held.binary_search_by_key(&file, |held| held.0).is_ok()
+    }
+
+    /// The data of a file that [`Plan::is_held`], in pieces of one chunk at most.
+    pub fn held_pieces(&self, file: FileId) -> impl Iterator<Item = ByteRange> + '_ {
+        let chunk_bytes = u64::from(self.chunk_bytes);
+        let first = self.held.partition_point(|held| held.0 < file);
+        let own = self.held[first..].iter();
+        let own = own.take_while(move |held| held.0 == file);
+        own.flat_map(move |(_, range)| {
+            let (end, pieces) = (range.end, (range.end - range.start).div_ceil(chunk_bytes));
+            (0..pieces).map(move |piece| {
+                let start = range.start + piece * chunk_bytes;
+                ByteRange {
+                    start,
+                    end: end.min(start.saturating_add(chunk_bytes)),
+                }
+            })
+        })
+    }
+
     /// The files that have bytes in `chunks`, ascending, each once.
     pub fn files_of(&self, chunks: Range<ChunkId>) -> impl Iterator<Item = FileId> + '_ {
         let mut last = None;
@@ -343,6 +376,7 @@ impl Plan {
 struct Layout {
     chunk_bytes: u32,
     extents: Vec<Extent>,
+    held: Vec<(FileId, ByteRange)>,
     /// The next chunk that nothing is in.
     next: ChunkId,
     /// Bytes in the shared chunk `next`, which is counted only when closed.
@@ -366,6 +400,21 @@ impl Layout {
                 end: stretch.end.min(range.end),
             };
             self.lay(file, part);
+        }
+    }
+
+    /// Keeps where a file has data that is in no chunk.
+    fn hold(&mut self, file: FileId, entry: &Entry) {
+        let whole = ByteRange {
+            start: 0,
+            end: entry.size,
+        };
+        match &entry.data {
+            Data::Everywhere if entry.size == 0 => {}
+            Data::Everywhere => self.held.push((file, whole)),
+            Data::Ranges(ranges) => {
+                self.held.extend(ranges.iter().map(|range| (file, *range)));
+            }
         }
     }
 
@@ -433,6 +482,7 @@ pub fn digest(offer: &Offer, verdicts: &[Verdict]) -> [u8; 16] {
             Verdict::Whole => drop(hasher.update(&[1])),
             Verdict::Refused(_) => drop(hasher.update(&[2])),
             Verdict::Would(_) => drop(hasher.update(&[4])),
+            Verdict::Held => drop(hasher.update(&[5])),
             Verdict::Ranges(ranges) => {
                 hasher.update(&[3]);
                 hash_ranges(&mut hasher, ranges);

@@ -4,6 +4,7 @@
 //! is told costs no memory.
 
 use crate::error::Error;
+use crate::files::reflink::Reflinks;
 use crate::kernel::queue::Writer;
 use crate::options::LocalTarget;
 use std::net::SocketAddr;
@@ -53,6 +54,8 @@ pub(super) struct House {
     /// Where everything goes instead of what a peer names.
     pub(super) local_target: Option<LocalTarget>,
     pub(super) allow_null: bool,
+    /// Shared with a pool in this process.
+    pub(super) reflinks: Option<Reflinks>,
     pub(super) events: Writer<ServerEvent>,
     /// Whether the server was told to stop.
     pub(super) stopped: watch::Receiver<bool>,

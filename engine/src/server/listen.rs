@@ -11,6 +11,7 @@ use crate::data::Clock;
 use crate::data::receive::Stock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::place;
+use crate::files::reflink::Reflinks;
 use crate::kernel::descriptors::{self, Exhaustion, Share};
 use crate::kernel::queue::{Reader, Writer, bounded};
 use crate::kernel::random::random;
@@ -79,6 +80,15 @@ impl Server {
     /// The root cannot be opened, an address cannot be listened on, or
     /// io_uring cannot be used.
     pub fn bind(options: ServeOptions) -> Result<Self> {
+        Self::bind_sharing(options, None)
+    }
+
+    /// The same; files that a pool in this process pushes, which was given the same
+    /// `reflinks`, share their blocks with their sources where that is possible.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn bind_sharing(options: ServeOptions, reflinks: Option<Reflinks>) -> Result<Self> {
         if options.token.is_none() && !options.allow_unauthenticated {
             return Err(Error::usage(
                 "cannot serve: there is neither a token nor leave to go without one",
@@ -110,7 +120,7 @@ impl Server {
                 let told = ready.clone();
                 let serve = serve(
                     options,
-                    root,
+                    (root, reflinks),
                     sockets,
                     listeners,
                     (tell, counts),
@@ -219,7 +229,7 @@ struct Known {
 
 async fn serve(
     options: ServeOptions,
-    root: Arc<OwnedFd>,
+    (root, reflinks): (Arc<OwnedFd>, Option<Reflinks>),
     sockets: SocketOptions,
     listeners: Vec<TcpListener>,
     (events, [cut, missed]): (Writer<ServerEvent>, [Arc<AtomicU64>; 2]),
@@ -231,6 +241,7 @@ async fn serve(
             root,
             local_target: options.local_target,
             allow_null: options.allow_null,
+            reflinks,
             events,
             stopped: stopped.clone(),
             cut,

@@ -99,6 +99,7 @@ impl Serving {
             rules: begin.rules,
             filters: begin.tree.filters.clone(),
             keeping: Keeping::new(self.session.authenticated),
+            reflinks: self.house.reflinks.clone(),
         };
         running.receive(asked, making, share, Saying::new(Vec::new()))?;
         begun(running, begin.transfer, descriptors_max);
@@ -205,6 +206,7 @@ impl Role for Serving {
             window_bytes: begin.window_bytes,
             peer_descriptors_max: begin.descriptors_max.unwrap_or(0),
             deletes: begin.rules.deletes,
+            lending: None,
         };
         let supply = Supply {
             share,

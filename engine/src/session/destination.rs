@@ -9,6 +9,7 @@ use crate::files::content::holds;
 use crate::files::metadata::{Keeping, Metadata};
 use crate::files::node::{Node, refuse_unproved_device};
 use crate::files::place::{self, Place, ResolvedTarget};
+use crate::files::reflink::{CloneSource, Cloning, Reflinks};
 use crate::files::target::{Target, TargetOptions};
 use crate::files::tree::delete::Deleting;
 use crate::files::tree::filter::PathFilter;
@@ -65,6 +66,8 @@ pub(crate) struct Making {
     pub(crate) keeping: Arc<Keeping>,
     /// What is left out, and left alone where is deleted.
     pub(crate) filters: Vec<FilterRule>,
+    /// What a sender in this process offers to be cloned.
+    pub(crate) reflinks: Option<Reflinks>,
 }
 
 /// What an entry became at the receiver, until it is settled.
@@ -171,11 +174,11 @@ impl Destination {
         if self.making.rules.only_tell {
             return self.would(target, offer);
         }
-        // Each file alone may fit where all of them do not.
-        let bytes = offer.entries.iter().map(Entry::data_bytes);
-        let bytes = bytes.fold(0, u64::saturating_add);
+        let cloning = self.cloning(offer);
         let target = target.and_then(|target| {
             require_one_top(&target, offer)?;
+            // Each file alone may fit where all of them do not.
+            let bytes = bytes_to_store(offer, cloning.as_ref(), &target);
             target.require_space(bytes).map(|()| target)
         });
         let target = match target {
@@ -188,13 +191,21 @@ impl Destination {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         let makes = !self.making.rules.only_existing;
         let folders = folders.of_offer(&target, offer, makes);
-        let entries = offer.entries.iter();
+        let entries = (0..).zip(&offer.entries);
         entries
-            .map(|entry| {
-                let prepared = self.entry(&target, &folders, offer, entry);
+            .map(|(file, entry)| {
+                let clone = |place: &Place| cloning.as_ref()?.source(file, entry, place.folder());
+                let prepared = self.entry(&target, &folders, offer, entry, clone);
                 prepared.unwrap_or_else(|error| (Verdict::Refused(error.at(Side::Receiver)), None))
             })
             .collect()
+    }
+
+    /// What of the segment may share its blocks. Only what arrived can be verified.
+    fn cloning(&self, offer: &Offer) -> Option<Cloning> {
+        let reflinks = self.making.reflinks.as_ref();
+        let reflinks = reflinks.filter(|_| !self.making.options.verify)?;
+        reflinks.of(offer.transfer, offer.segment)
     }
 
     /// What would become of each; nothing is made.
@@ -312,12 +323,13 @@ impl Destination {
         }
     }
 
-    fn entry(
+    fn entry<'a>(
         &self,
         target: &ResolvedTarget,
         folders: &OfferFolders,
         offer: &Offer,
         entry: &Entry,
+        clone: impl FnOnce(&Place) -> Option<CloneSource<'a>>,
     ) -> Result<Prepared> {
         // What its peer calls it is no name that anybody typed.
         if target.is_directory() && entry.kind == EntryKind::Stream {
@@ -348,8 +360,13 @@ impl Destination {
                 .map_err(|(doing, errno)| place.failed(doing, errno))?;
             return Ok((Verdict::Skip, None));
         }
-        let made = Target::create(place, entry, metadata, self.making.options)?;
-        Ok((Verdict::Whole, Some(PreparedTarget::Bytes(Arc::new(made)))))
+        let (source, options) = (clone(&place), self.making.options);
+        let made = Target::create_from(place, entry, metadata, options, source)?;
+        let verdict = match made.is_held() {
+            true => Verdict::Held,
+            false => Verdict::Whole,
+        };
+        Ok((verdict, Some(PreparedTarget::Bytes(Arc::new(made)))))
     }
 
     /// True where the file that is there is passed over.
@@ -405,6 +422,19 @@ fn holds_content(place: &Place, stat: &Stat, entry: &Entry) -> bool {
     let wanted = entry.content.as_ref();
     // Regular files have no negative size.
     stat.st_size as u64 == entry.size && wanted.is_some_and(|wanted| holds(place, stat, wanted))
+}
+
+/// Bytes of the segment that need room, as far as is known: what shares its blocks
+/// needs none, and what turns out not to looks for itself.
+fn bytes_to_store(offer: &Offer, cloning: Option<&Cloning>, target: &ResolvedTarget) -> u64 {
+    let folder = target.folder();
+    let may_share =
+        |file, entry| cloning.is_some_and(|cloning| cloning.source(file, entry, folder).is_some());
+    let entries = (0..).zip(&offer.entries);
+    entries
+        .filter(|(file, entry)| !may_share(*file, *entry))
+        .map(|(_, entry)| entry.data_bytes())
+        .fold(0, u64::saturating_add)
 }
 
 /// A target that names what is copied takes one file or one directory: the contents of

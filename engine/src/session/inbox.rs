@@ -6,6 +6,7 @@ use super::destination::PreparedTarget;
 use super::event::Update;
 use crate::data::SendSegment;
 use crate::error::{Error, Result};
+use crate::files::reflink::Reflinks;
 use crate::files::stream::StreamNews;
 use crate::files::tree::names::NamesPart;
 use crate::files::walk::{Batch, Naming, Walk};
@@ -40,6 +41,8 @@ pub(crate) struct Start {
     pub(crate) transfer: TransferId,
     pub(crate) task: StartTask,
     pub(crate) options: CopyOptions,
+    /// Shared with a receiver in this process.
+    pub(crate) reflinks: Option<Reflinks>,
     pub(crate) updates: mpsc::Sender<Update>,
     pub(crate) asked: Nanos,
 }

@@ -10,6 +10,14 @@ use crate::report::{EntryCounts, ErrorReport, FileReport, Level};
 /// Segment and file, by which they are told in the order offered.
 pub(super) type FilePlace = (u32, usize);
 
+/// Bytes of a file that are not sent.
+#[derive(Clone, Copy)]
+pub(super) struct Unsent {
+    pub(super) hole_bytes: u64,
+    /// Its target shares their blocks.
+    pub(super) shared_bytes: u64,
+}
+
 /// How a file ended.
 #[derive(Default)]
 pub(super) struct FileEnd {
@@ -49,14 +57,16 @@ impl Past {
     pub(super) fn add(
         &mut self,
         place: FilePlace,
-        hole_bytes: u64,
+        unsent: Unsent,
         end: &FileEnd,
         is_told: bool,
         report: impl Fn() -> FileReport,
     ) {
         let counts = &mut self.counts;
         counts.entries += 1;
-        counts.hole_bytes += hole_bytes;
+        counts.hole_bytes += unsent.hole_bytes;
+        counts.shared += u64::from(unsent.shared_bytes > 0);
+        counts.shared_bytes += unsent.shared_bytes;
         let mut has_failed = false;
         match &end.error {
             Some(error) if error.kind == ErrorKind::Vanished => counts.vanished += 1,
@@ -143,11 +153,16 @@ mod tests {
             Some(kind) => Err(Error::new(kind, "it is so")),
         };
         let end = FileEnd::new(Some(1), &result);
-        past.add(place, 2, &end, true, || FileReport {
+        let unsent = Unsent {
+            hole_bytes: 2,
+            shared_bytes: 3 * u64::from(error.is_none()),
+        };
+        past.add(place, unsent, &end, true, || FileReport {
             name: format!("f{number}"),
             kind: EntryReportKind::File,
             bytes: Some(1),
             hole_bytes: 2,
+            shared_bytes: unsent.shared_bytes,
             level: end.level,
             error: end.error.clone(),
         });
@@ -163,6 +178,7 @@ mod tests {
         let counts = past.counts;
         assert_eq!((counts.entries, counts.failed), (1_000_000, 10_000));
         assert_eq!(counts.hole_bytes, 2_000_000);
+        assert_eq!((counts.shared, counts.shared_bytes), (990_000, 2_970_000));
         let error = past.failure().expect("some failed");
         assert_eq!(error.kind, ErrorKind::Partial);
         assert!(error.sentence.starts_with("10000 of 1000000"), "{error}");

@@ -11,6 +11,7 @@ use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, Result, Side};
 use crate::files::look;
+use crate::files::reflink::Lending;
 use crate::files::source::Source;
 use crate::files::stream::{StreamNews, StreamSource};
 use crate::files::tree::passed_over::PassedOver;
@@ -36,6 +37,8 @@ pub(crate) struct SendingOptions {
     pub(crate) peer_descriptors_max: u32,
     /// What is superfluous at the receiver goes in the end.
     pub(crate) deletes: Option<DeleteRules>,
+    /// Offers the sources to a receiver beside it, to share their blocks.
+    pub(crate) lending: Option<Lending>,
 }
 
 /// What it sends.
@@ -95,6 +98,7 @@ impl SendingHalf {
             window_bytes: options.window_bytes,
             bytes_per_second_max: core.links.rate_limit_bytes_per_second(),
             deletes: options.deletes.is_some(),
+            may_hold: options.lending.is_some(),
             descriptors_max: share.count(),
             peer_descriptors_max: options.peer_descriptors_max,
         };
@@ -156,6 +160,9 @@ impl SendingHalf {
             if matches!(&**source, Source::Generated(generated) if generated.bytes().is_none()) {
                 self.machine.stream_available(segment, u64::MAX, None);
             }
+        }
+        if let Some(lending) = &self.options.lending {
+            lending.offer(segment, &sources);
         }
         self.sources.insert(segment, sources);
     }
@@ -421,9 +428,16 @@ impl SendingHalf {
                 plan,
                 seed,
             } => {
-                let Some(sources) = self.sources.get(&segment).cloned() else {
+                let Some(mut sources) = self.sources.get(&segment).cloned() else {
                     return self.machine.stop(never_offered(segment));
                 };
+                if let Some(lending) = &self.options.lending {
+                    tally.held(segment, &plan);
+                    lending.take_back(segment, &mut sources);
+                    if let Err(error) = lending.check(&plan) {
+                        return self.machine.stop(error);
+                    }
+                }
                 let data = SendSegment {
                     transfer: self.transfer,
                     segment,
@@ -507,7 +521,8 @@ impl SendingHalf {
         let segment = data.segment;
         let is_due = |(file, source): (FileId, &Option<Arc<Source>>)| {
             let is_later = matches!(source.as_deref(), Some(Source::Later(_)));
-            (is_later && data.plan.bytes_of(file) > 0).then_some(file)
+            let is_wanted = data.plan.bytes_of(file) > 0 || data.plan.is_held(file);
+            (is_later && is_wanted).then_some(file)
         };
         let due: Vec<FileId> = (0..).zip(&data.sources).filter_map(is_due).collect();
         if due.is_empty() {

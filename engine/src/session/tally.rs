@@ -4,12 +4,13 @@
 //! Invariant: bytes count when they are acknowledged, never when queued.
 
 use super::event::{Event, Update};
-use super::past::{FileEnd, Past};
+use super::past::{FileEnd, Past, Unsent};
 use crate::data::Clock;
 use crate::error::Error;
 use crate::limits;
-use crate::protocol::Nanos;
+use crate::protocol::plan::Plan;
 use crate::protocol::wire::{Deletions, EntryKind, Offer, path_in};
+use crate::protocol::{FileId, Nanos};
 use crate::report::{
     Bytes, EntryReportKind, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
     told_path,
@@ -21,6 +22,8 @@ use std::sync::{Arc, mpsc};
 struct Planned {
     offer: Arc<Offer>,
     ends: Vec<Option<FileEnd>>,
+    /// Those that share their blocks with their sources, once they are sealed.
+    held: BTreeSet<usize>,
     /// Those that did not end.
     open: usize,
 }
@@ -147,6 +150,7 @@ impl Tally {
         if !entries.is_empty() {
             let planned = Planned {
                 ends: entries.iter().map(|_| None).collect(),
+                held: BTreeSet::new(),
                 open: entries.len(),
                 offer: offer.clone(),
             };
@@ -154,6 +158,16 @@ impl Tally {
             self.file_count += entries.len() as u64;
         }
         self.segments = self.segments.wrapping_add(1);
+    }
+
+    /// What the receiver holds of a segment, as it shares blocks.
+    pub(crate) fn held(&mut self, segment: u32, plan: &Plan) {
+        if let Some(planned) = self.files.get_mut(&segment) {
+            let files = 0..planned.ends.len();
+            // Entries are counted by FileId.
+            let held = files.filter(|file| plan.is_held(*file as FileId));
+            planned.held = held.collect();
+        }
     }
 
     /// The file's end; `size` corrects what was not known before.
@@ -177,21 +191,20 @@ impl Tally {
     }
 
     fn end(&mut self, segment: u32, file: u32, end: FileEnd) {
-        let Some(planned) = self.files.get_mut(&segment) else {
+        let number = file as usize;
+        let planned = self.files.get_mut(&segment);
+        let Some(planned) = planned.filter(|planned| number < planned.ends.len()) else {
             return;
         };
-        let Some(slot) = planned.ends.get_mut(file as usize) else {
-            return;
-        };
-        if slot.is_none() {
+        if planned.ends[number].is_none() {
             planned.open -= 1;
             self.ended_count += 1;
         }
         // A stream is alone in its segment.
         self.streams.remove(&segment);
         let is_told = self.tells_files && self.updates.is_some();
-        let report = is_told.then(|| report_of(&planned.offer, file as usize, &end));
-        *slot = Some(end);
+        let report = is_told.then(|| planned.report_of(number, &end));
+        planned.ends[number] = Some(end);
         let is_over = planned.open == 0;
         if let Some(report) = report {
             self.tell(Event::FileEnded(report));
@@ -315,28 +328,43 @@ fn merge(into: &mut SideReport, other: SideReport) {
 }
 
 /// Counts the files of a segment that is over.
-fn add_all(past: &mut Past, segment: u32, planned: Planned, is_told: bool) {
-    let Planned { offer, ends, .. } = planned;
-    for (number, end) in ends.into_iter().enumerate() {
+fn add_all(past: &mut Past, segment: u32, mut planned: Planned, is_told: bool) {
+    for (number, end) in std::mem::take(&mut planned.ends).into_iter().enumerate() {
         let end = end.unwrap_or_default();
-        let entry = &offer.entries[number];
-        let hole_bytes = entry.size - entry.data_bytes();
-        past.add((segment, number), hole_bytes, &end, is_told, || {
-            report_of(&offer, number, &end)
+        let place = (segment, number);
+        past.add(place, planned.unsent(number, &end), &end, is_told, || {
+            planned.report_of(number, &end)
         });
     }
 }
 
-/// What is told of one of the offer's files.
-fn report_of(offer: &Offer, number: usize, end: &FileEnd) -> FileReport {
-    let entry = &offer.entries[number];
-    FileReport {
-        name: told_path(&path_in(&offer.folders, entry.folder, &entry.name)),
-        kind: kind_of(&entry.kind),
-        bytes: end.bytes,
-        hole_bytes: entry.size - entry.data_bytes(),
-        level: end.level,
-        error: end.error.clone(),
+impl Planned {
+    /// What of a file has no part in what is sent.
+    fn unsent(&self, number: usize, end: &FileEnd) -> Unsent {
+        let entry = &self.offer.entries[number];
+        let shares = end.level.is_some() && self.held.contains(&number);
+        Unsent {
+            hole_bytes: entry.size - entry.data_bytes(),
+            shared_bytes: if shares { entry.data_bytes() } else { 0 },
+        }
+    }
+
+    /// What is told of one of the files.
+    fn report_of(&self, number: usize, end: &FileEnd) -> FileReport {
+        let entry = &self.offer.entries[number];
+        let Unsent {
+            hole_bytes,
+            shared_bytes,
+        } = self.unsent(number, end);
+        FileReport {
+            name: told_path(&path_in(&self.offer.folders, entry.folder, &entry.name)),
+            kind: kind_of(&entry.kind),
+            bytes: end.bytes,
+            hole_bytes,
+            shared_bytes,
+            level: end.level,
+            error: end.error.clone(),
+        }
     }
 }
 

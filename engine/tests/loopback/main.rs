@@ -10,10 +10,10 @@ mod trees;
 mod words;
 
 use haul_engine::options::{
-    CopyOptions, LocalSource, LocalTarget, Pattern, RemoteSource, RemoteTarget,
+    CopyOptions, LocalSource, LocalTarget, Pattern, Reflink, RemoteSource, RemoteTarget,
 };
 use haul_engine::report::Level;
-use haul_engine::{ErrorKind, Event};
+use haul_engine::{ErrorKind, Event, Reflinks};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use support::{Site, assert_same, connect, push};
@@ -297,4 +297,41 @@ fn many_sessions_run_side_by_side() {
         }
     });
     assert_eq!(site.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn blocks_that_must_be_shared_are_never_copied_instead() {
+    let site = Site::new();
+    let source = site.source("source", 100_000);
+    let always = CopyOptions {
+        reflink: Reflink::Always,
+        ..CopyOptions::default()
+    };
+    let target = || RemoteTarget::Path {
+        path: b"target".to_vec(),
+        directory: false,
+        make: false,
+    };
+    let mut pool = site.pool();
+    let sources = || vec![LocalSource::Path(source.clone())];
+    let error = pool.push(sources(), target(), &always).err();
+    assert_eq!(error.expect("no peer beside").kind, ErrorKind::Usage);
+    // This server was not given them.
+    pool.share_blocks(Reflinks::default());
+    let verified = CopyOptions {
+        verify: true,
+        ..always.clone()
+    };
+    let error = pool.push(sources(), target(), &verified).err();
+    assert_eq!(error.expect("nothing to verify").kind, ErrorKind::Usage);
+    let error = push(&mut pool, &source, "target", &always).error;
+    let error = error.expect("nothing is weaker than asked");
+    assert_eq!(error.kind, ErrorKind::Usage, "{error}");
+    assert!(error.sentence.contains("within this machine"), "{error}");
+    assert!(!site.root().join("target").exists());
+    let report = push(&mut pool, &source, "target", &CopyOptions::default());
+    assert_eq!((report.error, report.bytes.landed), (None, 100_000));
+    assert_eq!(report.entries.shared, 0);
+    // The server begins one transfer when the last has let go of its files.
+    assert!(site.leftovers().is_empty());
 }

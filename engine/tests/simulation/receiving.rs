@@ -242,9 +242,18 @@ impl World {
                     }
                     Verdict::Ranges(ranges)
                 }
+                Want::Held => {
+                    // As the source is when it is cloned; another size is its change.
+                    let source = &self.sources[&(segment, file)].bytes;
+                    let both = source.len().min(temporary.len());
+                    temporary[..both].copy_from_slice(&source[..both]);
+                    Verdict::Held
+                }
             });
-            spec.punch(&mut temporary);
-            if matches!(spec.want, Want::Whole | Want::Ranges) {
+            if spec.want != Want::Held {
+                spec.punch(&mut temporary);
+            }
+            if matches!(spec.want, Want::Whole | Want::Ranges | Want::Held) {
                 let target = Target {
                     temporary: Some(temporary),
                     ..Target::default()

@@ -229,6 +229,8 @@ pub enum When {
 pub enum Want {
     Whole,
     Ranges,
+    /// It is there already, as it shares the source's blocks.
+    Held,
     Skip,
     Refuse,
 }
@@ -381,6 +383,7 @@ fn batch(rng: &mut Rng, chunk_bytes: u32, count: u64) -> Vec<FileSpec> {
                     0 => Want::Skip,
                     1 => Want::Refuse,
                     2..5 => Want::Ranges,
+                    5 | 6 if !folder => Want::Held,
                     _ => Want::Whole,
                 },
                 stream: false,

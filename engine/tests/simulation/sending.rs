@@ -473,6 +473,10 @@ impl World {
         }
         let mut outside = source.bytes.clone();
         outside.resize(source.original.len(), 0);
+        for piece in plan.held_pieces(key.1) {
+            let own = piece.start as usize..piece.end as usize;
+            outside[own.clone()].copy_from_slice(&source.original[own]);
+        }
         for piece in plan.chunks_of(key.1).flat_map(|own| plan.pieces_of(own)) {
             if piece.file == key.1 {
                 let own = piece.file_offset as usize..(piece.file_offset + piece.bytes) as usize;
@@ -529,6 +533,12 @@ impl World {
 /// The sum of a file's pieces, as reading them back gives it.
 pub fn sum_of(plan: &Plan, file: FileId, bytes: &[u8]) -> FileSum {
     let mut sum = FileSum::default();
+    for piece in plan.held_pieces(file) {
+        sum.add(
+            piece.start,
+            &bytes[piece.start as usize..piece.end as usize],
+        );
+    }
     let chunks: BTreeSet<ChunkId> = plan.chunks_of(file).flatten().collect();
     for chunk in chunks {
         for piece in plan.pieces(chunk, 1).filter(|piece| piece.file == file) {

@@ -245,6 +245,7 @@ impl World {
                 descriptors_max: scenario.descriptors[0],
                 peer_descriptors_max: 0,
                 deletes: scenario.name_parts.is_some(),
+                may_hold: true,
             }),
             receiver: Receiver::new(ReceiverConfig {
                 transfer: TRANSFER,

@@ -7,10 +7,11 @@
 use super::*;
 use crate::error::ErrorKind;
 use crate::files::generated::Generated;
-use crate::files::scratch::{bytes, plan};
+use crate::files::scratch::{bytes, plan, plan_of};
 use crate::options::Pattern;
 use crate::protocol::TransferId;
 use crate::protocol::check::FileSum;
+use crate::protocol::wire::Verdict;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -61,7 +62,12 @@ impl Made {
     fn after(&self, change: impl FnOnce(&Path)) -> Result<Looked> {
         let source = self.source();
         change(&self.path);
-        look(&source, &plan(&[Some(SIZE as u64)], CHUNK), 0)
+        let sizes = [Some(SIZE as u64)];
+        let sent = look(&source, &plan(&sizes, CHUNK), 0);
+        // What shares its blocks is held to the same, though none of it is sent.
+        let held = look(&source, &plan_of(&sizes, CHUNK, &Verdict::Held), 0);
+        assert_eq!(held, sent);
+        sent
     }
 }
 

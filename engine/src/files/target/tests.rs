@@ -8,7 +8,7 @@ use crate::files::metadata::Keeping;
 use crate::files::place::resolve_local;
 use crate::files::scratch::{self, Mount, bytes, entry, names, plan};
 use crate::files::settle::{ToSettle, Whole, settle_all};
-use crate::protocol::wire::Touched;
+use crate::protocol::wire::{Touched, Verdict};
 use crate::report::{Latency, Level};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -425,8 +425,8 @@ fn a_touched_source_is_sealed_only_if_it_holds_what_landed() {
         }
         sum
     };
-    let settle = |target: &Target, mode: u32, sum| {
-        let plan = plan(&[Some(size as u64)], CHUNK);
+    let settle = |target: &Target, mode: u32, sum, verdict: &Verdict| {
+        let plan = scratch::plan_of(&[Some(size as u64)], CHUNK, verdict);
         let touched = Some(Touched { mode, sum });
         settled(
             target,
@@ -441,22 +441,25 @@ fn a_touched_source_is_sealed_only_if_it_holds_what_landed() {
         fsync: false,
         ..PLAIN
     };
-    for options in [PLAIN, placed] {
+    // What shares its blocks has no chunk, and is compared as a whole.
+    let all =
+        [PLAIN, placed].map(|options| [Verdict::Whole, Verdict::Held].map(|one| (options, one)));
+    for (options, verdict) in all.into_iter().flatten() {
         std::fs::write(&path, "old").expect("write");
         let made = || {
             let target = create(&path, &entry("x", size as u64), options).expect("creates");
             land(&target, &contents);
             target
         };
-        let error = settle(&made(), 0o600, sum_of(&other)).expect_err("differs");
+        let error = settle(&made(), 0o600, sum_of(&other), &verdict).expect_err("differs");
         assert_eq!(
             (error.kind, error.side),
             (ErrorKind::Integrity, Side::Sender)
         );
-        let error = settle(&made(), 0o4711, sum_of(&contents)).expect_err("no proof");
+        let error = settle(&made(), 0o4711, sum_of(&contents), &verdict).expect_err("no proof");
         assert_eq!(error.kind, ErrorKind::Unauthorised);
         assert_eq!(std::fs::read(&path).expect("reads"), b"old");
-        settle(&made(), 0o604, sum_of(&contents)).expect("seals");
+        settle(&made(), 0o604, sum_of(&contents), &verdict).expect("seals");
         assert!(std::fs::read(&path).expect("reads") == contents);
         let mode = std::fs::metadata(&path).expect("metadata").mode();
         assert_eq!(mode & 0o7777, 0o604);
@@ -467,9 +470,9 @@ fn a_touched_source_is_sealed_only_if_it_holds_what_landed() {
     let target = Target::stdout(PLAIN).expect("creates");
     target.note_piece(0, &contents[..CHUNK as usize]);
     target.note_piece(CHUNK.into(), &contents[CHUNK as usize..]);
-    let delivered = settle(&target, 0o600, sum_of(&contents));
+    let delivered = settle(&target, 0o600, sum_of(&contents), &Verdict::Whole);
     assert_eq!(delivered, Ok(Level::Delivered));
-    settle(&target, 0o600, sum_of(&other)).expect_err("differs");
+    settle(&target, 0o600, sum_of(&other), &Verdict::Whole).expect_err("differs");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn file() -> impl Strategy<Value = (u64, Verdict)> {
     let size = prop_oneof![0u64..CHUNK.into(), 0u64..600, Just(64u64), Just(128)];
     (
         size,
-        0..6,
+        0..7,
         prop::collection::vec((1u64..90, 1u64..200), 0..5),
     )
         .prop_map(|(size, kind, gaps)| {
@@ -60,6 +60,7 @@ fn file() -> impl Strategy<Value = (u64, Verdict)> {
                 0 => Verdict::Skip,
                 1 => Verdict::Refused(Error::usage("no")),
                 2 | 3 => Verdict::Whole,
+                4 => Verdict::Held,
                 _ => {
                     let mut ranges = Vec::new();
                     let mut at = 0;
@@ -112,7 +113,7 @@ proptest! {
                 Verdict::Ranges(ranges) => ranges
                     .iter()
                     .for_each(|range| wanted[range.start as usize..range.end as usize].fill(1)),
-                Verdict::Skip | Verdict::Refused(_) | Verdict::Would(_) => {}
+                Verdict::Skip | Verdict::Refused(_) | Verdict::Would(_) | Verdict::Held => {}
             }
             prop_assert_eq!(times, &wanted);
             prop_assert_eq!(plan.bytes_of(file), u64::from(wanted.iter().sum::<u32>()));
@@ -178,6 +179,44 @@ proptest! {
         if let Ok(plan) = plan(&offer(&sizes), verdicts) {
             prop_assert!(plan.wanted_bytes() <= limits::SEGMENT_BYTES_MAX);
         }
+    }
+}
+
+#[test]
+fn what_is_held_is_in_no_chunk_and_in_pieces_all_the_same() {
+    let chunk = u64::from(CHUNK);
+    let mut offer = offer(&[10, 2 * chunk + 1, 500, 0]);
+    offer.entries[2].data = Data::Ranges(vec![
+        ByteRange { start: 7, end: 9 },
+        ByteRange {
+            start: 100,
+            end: 100 + chunk + 5,
+        },
+    ]);
+    let mut verdicts = vec![Verdict::Held; 4];
+    verdicts[0] = Verdict::Whole;
+    let plan = self::plan(&offer, verdicts.clone()).expect("files");
+    assert_eq!((plan.chunk_count(), plan.wanted_bytes()), (Some(1), 10));
+    assert_eq!(
+        [0, 1, 2, 3].map(|file| plan.is_held(file)),
+        [false, true, true, false]
+    );
+    let pieces = |file| -> Vec<(u64, u64)> {
+        let pieces = plan.held_pieces(file);
+        pieces.map(|piece| (piece.start, piece.end)).collect()
+    };
+    assert_eq!(pieces(1), [(0, 64), (64, 128), (128, 129)]);
+    assert_eq!(pieces(2), [(7, 9), (100, 164), (164, 169)]);
+    assert!(pieces(0).is_empty() && pieces(3).is_empty());
+    assert_eq!(plan.shares_of(1), Some(0));
+    verdicts[0] = Verdict::Held;
+    let other = self::plan(&offer, verdicts.clone()).expect("files");
+    assert_ne!(other.digest(), plan.digest());
+    for kind in [EntryKind::Directory, EntryKind::Fifo, EntryKind::Stream] {
+        offer.entries[0].kind = kind;
+        assert!(self::plan(&offer, verdicts.clone()).is_err());
+        offer.entries.truncate(1);
+        assert!(self::plan(&offer, vec![Verdict::Held]).is_err(), "alone");
     }
 }
 

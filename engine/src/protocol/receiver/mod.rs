@@ -273,7 +273,7 @@ impl Receiver {
                 Verdict::Skip => self.end_file(segment, file, Ok(Level::Unchanged)),
                 Verdict::Would(level) => self.end_file(segment, file, Ok(level)),
                 Verdict::Refused(error) => self.end_file(segment, file, Err(error)),
-                Verdict::Whole | Verdict::Ranges(_) => {}
+                Verdict::Whole | Verdict::Ranges(_) | Verdict::Held => {}
             }
         }
         self.forget_if_done(segment);
@@ -537,7 +537,7 @@ fn fit(mut verdicts: Vec<Verdict>) -> Vec<Verdict> {
                 *verdict = Verdict::Whole;
             }
             Verdict::Ranges(ranges) => ranges_left -= ranges.len(),
-            Verdict::Skip | Verdict::Whole | Verdict::Would(_) => {}
+            Verdict::Skip | Verdict::Whole | Verdict::Would(_) | Verdict::Held => {}
         }
     }
     verdicts

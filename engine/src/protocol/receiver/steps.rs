@@ -249,7 +249,8 @@ impl Receiver {
         };
         let error = error.clone();
         for (file, verdict) in (0..).zip(verdicts) {
-            if matches!(verdict, Verdict::Whole | Verdict::Ranges(_)) {
+            let is_made = matches!(verdict, Verdict::Whole | Verdict::Ranges(_) | Verdict::Held);
+            if is_made {
                 self.discard(segment, file);
             }
             self.outputs.push_back(ReceiverOutput::FileEnded {

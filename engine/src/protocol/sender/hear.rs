@@ -80,6 +80,12 @@ impl Sender {
         let Some(SendingSegment::Offered(offer)) = self.segments.get(&segment) else {
             return Err(unexpected("an answer to what was not offered"));
         };
+        if !self.config.may_hold && answer.verdicts.contains(&Verdict::Held) {
+            return Err(Violation::new(
+                "a file that is wanted, passed over or refused",
+                "one that shares its blocks with ours",
+            ));
+        }
         let plan = Plan::new(offer, &answer, self.config.chunk_bytes)?;
         if *plan.digest() != answer.digest {
             return Err(Violation::new(
@@ -119,7 +125,7 @@ impl Sender {
                 Verdict::Would(level) => self.end_file(segment, file, Ok(level)),
                 Verdict::Refused(error) => self.end_file(segment, file, Err(error)),
                 // It is looked at when it is open.
-                Verdict::Whole | Verdict::Ranges(_) => {}
+                Verdict::Whole | Verdict::Ranges(_) | Verdict::Held => {}
             }
         }
         self.forget_if_done(segment);

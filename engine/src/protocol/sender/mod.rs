@@ -50,6 +50,9 @@ pub struct SenderConfig {
     pub bytes_per_second_max: Option<u64>,
     /// What is superfluous at the receiver goes in the end.
     pub deletes: bool,
+    /// The receiver was given the sources to share their blocks: see
+    /// [`super::wire::Verdict::Held`].
+    pub may_hold: bool,
 }
 
 /// Where the whole transfer is.

@@ -287,7 +287,7 @@ fn check_answer(answer: &mut Answer) -> Result<(), Violation> {
                 ranges_total += ranges.len();
             }
             Verdict::Refused(error) => clean_error(error),
-            Verdict::Skip | Verdict::Whole | Verdict::Would(_) => {}
+            Verdict::Skip | Verdict::Whole | Verdict::Would(_) | Verdict::Held => {}
         }
     }
     at_most(

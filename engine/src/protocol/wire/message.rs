@@ -151,6 +151,9 @@ pub enum Verdict {
     Refused(Error),
     /// Nothing: this is what it would do.
     Would(Level),
+    /// Nothing: all of its bytes are there, as it shares them with the source. It is
+    /// settled when the source was looked at again.
+    Held,
 }
 
 /// A segment, answered.

@@ -132,6 +132,7 @@ fn answer() -> impl Strategy<Value = Answer> {
     let verdict = prop_oneof![
         Just(Verdict::Skip),
         Just(Verdict::Whole),
+        Just(Verdict::Held),
         prop::collection::vec(range, 0..4).prop_map(Verdict::Ranges),
         error().prop_map(Verdict::Refused),
     ];

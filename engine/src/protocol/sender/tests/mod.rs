@@ -78,6 +78,7 @@ fn moving(chunks: u64, connections: u32) -> (Sender, Vec<Run>) {
 fn moving_files(sizes: &[u64], connections: u32) -> (Sender, Vec<Run>) {
     let mut sender = Sender::new(SenderConfig {
         deletes: false,
+        may_hold: false,
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
         window_bytes: None,
@@ -228,6 +229,7 @@ fn an_answer_has_to_be_to_what_was_offered() {
     ] {
         let mut sender = Sender::new(SenderConfig {
             deletes: false,
+            may_hold: false,
             transfer: TRANSFER,
             chunk_bytes: CHUNK,
             window_bytes: None,
@@ -245,6 +247,58 @@ fn an_answer_has_to_be_to_what_was_offered() {
         spoil(&mut answer);
         let heard = sender.handle_message(0, Message::Answer(answer));
         assert!(heard.is_err());
+    }
+}
+
+#[test]
+fn what_shares_blocks_is_looked_at_again_and_only_where_they_were_lent() {
+    for may_hold in [true, false] {
+        let mut sender = Sender::new(SenderConfig {
+            deletes: false,
+            may_hold,
+            transfer: TRANSFER,
+            chunk_bytes: CHUNK,
+            window_bytes: None,
+            bytes_per_second_max: None,
+            descriptors_max: 4096,
+            peer_descriptors_max: 4096,
+        });
+        sender.connection_joined(0, 0);
+        sender.offer(vec![entry(1000)].into(), true);
+        let Some(SenderOutput::Message(Message::Offer(offer))) = sender.poll(0) else {
+            panic!("an offer comes first");
+        };
+        let heard = sender.handle_message(0, answer(&offer, vec![Verdict::Held]));
+        assert_eq!(heard.is_ok(), may_hold, "{heard:?}");
+        if !may_hold {
+            continue;
+        }
+        let settled = Message::Settled {
+            transfer: TRANSFER,
+            segment: 0,
+            files: vec![FileRange { first: 0, count: 1 }],
+            level: Level::Sealed,
+        };
+        let out = outputs(&mut sender);
+        assert!(runs(&out).is_empty() && has_look(&out), "{out:?}");
+        assert_eq!(closed_of(&out), None);
+        let early = sender.handle_message(0, settled.clone());
+        assert!(early.is_err(), "nothing is settled before the look");
+        sender.looked(0, 0, unchanged(1000));
+        assert!(closed_of(&outputs(&mut sender)).is_some());
+        hear(&mut sender, settled);
+        let out = outputs(&mut sender);
+        let is_end = |output: &SenderOutput| {
+            let ended = SenderOutput::FileEnded {
+                segment: 0,
+                file: 0,
+                size: Some(1000),
+                result: Ok(Level::Sealed),
+            };
+            format!("{output:?}") == format!("{ended:?}")
+        };
+        assert!(out.iter().any(is_end), "{out:?}");
+        assert_eq!(sender.counts(), Bytes::default(), "no byte moved");
     }
 }
 
@@ -477,6 +531,7 @@ fn fast_connections_get_few_runs_and_slow_ones_finish_together() {
 fn no_more_segments_are_open_than_the_limit() {
     let mut sender = Sender::new(SenderConfig {
         deletes: false,
+        may_hold: false,
         transfer: TRANSFER,
         chunk_bytes: CHUNK,
         window_bytes: None,
