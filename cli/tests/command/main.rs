@@ -6,6 +6,7 @@
 
 mod benches;
 mod cleaning;
+mod collisions;
 mod contents;
 mod copies;
 mod descriptors;

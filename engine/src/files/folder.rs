@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub struct HeldFolder {
     fd: OwnedFd,
     file_system: OnceLock<FileSystem>,
-    device: OnceLock<u64>,
+    identity: OnceLock<Identity>,
     hands_acls_on: OnceLock<bool>,
     /// Where its name is, which may not be durable yet.
     unsynced: Mutex<Option<Arc<HeldFolder>>>,
@@ -29,7 +29,7 @@ impl HeldFolder {
         Self {
             fd,
             file_system: OnceLock::new(),
-            device: OnceLock::new(),
+            identity: OnceLock::new(),
             hands_acls_on: OnceLock::new(),
             unsynced: Mutex::new(None),
             is_fresh: false,
@@ -64,9 +64,15 @@ impl HeldFolder {
     /// The number of its file system.
     #[must_use]
     pub fn device(&self) -> u64 {
-        *self.device.get_or_init(|| {
+        self.identity().device()
+    }
+
+    /// Which directory it is, whatever descriptor holds it.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        *self.identity.get_or_init(|| {
             let looked = rustix::fs::fstat(&self.fd);
-            looked.map_or(0, |stat| Identity::of(&stat).device())
+            looked.map_or(Identity::UNKNOWN, |stat| Identity::of(&stat))
         })
     }
 

@@ -6,6 +6,7 @@
 
 mod attributes;
 mod beneath;
+pub mod claim;
 pub mod clean;
 pub mod content;
 pub mod digest;
@@ -51,6 +52,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// That of what cannot be looked at.
+    const UNKNOWN: Self = Self {
+        device: 0,
+        inode: 0,
+    };
+
     #[allow(clippy::unnecessary_cast)] // The fields differ in type between architectures.
     fn of(stat: &Stat) -> Self {
         Self {

@@ -295,6 +295,7 @@ impl Node {
         })?;
         // Between two names of one file a rename does nothing.
         let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
+        self.place.let_go();
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::beneath::{
     DIRECTORY, check_name, check_path, kind_name, no_openat2, open_beneath, split, unfit,
     why_beneath,
 };
+use super::claim::{Claim, Claimant, ClaimedBy};
 use super::folder::HeldFolder;
 use super::{reopening, require_space, show, shown};
 use crate::error::{Error, Result, Side, why};
@@ -32,6 +33,7 @@ pub struct ResolvedTarget {
     /// `None`: entries keep their own names inside the directory.
     name: Option<Vec<u8>>,
     display: String,
+    claimant: Option<Arc<Claimant>>,
 }
 
 /// Where one file goes. Clones share the directory's descriptor.
@@ -40,6 +42,8 @@ pub struct Place {
     directory: Arc<HeldFolder>,
     name: Vec<u8>,
     display: String,
+    claimant: Option<Arc<Claimant>>,
+    claim: Option<Arc<Claim>>,
 }
 
 /// What sentences call the root, whose own name is not its peers' concern.
@@ -157,6 +161,7 @@ fn inside(directory: OwnedFd, display: String) -> ResolvedTarget {
         directory: Arc::new(HeldFolder::found(directory)),
         name: None,
         display,
+        claimant: None,
     }
 }
 
@@ -166,12 +171,15 @@ fn made(parent: OwnedFd, name: &[u8], display: String) -> Result<ResolvedTarget>
         directory: Arc::new(HeldFolder::found(parent)),
         name: name.to_vec(),
         display: display.clone(),
+        claimant: None,
+        claim: None,
     };
     let folder = open_or_make(&place)?;
     Ok(ResolvedTarget {
         directory: folder,
         name: None,
         display,
+        claimant: None,
     })
 }
 
@@ -241,6 +249,7 @@ fn named(directory: OwnedFd, name: &[u8], display: String) -> Result<ResolvedTar
         directory: Arc::new(HeldFolder::found(directory)),
         name: Some(name.to_vec()),
         display,
+        claimant: None,
     };
     // What stands there is judged now, before anything is opened for it.
     destination.place(name)?;
@@ -248,6 +257,21 @@ fn named(directory: OwnedFd, name: &[u8], display: String) -> Result<ResolvedTar
 }
 
 impl ResolvedTarget {
+    /// The same; `claimant` writes there.
+    #[must_use]
+    pub fn written_by(self, claimant: Arc<Claimant>) -> Self {
+        Self {
+            claimant: Some(claimant),
+            ..self
+        }
+    }
+
+    /// Who writes there, where that was said.
+    #[must_use]
+    pub fn claimant(&self) -> Option<&Arc<Claimant>> {
+        self.claimant.as_ref()
+    }
+
     /// True when entries go inside a directory under their own names.
     #[must_use]
     pub fn is_directory(&self) -> bool {
@@ -277,21 +301,21 @@ impl ResolvedTarget {
     /// # Errors
     /// A name that is no plain one.
     pub fn place_of(&self, entry_name: &[u8]) -> Result<Place> {
-        if let Some(name) = &self.name {
-            return Ok(Place {
-                directory: self.directory.clone(),
-                name: name.clone(),
-                display: self.display.clone(),
-            });
-        }
-        if entry_name.is_empty() {
-            return Ok(Place {
-                directory: self.directory.clone(),
-                name: Vec::new(),
-                display: self.display.clone(),
-            });
-        }
-        Place::inside(self.directory.clone(), entry_name, &self.display)
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None if entry_name.is_empty() => Vec::new(),
+            None => {
+                let place = Place::inside(self.directory.clone(), entry_name, &self.display)?;
+                return Ok(place.written_by(self.claimant()));
+            }
+        };
+        Ok(Place {
+            directory: self.directory.clone(),
+            name,
+            display: self.display.clone(),
+            claimant: self.claimant.clone(),
+            claim: None,
+        })
     }
 
     /// The name of what is copied, where the target gives it another: that of the
@@ -339,7 +363,49 @@ impl Place {
             directory,
             name: name.to_vec(),
             display,
+            claimant: None,
+            claim: None,
         })
+    }
+
+    /// The same; `claimant` writes it.
+    #[must_use]
+    pub fn written_by(self, claimant: Option<&Arc<Claimant>>) -> Self {
+        Self {
+            claimant: claimant.cloned(),
+            ..self
+        }
+    }
+
+    /// The same, which nobody else in this process writes until the last clone is
+    /// dropped, or [`Place::let_go`]. Blocks, a few seconds at most, while another does.
+    ///
+    /// # Errors
+    /// Another transfer, or another entry of this one, writes it.
+    pub fn claimed(self) -> Result<Self> {
+        let Some(claimant) = &self.claimant else {
+            return Ok(self);
+        };
+        let claim = claimant.claim(&self.directory, &self.name);
+        let claim = claim.map_err(|taken| match taken {
+            ClaimedBy::Another => cannot_write(&self.display, "another transfer is writing it")
+                .cure("copy it again when that one is over"),
+            ClaimedBy::Itself => {
+                cannot_write(&self.display, "another source of this copy has that name")
+                    .cure("copy one after the other, or to different names")
+            }
+        })?;
+        Ok(Self {
+            claim: Some(Arc::new(claim)),
+            ..self
+        })
+    }
+
+    /// Others may write it: it has its name, or will not get it.
+    pub(super) fn let_go(&self) {
+        if let Some(claim) = &self.claim {
+            claim.let_go();
+        }
     }
 
     /// The held directory.

@@ -340,6 +340,7 @@ impl Target {
             // Whoever removed it already did what is wanted here.
             let directory = held.place.directory();
             let _ = rustix::fs::unlinkat(directory, &held.temporary, AtFlags::empty());
+            held.place.let_go();
         }
     }
 
@@ -414,6 +415,7 @@ impl Target {
         rustix::fs::renameat(directory, &held.temporary, directory, name)
             .map_err(|errno| self.failed("rename a temporary file to", errno))?;
         held.present.store(false, Ordering::Release);
+        held.place.let_go();
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! one, by one descriptor.
 
 use crate::error::{Error, Result, Side};
+use crate::files::claim::Claimant;
 use crate::files::content::holds;
 use crate::files::metadata::{Keeping, Metadata};
 use crate::files::node::{Node, refuse_unproved_device};
@@ -84,6 +85,7 @@ pub(super) struct Destination {
     asked: Asked,
     making: Making,
     resolved: Mutex<Option<ResolvedTarget>>,
+    claimant: Arc<Claimant>,
     /// Directories that were made or opened for the last offer.
     folders: Mutex<TargetFolders>,
     deleting: Mutex<Option<Deleting>>,
@@ -99,6 +101,7 @@ impl Destination {
             asked,
             making,
             resolved: Mutex::default(),
+            claimant: Arc::default(),
             folders: Mutex::default(),
             deleting: Mutex::default(),
         }
@@ -115,7 +118,7 @@ impl Destination {
         if let Some(place) = &*resolved {
             return Ok(place.clone());
         }
-        let place = resolve()?;
+        let place = resolve()?.written_by(self.claimant.clone());
         Ok(resolved.insert(place).clone())
     }
 
@@ -349,6 +352,7 @@ impl Destination {
         if !entry.kind.has_bytes() {
             return self.node(target, folders, entry, place, metadata);
         }
+        let place = place.claimed()?;
         let there = place.refuse_occupied()?;
         if entry.kind == EntryKind::File
             && let Some(stat) = there
@@ -409,6 +413,11 @@ impl Destination {
                 Some(folders.place(target, first.folder, &first.name)?)
             }
             _ => None,
+        };
+        let place = match entry.kind {
+            // Many may fill one.
+            EntryKind::Directory => place,
+            _ => place.claimed()?,
         };
         Ok(match Node::new(place, entry, first, metadata)? {
             Some(node) => (Verdict::Whole, Some(PreparedTarget::Node(Arc::new(node)))),

@@ -484,3 +484,32 @@ fn sinks_without_a_name_are_delivered() {
         target.discard();
     }
 }
+
+#[test]
+fn a_name_is_claimed_until_its_target_is_settled_or_gone() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("name");
+    let writer = std::sync::Arc::new(crate::files::claim::Claimant::default());
+    let create = || {
+        let resolved = resolve_local(&path, false, false)?.written_by(writer.clone());
+        let place = resolved.place(b"name")?.claimed()?;
+        let metadata = Metadata::plain(&entry("name", 1), &Keeping::new(true));
+        Target::create(place, &entry("name", 1), metadata, PLAIN)
+    };
+    let refused = || create().expect_err("claimed").sentence;
+    let target = create().expect("free");
+    assert!(refused().contains("another source of this copy has that name"));
+    drop(target);
+    let discarded = create().expect("dropped");
+    discarded.discard();
+    let settled = create().expect("discarded");
+    discarded.discard();
+    assert!(
+        refused().contains("has that name"),
+        "it is not its any more"
+    );
+    land(&settled, b"x");
+    assert_eq!(settle(&settled, 1), Ok(Level::Sealed));
+    assert!(create().is_ok(), "settled");
+    assert_eq!(names(directory.path()), ["name"]);
+}

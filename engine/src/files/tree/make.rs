@@ -64,6 +64,7 @@ impl TargetFolders {
                     };
                     parent.and_then(|parent| {
                         let place = Place::of(parent, name, displays[number].clone())?;
+                        let place = place.written_by(target.claimant());
                         if !makes && !is_left_out && place.occupant()?.is_none() {
                             is_left_out = true;
                         }
@@ -151,7 +152,9 @@ impl OfferFolders {
         }
         match self.found.get(folder as usize) {
             Some(Some(Ok(held))) => {
-                Place::inside(held.clone(), name, &self.displays[folder as usize])
+                let display = &self.displays[folder as usize];
+                let place = Place::inside(held.clone(), name, display)?;
+                Ok(place.written_by(target.claimant()))
             }
             Some(Some(Err(error))) => Err(error.clone()),
             _ => Err(lost(target.display())),
