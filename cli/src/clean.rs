@@ -17,8 +17,10 @@ const PARTIAL: u8 = 23;
 /// What it means.
 pub const HELP: &str = "\
 A transfer that is killed, or whose machine goes down, leaves its temporary files
-(.haul- and 16 hexadecimal digits) beside its targets. Those that a running
-transfer writes to are locked, and stay. haul serve cleans below its root when it
+(.haul- and 16 hexadecimal digits) beside its targets. A directory that was being
+removed, as something took its place, has such a name, too, and goes with all that
+is in it. Those that a running transfer writes to or removes are locked, and stay,
+as does what something is mounted in. haul serve cleans below its root when it
 starts.
 
 Examples:

@@ -122,10 +122,12 @@ impl Route {
             _ => refuse_same_names(sources)?,
         }
         let local = local_sources(sources)?;
-        if let (true, Some(sources), Endpoint::Local(to)) =
-            (arguments.entries.delete, &local, target)
-        {
-            refuse_deleting_source(sources, to)?;
+        let removing = match &arguments.entries {
+            entries if entries.delete => Some("--delete"),
+            entries => entries.force.then_some("--force"),
+        };
+        if let (Some(option), Some(sources), Endpoint::Local(to)) = (removing, &local, target) {
+            refuse_deleting_source(option, sources, to)?;
         }
         match (local, target) {
             (Some(sources), Endpoint::Server(to)) => Ok(Self::Push {

@@ -199,12 +199,16 @@ pub fn refuse_onto_itself(sources: &[LocalSource], target: &Path) -> Result<(), 
     Ok(())
 }
 
-/// What lies in the target and is not in the source goes: the source must not be that.
-pub fn refuse_deleting_source(sources: &[LocalSource], target: &Path) -> Result<(), Error> {
+/// What `option` removes from the target must not be the source.
+pub fn refuse_deleting_source(
+    option: &str,
+    sources: &[LocalSource],
+    target: &Path,
+) -> Result<(), Error> {
     for (source, end) in landing_places(sources, target) {
         if end.is_dir() && lies_in(source, &end) {
             return Err(usage(format!(
-                "cannot use --delete: the source {} lies in {}, and would be deleted itself",
+                "cannot use {option}: the source {} lies in {}, and could be deleted itself",
                 source.display(),
                 end.display()
             )));

@@ -50,10 +50,16 @@ pub struct EntryOptions {
     /// With --files-from: names end in NUL, as those of find -print0
     #[arg(short = '0', long, requires = "files_from")]
     pub null: bool,
-    /// Delete in the end what the target's directories have and the source's have not
+    /// Let what is of another kind in the target give way: a directory, with all that is
+    /// in it, to a file, link or special file, and any of these to a directory
+    #[arg(long)]
+    pub force: bool,
+    /// Delete in the end what the target's directories have and the source's have not;
+    /// what is of another kind gives way as with --force
     #[arg(long)]
     pub delete: bool,
-    /// With --delete: nothing where more than N files and directories would go
+    /// With --delete: nothing where more than N files and directories would go, those
+    /// counted that gave way; and without --force no more than N give way
     #[arg(long, value_name = "N", requires = "delete")]
     pub max_delete: Option<u64>,
     /// With --delete: also what --exclude leaves out
@@ -138,6 +144,7 @@ impl EntryOptions {
                 everything: self.delete_everything,
                 only_tell: self.dry_run,
             }),
+            force: self.force,
             only_tell: self.dry_run,
         }
     }

@@ -65,7 +65,8 @@ pub struct ReportJson {
     pub latency: LatencyJson,
     /// What was left to haul and decided.
     pub notes: Vec<String>,
-    /// What of the entries an end could not keep, a sentence a kind.
+    /// What of the entries an end could not keep, a sentence a kind, and what it could
+    /// not remove of directories that gave way.
     pub lost: Vec<String>,
 }
 

@@ -158,8 +158,10 @@ pub struct TargetRules {
     pub only_missing: bool,
     /// A file that is newer than its source stays.
     pub only_older: bool,
-    /// What is superfluous goes in the end.
+    /// What is superfluous goes in the end, and what is of another kind gives way.
     pub deletes: Option<DeleteRules>,
+    /// What is of another kind gives way, directories with all that is in them.
+    pub force: bool,
     /// Nothing is written; it is only told what would be done with each entry.
     pub only_tell: bool,
 }

@@ -275,7 +275,8 @@ pub struct SideReport {
     /// What was left to haul and decided, in sentences.
     #[serde(deserialize_with = "first::<_, _, { limits::NOTES_MAX }>")]
     pub notes: Vec<String>,
-    /// What of the entries this end could not keep: a sentence a kind, with its count.
+    /// What of the entries this end could not keep: a sentence a kind, with its count;
+    /// and what of directories that gave way it could not remove, a sentence each.
     #[serde(deserialize_with = "first::<_, _, { limits::NOTES_MAX }>")]
     pub lost: Vec<String>,
 }

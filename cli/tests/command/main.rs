@@ -12,6 +12,7 @@ mod copies;
 mod descriptors;
 mod faults;
 mod holes;
+mod kinds;
 mod limits;
 mod lists;
 mod mount;

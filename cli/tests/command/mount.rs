@@ -5,6 +5,7 @@
 
 use crate::support::{Folder, skip};
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A file system of its own below a fresh folder, unmounted with this.
@@ -60,6 +61,25 @@ impl Mount {
             .arg(self.0.path("mount"))
             .status();
         assert!(done.expect("fsfreeze").success(), "fsfreeze {how}");
+    }
+}
+
+/// What is mounted a second time, unmounted with this.
+pub struct Bound(PathBuf);
+
+impl Bound {
+    /// Shows `from` at `to`.
+    pub fn new(from: &Path, to: PathBuf) -> Self {
+        let mut bind = Command::new("mount");
+        bind.arg("--bind").arg(from).arg(&to);
+        assert!(bind.status().expect("mount").success());
+        Self(to)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
     }
 }
 

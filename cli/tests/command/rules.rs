@@ -337,15 +337,6 @@ fn a_dry_run_tells_what_the_next_run_does_and_touches_nothing() {
     assert_eq!(folder.haul("copy --dry-run root/tree/same -").code, 2);
 }
 
-/// Something mounted below a folder until this goes.
-struct Bound(std::path::PathBuf);
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn what_is_mounted_in_the_target_is_never_deleted() {
     let Some(mount) = crate::mount::Mount::new("tmpfs") else {
@@ -360,10 +351,7 @@ fn what_is_mounted_in_the_target_is_never_deleted() {
     std::fs::remove_file(inner.join("x")).expect("removed");
     // Another file system, and a part of this one.
     for mounted in ["mount", "beside"] {
-        let mut bind = std::process::Command::new("mount");
-        bind.arg("--bind").arg(folder.path(mounted)).arg(&inner);
-        assert!(bind.status().expect("mount").success());
-        let _bound = Bound(inner.clone());
+        let _bound = crate::mount::Bound::new(&folder.path(mounted), inner.clone());
         let ran = folder.haul("copy -q --delete tree/ there");
         assert_eq!(ran.code, 23, "{}", ran.stderr);
         let told = "cannot delete there/gone: a file system is mounted in it";

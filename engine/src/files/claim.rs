@@ -6,6 +6,7 @@
 
 use super::Identity;
 use super::folder::HeldFolder;
+use super::replace::Replacing;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -44,6 +45,7 @@ fn table() -> MutexGuard<'static, ClaimTable> {
 pub struct Claimant {
     number: u64,
     patience: Mutex<Duration>,
+    replacing: Replacing,
 }
 
 /// Whose a name is that cannot be claimed.
@@ -67,11 +69,27 @@ impl Default for Claimant {
         Self {
             number: CLAIMANTS.fetch_add(1, Ordering::Relaxed),
             patience: Mutex::new(PATIENCE),
+            replacing: Replacing::default(),
         }
     }
 }
 
 impl Claimant {
+    /// One that may replace so much.
+    #[must_use]
+    pub fn new(replacing: Replacing) -> Self {
+        Self {
+            replacing,
+            ..Self::default()
+        }
+    }
+
+    /// What it may replace.
+    #[must_use]
+    pub fn replacing(&self) -> &Replacing {
+        &self.replacing
+    }
+
     /// Claims `name` in `folder`; blocks while another transfer has it and this one is
     /// patient.
     ///

@@ -1,11 +1,14 @@
-//! Removing temporary files that nobody writes to any more.
+//! Removing temporary files that nobody writes to any more, and directories that gave
+//! way to something and were not removed.
 //!
-//! Leaves to others: when, and what is told. Invariant: only regular files with
-//! a temporary file's name go, only while they are locked here, so never one
-//! that a running transfer has; no link is followed.
+//! Leaves to others: when, and what is told. Invariant: only regular files and
+//! directories with a temporary file's name go, only while they are locked here, so
+//! never one that a running transfer has; no link is followed, and nothing that is
+//! mounted goes.
 
-use super::beneath::DIRECTORY;
+use super::beneath::{DIRECTORY, open_beneath_mount};
 use super::temporary::{is_temporary, lock};
+use super::tree::remove::{remove, weigh, why_not_removed};
 use super::{Identity, shown};
 use crate::error::{Error, Result, why};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
@@ -29,7 +32,7 @@ pub struct CleanOptions {
 /// What was found below a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cleaned {
-    /// Files that went (or would).
+    /// Files and directories that went (or would), each with all that is in it.
     pub removed: u64,
     /// Bytes that they took.
     pub removed_bytes: u64,
@@ -44,7 +47,7 @@ pub struct Cleaned {
 /// One thing that was done.
 #[derive(Clone, Debug)]
 pub enum CleanEvent {
-    /// This file went (or would): its path, and the bytes that it took.
+    /// This file or directory went (or would): its path, and the bytes that it took.
     Removed(Vec<u8>, u64),
     /// Something could not be done.
     Failed(Error),
@@ -133,28 +136,31 @@ impl CleanSweep<'_> {
                 kind => kind,
             };
             match kind {
-                FileType::Directory => left.push(name.to_vec()),
-                FileType::RegularFile if is_temporary(name) => {
-                    if let Err(errno) = self.consider(directory, name, path) {
+                FileType::Directory | FileType::RegularFile if is_temporary(name) => {
+                    if let Err(errno) = self.consider(directory, name, kind, path) {
                         let path = joined(path, name);
                         self.failed(&format!("remove {}", shown(&path)), errno);
                     }
                 }
+                FileType::Directory => left.push(name.to_vec()),
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// Removes one temporary file, unless somebody has it or it is too young.
+    /// Removes one temporary file, or a directory of such a name, unless somebody has it
+    /// or it is too young.
     fn consider(
         &mut self,
         directory: BorrowedFd<'_>,
         name: &[u8],
+        kind: FileType,
         path: &[u8],
     ) -> rustix::io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        // What is mounted there is no transfer's.
+        let file = match open_beneath_mount(directory, name, flags) {
             Ok(file) => file,
             // It was sealed or removed meanwhile.
             Err(Errno::NOENT) => return Ok(()),
@@ -171,7 +177,7 @@ impl CleanSweep<'_> {
             Err(errno) => return Err(errno),
         };
         if Identity::of(&now) != Identity::of(&stat)
-            || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+            || FileType::from_raw_mode(stat.st_mode) != kind
         {
             // The name is another file's by now, which is not locked here.
             self.cleaned.held += 1;
@@ -181,12 +187,15 @@ impl CleanSweep<'_> {
             self.cleaned.younger += 1;
             return Ok(());
         }
+        let bytes = match kind {
+            FileType::Directory => weigh(directory, name, u64::MAX, 0)?.bytes,
+            _ => u64::try_from(stat.st_blocks)
+                .unwrap_or(0)
+                .saturating_mul(512),
+        };
         if !self.options.dry_run {
-            rustix::fs::unlinkat(directory, name, AtFlags::empty())?;
+            remove(directory, name, &mut 0, 0)?;
         }
-        let bytes = u64::try_from(stat.st_blocks)
-            .unwrap_or(0)
-            .saturating_mul(512);
         self.cleaned.removed += 1;
         self.cleaned.removed_bytes += bytes;
         (self.tell)(CleanEvent::Removed(joined(path, name), bytes));
@@ -227,7 +236,7 @@ impl CleanSweep<'_> {
 
     fn failed(&mut self, doing: &str, errno: Errno) {
         self.cleaned.failed += 1;
-        let error = Error::local(format!("cannot {doing}"), why(errno));
+        let error = Error::local(format!("cannot {doing}"), why_not_removed(errno));
         (self.tell)(CleanEvent::Failed(error));
     }
 }
@@ -281,7 +290,6 @@ mod tests {
         fs::write(outside.path().join(NAME), "x").expect("written");
         std::os::unix::fs::symlink(outside.path(), root.path().join("link")).expect("linked");
         let name = ".haul-00000000000000";
-        fs::create_dir(root.path().join(format!("{name}01"))).expect("made");
         std::os::unix::fs::symlink("kept", root.path().join(format!("{name}02"))).expect("linked");
         let held = fs::File::create(deep.join(format!("{name}03"))).expect("made");
         assert_eq!(lock(&held), Ok(true));
@@ -300,6 +308,57 @@ mod tests {
         assert!(outside.path().join(NAME).exists(), "no link is followed");
         assert!(deep.join("kept").exists() && root.path().join(".haul-0123").exists());
         drop(held);
+        assert_eq!(run(root.path(), CleanOptions::default()).0.removed, 1);
+    }
+
+    #[test]
+    fn a_directory_that_gave_way_goes_whole_unless_somebody_is_at_it() {
+        let root = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir(at("kept")).expect("made");
+        fs::write(at("kept/file"), "x").expect("written");
+        fs::create_dir_all(at(NAME).join("deep/er")).expect("made");
+        fs::write(at(NAME).join("deep/file"), [1; 5000]).expect("written");
+        std::os::unix::fs::symlink(at("kept"), at(NAME).join("deep/link")).expect("linked");
+        let held = fs::File::open(at(NAME)).expect("opened");
+        assert_eq!(lock(&held), Ok(true));
+        let (cleaned, _) = run(root.path(), CleanOptions::default());
+        assert_eq!((cleaned.removed, cleaned.held), (0, 1));
+        drop(held);
+        let dry = CleanOptions {
+            dry_run: true,
+            ..CleanOptions::default()
+        };
+        let would = run(root.path(), dry);
+        assert!(at(NAME).join("deep/file").exists());
+        assert_eq!(run(root.path(), CleanOptions::default()), would);
+        assert_eq!(would.0.removed, 1);
+        assert!(would.0.removed_bytes >= 5000, "{would:?}");
+        assert_eq!(fs::read_dir(root.path()).expect("listed").count(), 1);
+        assert!(at("kept/file").exists(), "no link is followed");
+    }
+
+    #[test]
+    fn what_something_is_mounted_in_stays() {
+        let Some(mount) = crate::files::scratch::Mount::tmpfs(1 << 20) else {
+            return;
+        };
+        let root = tempfile::tempdir().expect("a folder");
+        let inner = root.path().join(NAME).join("inner");
+        fs::create_dir_all(&inner).expect("made");
+        fs::write(mount.path().join("precious"), "x").expect("written");
+        let bind = |from: &Path, to: &Path| {
+            let (from, to) = (from.to_str().expect("text"), to.to_str().expect("text"));
+            assert!(crate::files::scratch::run("mount", &["--bind", from, to]));
+        };
+        for at in [inner, root.path().join(NAME)] {
+            bind(&mount.path(), &at);
+            let (cleaned, _) = run(root.path(), CleanOptions::default());
+            let at_text = at.to_str().expect("text");
+            assert!(crate::files::scratch::run("umount", &[at_text]));
+            assert_eq!((cleaned.removed, cleaned.failed), (0, 1), "{at_text}");
+        }
+        assert!(mount.path().join("precious").exists());
         assert_eq!(run(root.path(), CleanOptions::default()).0.removed, 1);
     }
 

@@ -21,6 +21,7 @@ pub mod node;
 pub mod owners;
 pub mod place;
 pub mod reflink;
+pub mod replace;
 pub mod settle;
 pub mod source;
 pub mod stream;

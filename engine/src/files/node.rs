@@ -1,15 +1,16 @@
 //! What has no bytes: directories, links and special files at the receiver.
 //!
 //! Leaves to others: when each is made, and the sync of its name. Invariant: a name
-//! shows what was there or the whole new thing; a directory is never replaced, and
-//! another name is given only to the file that was copied.
+//! shows what was there or the whole new thing; a directory gives way only where its
+//! place lets it, and another name is given only to the file that was copied.
 
 use super::Identity;
 use super::attributes::Bearer;
-use super::beneath::{DIRECTORY, kind_name};
+use super::beneath::DIRECTORY;
 use super::folder::HeldFolder;
 use super::metadata::{Failed, Metadata};
 use super::place::Place;
+use super::replace::Replaced;
 use super::temporary;
 use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::protocol::wire::{Entry, EntryKind};
@@ -40,6 +41,8 @@ pub struct Node {
 pub struct Made {
     /// The directory that is to be synced besides its parent.
     pub own: Option<OwnedFd>,
+    /// The directory that gave way to it.
+    pub replaced: Option<Replaced>,
 }
 
 impl Node {
@@ -82,16 +85,17 @@ impl Node {
     /// Refuses what must not be replaced by it.
     fn refuse(&self, stat: &Stat) -> Result<()> {
         let there = FileType::from_raw_mode(stat.st_mode);
-        match &self.kind {
-            NodeKind::Directory if there != FileType::Directory => {
-                let why = format!("it is {}, and no directory", kind_name(there));
-                Err(self.cannot("make the directory", why))
+        let display = self.place.display();
+        match (&self.kind, there == FileType::Directory) {
+            (NodeKind::Directory, false) => {
+                let judged = self.place.judge_file(there);
+                judged.map_err(|stays| stays.error(format!("cannot make the directory {display}")))
             }
-            NodeKind::Directory => Ok(()),
-            _ if there == FileType::Directory => {
-                Err(self.cannot("make", "a directory is in its place"))
+            (NodeKind::Directory, true) | (_, false) => Ok(()),
+            (_, true) => {
+                let judged = self.place.judge_directory();
+                judged.map_err(|stays| stays.error(format!("cannot make {display}")))
             }
-            _ => Ok(()),
         }
     }
 
@@ -112,6 +116,9 @@ impl Node {
         node.refuse(&stat)?;
         let (directory, name) = (node.place.directory(), node.place.name());
         Ok(match &node.kind {
+            NodeKind::Directory if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+                Level::WouldReplace
+            }
             NodeKind::Directory => {
                 let bearer = match name {
                     b"" => Bearer::Open(directory),
@@ -144,6 +151,11 @@ impl Node {
         match (&self.kind, found) {
             (NodeKind::Directory, None) => {
                 self.place.make_directory()?;
+            }
+            (NodeKind::Directory, Some(stat))
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory =>
+            {
+                self.place.clone().claimed()?.give_way_to_directory()?;
             }
             (_, Some(stat)) => {
                 self.refuse(&stat)?;
@@ -227,7 +239,10 @@ impl Node {
         self.metadata
             .apply(fd.as_fd(), &stat, self.metadata.mode(), true)
             .map_err(|failed| self.failed(failed))?;
-        Ok(Some(Made { own: Some(fd) }))
+        Ok(Some(Made {
+            own: Some(fd),
+            replaced: None,
+        }))
     }
 
     /// Gives the file that was copied another name.
@@ -248,8 +263,7 @@ impl Node {
             rustix::fs::linkat(from, first.name(), to, name, AtFlags::empty())
         };
         let temporary = self.make_temporary(link)?;
-        self.rename(&temporary)?;
-        Ok(Some(Made { own: None }))
+        self.rename(&temporary)
     }
 
     /// True of the file that was copied, and not of one that was there before.
@@ -275,8 +289,7 @@ impl Node {
             let _ = rustix::fs::unlinkat(directory, &temporary, AtFlags::empty());
             self.failed(failed)
         })?;
-        self.rename(&temporary)?;
-        Ok(Some(Made { own: None }))
+        self.rename(&temporary)
     }
 
     fn make_temporary(&self, make: impl Fn(&str) -> rustix::io::Result<()>) -> Result<String> {
@@ -286,17 +299,22 @@ impl Node {
         })
     }
 
-    fn rename(&self, temporary: &str) -> Result<()> {
+    fn rename(&self, temporary: &str) -> Result<Option<Made>> {
         let directory = self.place.directory();
-        let renamed = rustix::fs::renameat(directory, temporary, directory, self.place.name());
-        renamed.map_err(|errno| {
+        let named = self.place.take_name(temporary);
+        let replaced = named.map_err(|stays| {
             let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
-            self.cannot("rename a temporary name to", why(errno))
+            let display = self.place.display();
+            stays.error(format!("cannot rename a temporary name to {display}"))
         })?;
-        // Between two names of one file a rename does nothing.
-        let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
-        self.place.let_go();
-        Ok(())
+        if replaced.is_none() {
+            // Between two names of one file a rename does nothing.
+            let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
+        }
+        Ok(Some(Made {
+            own: None,
+            replaced,
+        }))
     }
 
     fn failed(&self, (doing, errno): Failed) -> Error {

@@ -15,6 +15,7 @@ use super::beneath::{
 };
 use super::claim::{Claim, Claimant, ClaimedBy};
 use super::folder::HeldFolder;
+use super::replace::{Replaced, Replacing, Stays, take_name};
 use super::{reopening, require_space, show, shown};
 use crate::error::{Error, Result, Side, why};
 use crate::kernel::descriptors::patiently;
@@ -208,6 +209,11 @@ pub fn open_or_make(place: &Place) -> Result<Arc<HeldFolder>> {
     if opened.as_ref().is_err_and(|errno| *errno == Errno::ACCESS) && make_usable(place) {
         opened = open();
     }
+    if let (Err(Errno::NOTDIR | Errno::LOOP), Some(_)) = (&opened, place.replacing()) {
+        place.clone().claimed()?.give_way_to_directory()?;
+        is_made_now = true;
+        opened = open();
+    }
     let fd = opened.map_err(|errno| {
         let why = match errno {
             Errno::NOTDIR | Errno::LOOP => "something else is in its place".to_owned(),
@@ -378,7 +384,7 @@ impl Place {
     }
 
     /// The same, which nobody else in this process writes until the last clone is
-    /// dropped, or [`Place::let_go`]. Blocks, a few seconds at most, while another does.
+    /// dropped, or it got its name. Blocks, a few seconds at most, while another does.
     ///
     /// # Errors
     /// Another transfer, or another entry of this one, writes it.
@@ -399,6 +405,76 @@ impl Place {
             claim: Some(Arc::new(claim)),
             ..self
         })
+    }
+
+    /// What of another kind may give way to it; nothing for the target itself, and
+    /// where nobody said.
+    #[must_use]
+    pub fn replacing(&self) -> Option<&Replacing> {
+        let claimant = self.claimant.as_deref().filter(|_| !self.name.is_empty());
+        claimant.map(Claimant::replacing)
+    }
+
+    /// Whether the directory that is there may give way to what is none; if so, it is
+    /// counted.
+    ///
+    /// # Errors
+    /// It stays.
+    pub fn judge_directory(&self) -> std::result::Result<(), Stays> {
+        let replacing = self.replacing().ok_or_else(Stays::directory)?;
+        replacing.judge_directory(self.directory(), &self.name)
+    }
+
+    /// Whether what is there, of `kind`, may give way to a directory; if so, it is
+    /// counted.
+    ///
+    /// # Errors
+    /// It stays.
+    pub fn judge_file(&self, kind: FileType) -> std::result::Result<(), Stays> {
+        let replacing = self.replacing().ok_or_else(|| Stays::no_directory(kind))?;
+        replacing.count_file(kind)
+    }
+
+    /// Whether no directory is there, as far as a dry run can tell: what is there
+    /// instead would give way.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn would_be_made(&self) -> Result<bool> {
+        let Some(stat) = self.occupant()? else {
+            return Ok(true);
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let gives_way = |replacing: &Replacing| replacing.judge_file(kind).is_ok();
+        Ok(kind != FileType::Directory && self.replacing().is_some_and(gives_way))
+    }
+
+    /// Puts an empty directory in place of what is none.
+    ///
+    /// # Errors
+    /// What is there stays.
+    pub fn give_way_to_directory(&self) -> Result<()> {
+        let Some(stat) = self.occupant()? else {
+            return self.make_directory().map(|_| ());
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let replacing = self.replacing().ok_or_else(|| Stays::no_directory(kind));
+        let given = replacing.and_then(|replacing| {
+            let (folder, name) = (self.directory(), &self.name[..]);
+            replacing.by_directory(folder, name, kind)
+        });
+        given.map_err(|stays| stays.error(format!("cannot make the directory {}", self.display)))
+    }
+
+    /// Gives what is called `temporary` its name, which others may write from then on;
+    /// the directory that gave way, if so.
+    ///
+    /// # Errors
+    /// What is there stays.
+    pub fn take_name(&self, temporary: &str) -> std::result::Result<Option<Replaced>, Stays> {
+        let replaced = take_name(self.directory(), temporary, &self.name, self.replacing())?;
+        self.let_go();
+        Ok(replaced)
     }
 
     /// Others may write it: it has its name, or will not get it.
@@ -479,7 +555,7 @@ impl Place {
     /// Refuses what must not be replaced by a file; gives the file that is there.
     ///
     /// # Errors
-    /// A directory or a special file is there.
+    /// A directory that stays or a special file is there.
     pub fn refuse_occupied(&self) -> Result<Option<Stat>> {
         let Some(stat) = self.occupant()? else {
             return Ok(None);
@@ -487,7 +563,10 @@ impl Place {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(Some(stat)),
             FileType::Symlink => Ok(None),
-            FileType::Directory => Err(cannot_write(&self.display, "it is a directory")),
+            FileType::Directory => self
+                .judge_directory()
+                .map(|()| None)
+                .map_err(|stays| stays.error(format!("cannot write {}", self.display))),
             other => Err(cannot_write(
                 &self.display,
                 format!("it is {}, which a file would replace", kind_name(other)),

@@ -13,6 +13,7 @@
 use super::folder::HeldFolder;
 use super::node::Node;
 use super::read_back::ReadBack;
+use super::replace::Replaced;
 use super::target::{Pieces, SPECIAL_BITS, Sink, Target, unproved};
 use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::protocol::check::FileSum;
@@ -59,6 +60,8 @@ struct Finishing<'a> {
     fd: BorrowedFd<'a>,
     device: u64,
     read_back: Option<ReadBack>,
+    /// What gave way to it.
+    replaced: Option<Replaced>,
 }
 
 /// What has its name, which is not durable yet.
@@ -67,20 +70,27 @@ struct Named<'a> {
     folder: &'a HeldFolder,
     /// A directory that got its own metadata.
     own: Option<OwnedFd>,
+    replaced: Option<Replaced>,
     display: &'a str,
 }
 
 /// Makes files what was promised: exact size, metadata, fsync, verification, the
 /// rename over the final name; makes links, special files and the metadata of
 /// directories, in their order; and, with `fsync`, makes all names durable. Each sync
-/// is counted in `sync`. No operation on a sink may be outstanding.
+/// is counted in `sync`. Then directories that gave way go; what of them could not be
+/// removed is told in `left_over`. No operation on a sink may be outstanding.
 ///
 /// Gives for each the level that it reached, or [`ErrorKind::Integrity`] when the disk
 /// gives back other bytes than arrived, or a touched source holds others;
 /// [`ErrorKind::Unauthorised`] when it got privileged bits that are not taken;
 /// [`ErrorKind::Local`] for everything else. The temporary file of one that failed is
 /// removed; its final name is untouched, unless only the directory's sync failed.
-pub fn settle_all(all: &[ToSettle<'_>], fsync: bool, sync: &mut Latency) -> Vec<Result<Level>> {
+pub fn settle_all(
+    all: &[ToSettle<'_>],
+    fsync: bool,
+    sync: &mut Latency,
+    left_over: &mut Vec<String>,
+) -> Vec<Result<Level>> {
     let reached = if fsync { Level::Sealed } else { Level::Placed };
     let mut results: Vec<Result<Level>> = Vec::with_capacity(all.len());
     let mut finishing = Vec::new();
@@ -95,6 +105,7 @@ pub fn settle_all(all: &[ToSettle<'_>], fsync: bool, sync: &mut Latency) -> Vec<
                         fd,
                         device,
                         read_back,
+                        replaced: None,
                     });
                     Ok(reached)
                 }
@@ -109,15 +120,19 @@ pub fn settle_all(all: &[ToSettle<'_>], fsync: bool, sync: &mut Latency) -> Vec<
         one.whole.read_back(one.read_back.take())
     });
     drop_failed(&mut finishing, &mut results, errors);
-    let errors = each(&mut finishing, |one| one.whole.target.rename());
+    let errors = each(&mut finishing, |one| {
+        one.replaced = one.whole.target.rename()?;
+        Ok(())
+    });
     drop_failed(&mut finishing, &mut results, errors);
     let mut named = Vec::new();
-    for one in &finishing {
+    for one in &mut finishing {
         if let Some(folder) = one.whole.target.folder() {
             named.push(Named {
                 index: one.index,
                 folder,
                 own: None,
+                replaced: one.replaced.take(),
                 display: one.whole.target.display(),
             });
         }
@@ -129,6 +144,7 @@ pub fn settle_all(all: &[ToSettle<'_>], fsync: bool, sync: &mut Latency) -> Vec<
                 index,
                 folder: node.folder(),
                 own: made.own,
+                replaced: made.replaced,
                 display: node.display(),
             }),
             Ok(None) => {}
@@ -140,12 +156,31 @@ pub fn settle_all(all: &[ToSettle<'_>], fsync: bool, sync: &mut Latency) -> Vec<
             results[index] = Err(error);
         }
     }
+    for one in &named {
+        left_over.extend(one.remove_replaced(results[one.index].is_ok()));
+    }
     for (one, result) in all.iter().zip(&results) {
         if let (ToSettle::File(whole), Err(_)) = (one, result) {
             whole.target.discard();
         }
     }
     results
+}
+
+impl Named<'_> {
+    /// Removes what gave way to it; what is to be told of that. What is new must be as
+    /// durable as it was to be.
+    fn remove_replaced(&self, is_durable: bool) -> Option<String> {
+        let replaced = self.replaced.as_ref()?;
+        let why = match is_durable {
+            true => replaced.remove(self.folder.as_fd()).err()?,
+            false => "what replaced it may not be durable".to_owned(),
+        };
+        let (display, temporary) = (self.display, replaced.temporary());
+        Some(format!(
+            "the directory that {display} replaced could not be removed: {why}; what is left of it is called {temporary} beside it (remove it with haul clean)"
+        ))
+    }
 }
 
 /// Takes out those that failed, each by its place among all.

@@ -9,6 +9,7 @@ use super::folder::HeldFolder;
 use super::metadata::Metadata;
 use super::place::Place;
 use super::reflink::CloneSource;
+use super::replace::Replaced;
 use super::temporary;
 use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, require_space};
 use crate::error::{Error, ErrorKind, Result, Side, why};
@@ -154,7 +155,7 @@ impl Target {
         if source.is_none() {
             require_room(&place, entry)?;
         }
-        let (fd, temporary) = temporary::create(&place)?;
+        let (fd, temporary) = temporary::create(place.directory(), place.display())?;
         // From here on the drop removes the temporary file.
         let mut target = Self {
             sink: Sink::File { fd, direct: None },
@@ -406,17 +407,19 @@ impl Target {
         }
     }
 
-    /// Renames it to its final name.
-    pub(super) fn rename(&self) -> Result<()> {
+    /// Renames it to its final name; the directory that gave way to it, if so.
+    pub(super) fn rename(&self) -> Result<Option<Replaced>> {
         let Some(held) = &self.held else {
-            return Ok(());
+            return Ok(None);
         };
-        let (directory, name) = (held.place.directory(), held.place.name());
-        rustix::fs::renameat(directory, &held.temporary, directory, name)
-            .map_err(|errno| self.failed("rename a temporary file to", errno))?;
+        let replaced = held.place.take_name(&held.temporary).map_err(|stays| {
+            stays.error(format!(
+                "cannot rename a temporary file to {}",
+                self.display()
+            ))
+        })?;
         held.present.store(false, Ordering::Release);
-        held.place.let_go();
-        Ok(())
+        Ok(replaced)
     }
 
     /// The directory of its name, where it has one.

@@ -4,14 +4,13 @@
 //! somebody writes to a temporary file it is locked, and the lock goes with its
 //! process, however that ends; what can be locked is nobody's.
 
-use super::place::Place;
 use crate::error::{Error, Result, Side, why};
 use crate::kernel::descriptors;
 use crate::kernel::random::random;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What their names begin with; 16 hexadecimal digits follow.
 const PREFIX: &str = ".haul-";
@@ -81,16 +80,17 @@ fn new_name() -> Result<String> {
     Ok(format!("{PREFIX}{number:016x}"))
 }
 
-/// A new file in the place's directory under a name that nobody has, locked.
+/// A new file in `directory` under a name that nobody has, locked, for what sentences
+/// call `display`.
 ///
 /// # Errors
 /// Nothing can be created there.
-pub(super) fn create(place: &Place) -> Result<(OwnedFd, String)> {
+pub(super) fn create(directory: BorrowedFd<'_>, display: &str) -> Result<(OwnedFd, String)> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut errno = Errno::EXIST;
     for _ in 0..NAMES_TRIED_MAX {
         let name = new_name()?;
-        let open = || rustix::fs::openat(place.directory(), &name, flags, Mode::RUSR | Mode::WUSR);
+        let open = || rustix::fs::openat(directory, &name, flags, Mode::RUSR | Mode::WUSR);
         match descriptors::patiently(open) {
             Ok(fd) if is_ours(&fd) => return Ok((fd, name)),
             // Somebody cleaned up between the two calls: it was nobody's then.
@@ -101,7 +101,6 @@ pub(super) fn create(place: &Place) -> Result<(OwnedFd, String)> {
             }
         }
     }
-    let display = place.display();
     let error = Error::local(
         format!("cannot write {display}: no file can be created in its directory"),
         why(errno),

@@ -11,6 +11,7 @@ use crate::files::metadata::{Keeping, Metadata};
 use crate::files::node::{Node, refuse_unproved_device};
 use crate::files::place::{self, Place, ResolvedTarget};
 use crate::files::reflink::{CloneSource, Cloning, Reflinks};
+use crate::files::replace::Replacing;
 use crate::files::target::{Target, TargetOptions};
 use crate::files::tree::delete::Deleting;
 use crate::files::tree::filter::PathFilter;
@@ -97,11 +98,13 @@ type Prepared = (Verdict, Option<PreparedTarget>);
 impl Destination {
     /// Nothing is looked up yet.
     pub(super) fn new(asked: Asked, making: Making) -> Self {
+        let is_filtered = !making.filters.is_empty();
+        let replacing = Replacing::new(&making.rules, is_filtered, making.options.fsync);
         Self {
             asked,
             making,
             resolved: Mutex::default(),
-            claimant: Arc::default(),
+            claimant: Arc::new(Claimant::new(replacing)),
             folders: Mutex::default(),
             deleting: Mutex::default(),
         }
@@ -155,7 +158,8 @@ impl Destination {
         let mut deleting = self.deleting.lock().unwrap_or_else(PoisonError::into_inner);
         if deleting.is_none() {
             let filter = PathFilter::new(&self.making.filters)?;
-            *deleting = Some(Deleting::new(rules, filter));
+            let gone = self.claimant.replacing().gone();
+            *deleting = Some(Deleting::new(rules, filter).besides(gone));
         }
         let target = match target {
             // A target that would be made has nothing that could go.

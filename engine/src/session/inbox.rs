@@ -105,6 +105,8 @@ pub(crate) enum Done {
     Settled {
         files: Vec<(SegmentId, FileId, Result<Level>)>,
         sync: Latency,
+        /// What could not be removed of directories that gave way.
+        left_over: Vec<String>,
         /// Other than a large file on its own.
         together: bool,
     },

@@ -253,8 +253,10 @@ impl ReceivingHalf {
             Done::Settled {
                 files,
                 sync,
+                left_over,
                 together,
             } => {
+                tally.leave_over(left_over);
                 tally.latencies.sync.merge(&sync);
                 for (segment, file, result) in files {
                     let result = result.map_err(|error| error.at(Side::Receiver));
@@ -413,12 +415,13 @@ impl ReceivingHalf {
             .iter()
             .map(|file| (file.data.segment, file.to_settle.file))
             .collect();
-        let settled = move |results: Vec<Result<Level>>, sync| {
+        let settled = move |results: Vec<Result<Level>>, sync, left_over| {
             let files = all.into_iter().zip(results);
             let files = files.map(|((segment, file), result)| (segment, file, result));
             Done::Settled {
                 files: files.collect(),
                 sync,
+                left_over,
                 together,
             }
         };
@@ -427,10 +430,11 @@ impl ReceivingHalf {
         let settle = move || {
             let mut sync = Latency::default();
             let all: Vec<ToSettle<'_>> = files.iter().map(Settling::whole).collect();
-            let results = settle_all(&all, fsync, &mut sync);
-            settled(results, sync)
+            let mut left_over = Vec::new();
+            let results = settle_all(&all, fsync, &mut sync, &mut left_over);
+            settled(results, sync, left_over)
         };
-        let failed = move |error| refused(vec![Err(error); count], Latency::default());
+        let failed = move |error| refused(vec![Err(error); count], Latency::default(), Vec::new());
         core.hand(self.transfer, settle, failed);
     }
 

@@ -98,7 +98,17 @@ impl Tally {
         for what in &lost {
             self.tell(Event::Note(what.clone()));
         }
-        self.own.lost = lost;
+        // They are few, and first where a list is cut.
+        self.own.lost.splice(0..0, lost);
+    }
+
+    /// What of directories that gave way could not be removed, a sentence each.
+    pub(crate) fn leave_over(&mut self, left: Vec<String>) {
+        let room = limits::NOTES_MAX.saturating_sub(self.own.lost.len());
+        for what in left.into_iter().take(room) {
+            self.tell(Event::Note(what.clone()));
+            self.own.lost.push(what);
+        }
     }
 
     /// Files planned so far.

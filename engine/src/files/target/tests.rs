@@ -70,7 +70,10 @@ fn settled(
         touched,
         pieces,
     };
-    settle_all(&[ToSettle::File(whole)], target.options().fsync, sync).remove(0)
+    let (all, mut left_over) = ([ToSettle::File(whole)], Vec::new());
+    let mut results = settle_all(&all, target.options().fsync, sync, &mut left_over);
+    assert_eq!(left_over, [""; 0]);
+    results.remove(0)
 }
 
 fn settle(target: &Target, size: u64) -> Result<Level> {

@@ -7,24 +7,21 @@
 //! system that is mounted in it is gone into.
 
 use super::filter::PathFilter;
+use super::remove::{count, list, remove, why_not_removed};
 use crate::error::{Error, ErrorKind, Result, Side, why};
-use crate::files::beneath::{DIRECTORY, open_beneath, open_beneath_mount};
+use crate::files::beneath::{DIRECTORY, open_beneath};
 use crate::files::place::{ResolvedTarget, display_in};
 use crate::files::temporary::is_temporary;
 use crate::kernel::descriptors::patiently;
 use crate::limits;
 use crate::options::DeleteRules;
 use crate::protocol::wire::{Deletions, Listing, Names, path_in};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{FileType, Mode, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// What getdents64(2) fills at once.
-const LISTING_BYTES: usize = 64 * 1024;
-/// Directories that are gone into to delete what is in them, one inside another.
-const DEPTH_MAX: usize = 1024;
 /// Names of 255 bytes that fit into one path of the kernel's.
 const PATH_NAMES_MAX: usize = 15;
 
@@ -99,6 +96,13 @@ impl Deleting {
             waiting: Vec::new(),
             waiting_count: 0,
         }
+    }
+
+    /// The same; `gone` of those that may go went before.
+    #[must_use]
+    pub fn besides(mut self, gone: u64) -> Self {
+        self.waiting_count = gone;
+        self
     }
 
     /// Deletes what these names show to be superfluous in `target`.
@@ -247,11 +251,7 @@ impl Deleting {
             Ok(()) => done.paths.push(one.path.clone()),
             Err(errno) => {
                 let doing = format!("cannot delete {}", one.display);
-                let reason = match errno {
-                    Errno::XDEV => "a file system is mounted in it".to_owned(),
-                    errno => why(errno),
-                };
-                fail(done, Error::local(doing, reason));
+                fail(done, Error::local(doing, why_not_removed(errno)));
             }
         }
         done.count += removed;
@@ -307,89 +307,4 @@ fn superfluous(
         });
     }
     Ok(found)
-}
-
-/// A directory's names, and what each is.
-fn list(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
-    let mut buffer = Vec::with_capacity(LISTING_BYTES);
-    let mut listing = RawDir::new(directory.as_fd(), buffer.spare_capacity_mut());
-    let mut names = Vec::new();
-    while let Some(entry) = listing.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let kind = match entry.file_type() {
-            FileType::Unknown => {
-                let looked = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                FileType::from_raw_mode(looked.st_mode)
-            }
-            kind => kind,
-        };
-        names.push((name.to_vec(), kind));
-    }
-    Ok(names)
-}
-
-/// The directory of that name, which is no link; nothing where it is none. What is
-/// mounted there is another's, and is never gone into.
-fn enter(folder: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
-    match open_beneath_mount(folder, name, DIRECTORY | OFlags::NOFOLLOW) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// How many files and directories would go with that name, counted to `most` and a few.
-fn count(folder: BorrowedFd<'_>, name: &[u8], most: u64, depth: usize) -> u64 {
-    let inside = match enter(folder, name) {
-        Ok(Some(inside)) if depth < DEPTH_MAX => inside,
-        _ => return 1,
-    };
-    let mut all: u64 = 1;
-    for (name, kind) in list(&inside).unwrap_or_default() {
-        if all > most {
-            break;
-        }
-        all += match kind {
-            FileType::Directory => count(inside.as_fd(), &name, most, depth + 1),
-            _ => 1,
-        };
-    }
-    all
-}
-
-/// Removes a name and all below it; `removed` counts.
-fn remove(
-    folder: BorrowedFd<'_>,
-    name: &[u8],
-    removed: &mut u64,
-    depth: usize,
-) -> rustix::io::Result<()> {
-    let unlink = |flags| match rustix::fs::unlinkat(folder, name, flags) {
-        // Somebody else did what is wanted.
-        Err(Errno::NOENT) => Ok(()),
-        result => result,
-    };
-    match unlink(AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        result => {
-            *removed += u64::from(result.is_ok());
-            return result;
-        }
-    }
-    if depth == DEPTH_MAX {
-        return Err(Errno::NAMETOOLONG);
-    }
-    let Some(inside) = enter(folder, name)? else {
-        return Err(Errno::PERM);
-    };
-    for (name, _) in list(&inside)? {
-        remove(inside.as_fd(), &name, removed, depth + 1)?;
-    }
-    unlink(AtFlags::REMOVEDIR)?;
-    *removed += 1;
-    Ok(())
 }

@@ -65,7 +65,7 @@ impl TargetFolders {
                     parent.and_then(|parent| {
                         let place = Place::of(parent, name, displays[number].clone())?;
                         let place = place.written_by(target.claimant());
-                        if !makes && !is_left_out && place.occupant()?.is_none() {
+                        if !makes && !is_left_out && place.would_be_made()? {
                             is_left_out = true;
                         }
                         match is_left_out {

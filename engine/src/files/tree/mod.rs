@@ -11,5 +11,6 @@ pub mod make;
 pub mod names;
 pub mod offered;
 pub mod passed_over;
+pub mod remove;
 pub mod scan;
 pub mod wanted;

@@ -112,7 +112,10 @@ fn begin() -> impl Strategy<Value = Begin> {
     )
         .prop_map(|(transfer, task, power, flags, limits)| Begin {
             tree: crate::options::TreeOptions::default(),
-            rules: crate::options::TargetRules::default(),
+            rules: crate::options::TargetRules {
+                force: flags[2],
+                ..crate::options::TargetRules::default()
+            },
             transfer: TransferId(transfer),
             task,
             chunk_bytes: 1 << power,
