@@ -446,6 +446,7 @@ impl TransferOptions {
             fsync: !self.no_fsync,
             verify: self.verify,
             drop_cache: self.drop_cache,
+            digest: None,
             // Whoever measures sends everything.
             rules: TargetRules {
                 pass_over: PassOver::Nothing,

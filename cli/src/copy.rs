@@ -3,7 +3,7 @@
 //! Leaves to others: following and telling (follow.rs). Invariant: what cannot
 //! be meant or is not built is refused before anything is connected or made.
 
-use crate::arguments::{Auto, CopyArguments};
+use crate::arguments::{Auto, CopyArguments, is_output};
 use crate::console::{Console, fault, require_output, usage};
 use crate::dry_run::DryRun;
 use crate::embedded::{self, Embedded};
@@ -15,6 +15,7 @@ use crate::ends::{
 use crate::events::Events;
 use crate::follow::{self, Outputs};
 use crate::interrupt::Interrupts;
+use crate::keep_manifest::KeptManifest;
 use crate::listed;
 use crate::progress::{Sealing, Shown};
 use haul_engine::kernel::standard::{Standard, was_closed};
@@ -84,6 +85,10 @@ pub fn run(
             refuse_shared_outputs(arguments, &output)?;
             // Made only when the copy makes sense, but before anything moves.
             outputs = Some(Outputs::create(&output)?);
+            if let Some(path) = &arguments.entries.manifest {
+                let kind = arguments.entries.digest.into();
+                events.keep(KeptManifest::create(path, kind, own_name(arguments))?);
+            }
             carry(route, list, arguments, console, interrupts, &mut events)
         })
         .unwrap_or_else(|error| Report::failed(error, began.elapsed()));
@@ -110,6 +115,7 @@ impl Route {
         refuse_ssh(sources.iter().chain([target]))?;
         refuse_unnamed(sources, target)?;
         refuse_deleting(arguments)?;
+        refuse_two_outputs(arguments)?;
         refuse_sharing(arguments)?;
         if sources.contains(&Endpoint::Standard) && was_closed(Standard::Input) {
             return Err(fault("cannot read standard input", "it is closed"));
@@ -279,12 +285,35 @@ fn refuse_unnamed(sources: &[Endpoint], target: &Endpoint) -> Result<(), Error> 
     Ok(())
 }
 
+/// Standard output takes one thing for programs.
+fn refuse_two_outputs(arguments: &CopyArguments) -> Result<(), Error> {
+    let manifest = arguments.entries.manifest.as_deref();
+    if manifest.is_some_and(is_output) && arguments.output.is_for_programs() {
+        return Err(usage(
+            "cannot use --manifest - with --json, --events or --report -: both write to standard output",
+        )
+        .cure("leave one out, or name a file"));
+    }
+    Ok(())
+}
+
+/// The last component of a target, which may be its only file's name.
+fn own_name(arguments: &CopyArguments) -> Vec<u8> {
+    let name = match &arguments.target {
+        Endpoint::Local(path) => path.file_name().map(OsStrExt::as_bytes),
+        Endpoint::Server(server) => server.file_name(),
+        Endpoint::Standard | Endpoint::Ssh(_) => None,
+    };
+    name.unwrap_or_default().to_vec()
+}
+
 /// What standard output carries cannot be both data and results.
 fn refuse_mixed_output(arguments: &CopyArguments) -> Result<(), Error> {
     for (asked, option) in [
         (arguments.output.json, "--json"),
         (arguments.output.events, "--events"),
         (arguments.output.reports_to_output(), "--report -"),
+        (arguments.entries.manifest.is_some(), "--manifest"),
     ] {
         if asked {
             return Err(usage(format!(
@@ -370,7 +399,10 @@ fn carry(
             ..arguments.entries.tree()?
         },
         rules: arguments.entries.rules(),
-        file_events: arguments.output.events || arguments.entries.dry_run,
+        file_events: arguments.output.events
+            || arguments.entries.dry_run
+            || arguments.entries.manifest.is_some(),
+        digest: arguments.entries.digest(),
         reflink: arguments.entries.reflink(),
         ..arguments.transfer.copy()
     };

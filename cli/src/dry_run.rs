@@ -5,7 +5,7 @@
 
 use crate::console::Console;
 use crate::size::format_size;
-use haul_engine::report::{FileReport, Level};
+use haul_engine::report::{EntryReportKind, FileReport, Level};
 use haul_engine::{Error, Event};
 
 /// The lines of one dry run.
@@ -52,7 +52,11 @@ impl DryRun {
             "" => ".",
             name => name,
         };
-        let bytes = file.bytes.unwrap_or(0);
+        // Another name of a file costs nothing.
+        let bytes = match file.kind {
+            EntryReportKind::HardLink => 0,
+            _ => file.bytes.unwrap_or(0),
+        };
         let text = match level {
             Level::WouldMake => {
                 self.made += 1;

@@ -129,7 +129,11 @@ pub fn refuse_shared_outputs(
     } else {
         taken.extend(local(&arguments.target));
     }
-    for (option, path) in [("--report", &output.report), ("--hdr-log", &output.hdr_log)] {
+    for (option, path) in [
+        ("--report", &output.report),
+        ("--hdr-log", &output.hdr_log),
+        ("--manifest", &arguments.entries.manifest),
+    ] {
         let Some(path) = path.as_ref().filter(|path| !is_output(path)) else {
             continue;
         };

@@ -3,10 +3,13 @@
 //! Leaves to others: the tree itself (the engine). Invariant: patterns keep the order
 //! in which they were typed, files of them included, since the last that fits decides.
 
+use crate::verify::DigestName;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum, value_parser};
 use haul_engine::Error;
 use haul_engine::error::why;
-use haul_engine::options::{DeleteRules, FilterRule, PassOver, Reflink, TargetRules, TreeOptions};
+use haul_engine::options::{
+    DeleteRules, DigestKind, FilterRule, PassOver, Reflink, TargetRules, TreeOptions,
+};
 use std::path::PathBuf;
 
 /// What is copied of each entry, and what is passed over.
@@ -68,6 +71,20 @@ pub struct EntryOptions {
     /// With --delete: also all of a target whose source is empty
     #[arg(long, requires = "delete")]
     pub delete_everything: bool,
+    /// Write a line for each file that the target holds in the end: its digest and its path
+    /// there, for haul verify or b3sum --check; as JSON where FILE ends in .jsonl
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub manifest: Option<PathBuf>,
+    /// With --manifest: BLAKE3 is made while the bytes land, for SHA-256 each file is read
+    /// back
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value = "blake3",
+        requires = "manifest"
+    )]
+    pub digest: DigestName,
     /// Touch nothing: list what would be made, sent, replaced, corrected and deleted
     #[arg(long)]
     pub dry_run: bool,
@@ -124,6 +141,12 @@ impl EntryOptions {
             listed: false,
             filters: self.patterns.rules()?,
         })
+    }
+
+    /// The digest that each file's end tells.
+    #[must_use]
+    pub fn digest(&self) -> Option<DigestKind> {
+        self.manifest.as_ref().map(|_| self.digest.into())
     }
 
     /// What is written, by what the target has.

@@ -6,6 +6,7 @@
 
 use crate::console::Console;
 use crate::dry_run::DryRun;
+use crate::keep_manifest::KeptManifest;
 use crate::outcome::{OutcomeWord, ReportJson};
 use haul_engine::report::{ConnectionProgress, FileReport};
 use haul_engine::{Error, Event};
@@ -72,6 +73,7 @@ pub struct Events {
     failed: Option<Error>,
     /// Where nothing is to be touched: what would be.
     dry_run: Option<DryRun>,
+    manifest: Option<KeptManifest>,
 }
 
 impl Events {
@@ -84,12 +86,27 @@ impl Events {
             run: None,
             failed: None,
             dry_run: None,
+            manifest: None,
         }
     }
 
     /// What would be done is listed, too.
     pub fn list(&mut self, dry_run: DryRun) {
         self.dry_run = Some(dry_run);
+    }
+
+    /// Files are listed in a manifest, too.
+    pub fn keep(&mut self, manifest: KeptManifest) {
+        self.manifest = Some(manifest);
+    }
+
+    /// Closes the manifest of a copy, where there is one; a sentence on it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn close_manifest(&mut self, has_failed: bool) -> Result<Option<String>, Error> {
+        let manifest = self.manifest.take();
+        manifest.map_or(Ok(None), |manifest| manifest.finish(has_failed))
     }
 
     /// What a dry run came to, where this is one; so much would be deleted.
@@ -108,6 +125,9 @@ impl Events {
         let run = self.run;
         if let Some(dry_run) = &mut self.dry_run {
             dry_run.tell(event);
+        }
+        if let (Some(manifest), Event::FileEnded(file)) = (&mut self.manifest, event) {
+            manifest.add(file);
         }
         self.write(&match event {
             Event::Planned { files, bytes } => EventLine::Planned {

@@ -279,6 +279,10 @@ pub fn tell(
         None | Some(ErrorKind::Partial | ErrorKind::Interrupted) => true,
         Some(_) => verbose > 0,
     };
+    let (manifest, unlisted) = match events.close_manifest(report.error.is_some()) {
+        Ok(sentence) => (sentence, None),
+        Err(error) => (None, Some(error)),
+    };
     if has_result && !options.quiet {
         let totals = events.dry_totals(report.entries.deleted);
         let headline = totals.unwrap_or_else(|| table::headline(report));
@@ -286,8 +290,8 @@ pub fn tell(
         if let Some(sharing) = table::sharing(report) {
             console.line(&format!("haul: {sharing}"));
         }
-        for lost in outcome::lost(report) {
-            console.line(&format!("haul: {lost}"));
+        for line in outcome::lost(report).iter().chain(&manifest) {
+            console.line(&format!("haul: {line}"));
         }
         if verbose > 0 {
             console.line(table::details(report).trim_end());
@@ -306,10 +310,8 @@ pub fn tell(
         Ok(())
     };
     let mut code = json.exit_code;
-    for error in [written.err(), printed.err(), events.failure()]
-        .into_iter()
-        .flatten()
-    {
+    let failed = [written.err(), printed.err(), events.failure(), unlisted];
+    for error in failed.into_iter().flatten() {
         // What kept the copy from beginning was said.
         if report.error.as_ref() != Some(&error) {
             console.error(&error);
@@ -396,6 +398,9 @@ mod tests {
             shared_bytes: 0,
             level: None,
             error: Some(ErrorReport::from(&Error::new(ErrorKind::Local, *why))),
+            digest: None,
+            mtime: None,
+            is_renamed: false,
         };
         let mut report = Report::failed(Error::new(ErrorKind::Partial, whole), Duration::ZERO);
         report.files = files.iter().map(file).collect();

@@ -19,6 +19,7 @@ mod events;
 mod follow;
 mod hlog;
 mod interrupt;
+mod keep_manifest;
 mod listed;
 mod logging;
 mod man;

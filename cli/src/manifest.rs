@@ -19,10 +19,6 @@ const HEX_DIGITS: usize = 64;
 const NANOS_DIGITS: usize = 9;
 
 /// How a line is written; each is told by itself when it is read.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "only tests write manifests yet")
-)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestFormat {
     /// `HEX  PATH`, which the tools check that are named after the digests.
@@ -60,10 +56,6 @@ struct ManifestJson<'a> {
     sha256: Option<String>,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "only tests write manifests yet")
-)]
 impl ManifestLine {
     /// The line in `format`, with its end.
     #[must_use]

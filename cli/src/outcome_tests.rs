@@ -49,6 +49,9 @@ pub fn full_report() -> Report {
             shared_bytes: 0,
             level: Some(Level::Sealed),
             error: Some(ErrorReport::from(&error)),
+            digest: None,
+            mtime: None,
+            is_renamed: false,
         }],
         bytes: Bytes {
             planned: 2_048,

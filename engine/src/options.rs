@@ -205,6 +205,8 @@ pub struct CopyOptions {
     pub verify: bool,
     /// Leave neither end's page cache full.
     pub drop_cache: bool,
+    /// Each file's end tells its digest, which the receiver makes as it lands.
+    pub digest: Option<DigestKind>,
     /// What of trees and entries.
     pub tree: TreeOptions,
     /// What is written, by what the target has.
@@ -223,6 +225,7 @@ impl Default for CopyOptions {
             fsync: true,
             verify: false,
             drop_cache: false,
+            digest: None,
             tree: TreeOptions::default(),
             rules: TargetRules::default(),
             file_events: true,

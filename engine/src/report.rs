@@ -11,7 +11,7 @@ use crate::limits;
 use crate::options::DigestKind;
 use hdrhistogram::Histogram;
 use serde::de::{Deserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -401,6 +401,25 @@ pub struct FileReport {
     pub level: Option<Level>,
     /// Why it failed.
     pub error: Option<ErrorReport>,
+    /// What it holds at the target, where that was asked for.
+    #[serde(serialize_with = "as_text")]
+    pub digest: Option<Digest>,
+    /// Its source's modification time: seconds, rounded down, and nanoseconds.
+    #[serde(skip)]
+    pub mtime: Option<(i64, u32)>,
+    /// The only source has another name at the target: the first of this path.
+    #[serde(skip)]
+    pub is_renamed: bool,
+}
+
+/// As "blake3:…" or "sha256:…".
+fn as_text<S: Serializer>(digest: &Option<Digest>, serializer: S) -> Result<S::Ok, S::Error> {
+    match digest {
+        Some(digest) => {
+            serializer.collect_str(&format_args!("{}:{}", digest.kind.word(), digest.hex()))
+        }
+        None => serializer.serialize_none(),
+    }
 }
 
 /// The digest of all bytes of a file.

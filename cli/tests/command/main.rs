@@ -15,6 +15,7 @@ mod holes;
 mod kinds;
 mod limits;
 mod lists;
+mod manifests;
 mod mount;
 mod outputs;
 mod rates;

@@ -228,6 +228,7 @@ impl Client {
             drop_cache: options.drop_cache,
             // Only a peer with a proof may set them.
             special_bits: self.options.token.is_some(),
+            digest: options.digest,
         };
         let keeping = Keeping::new(self.options.token.is_some());
         let making = Making {
@@ -277,6 +278,7 @@ impl Client {
             fsync: options.fsync,
             verify: options.verify,
             drop_cache: options.drop_cache,
+            digest: options.digest,
             transmit: options.transmit,
             tree: options.tree.clone(),
             rules: options.rules,

@@ -78,7 +78,7 @@ pub struct ReceiveSegment {
     pub ledger: Mutex<Ledger>,
     /// By `FileId`; `None` where nothing is wanted.
     pub targets: Vec<Option<Arc<Target>>>,
-    /// What lands is summed for its targets ([`Target::keeps_sum`]).
+    /// What lands is summed for its targets ([`Target::notes_pieces`]).
     pub keeps_sums: bool,
     /// Where the sink takes bytes only in order (standard output): the first
     /// chunk that was not written yet, over all workers. Starts at 0.

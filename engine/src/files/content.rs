@@ -11,6 +11,7 @@ use super::source::Source;
 use crate::error::{Error, Result, Side, why};
 use crate::kernel::descriptors::patiently;
 use crate::options::DigestKind;
+use crate::report::Digest;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -80,12 +81,33 @@ fn read_all(file: BorrowedFd<'_>, size: u64) -> Result<[u8; 32], DigestFault> {
 }
 
 fn unreadable(display: &str, fault: DigestFault) -> Error {
-    let why = match fault {
-        DigestFault::Read(errno) => why(errno),
-        DigestFault::Short => "it became shorter while it was read".to_owned(),
-        DigestFault::Stopped => "it was stopped".to_owned(),
+    Error::local(format!("cannot read {display}"), fault).at(Side::Sender)
+}
+
+/// The digest of the regular file that has that name in a directory.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn digest_of_name(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    kind: DigestKind,
+    display: &str,
+) -> Result<Digest> {
+    let cannot = |why: &dyn std::fmt::Display| {
+        let doing = format!("cannot read {display} back for its digest");
+        Error::local(doing, why).at(Side::Receiver)
     };
-    Error::local(format!("cannot read {display}"), why).at(Side::Sender)
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = patiently(|| rustix::fs::openat(directory, name, flags, Mode::empty()));
+    let file = opened.map_err(|errno| cannot(&why(errno)))?;
+    let stat = rustix::fs::fstat(&file).map_err(|errno| cannot(&why(errno)))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(cannot(&"it is no regular file any more"));
+    }
+    // Regular files have no negative size.
+    let size = stat.st_size as u64;
+    digest_of(file.as_fd(), size, kind, &NEVER).map_err(|fault| cannot(&fault))
 }
 
 /// True where the file at `place`, which was seen with `stat`, holds what has that

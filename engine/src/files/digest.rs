@@ -5,6 +5,7 @@
 //! summed, and what a digest is held against. Invariant: a digest is told only
 //! where every byte of the file went into it once.
 
+use crate::error::why;
 use crate::limits;
 use crate::options::DigestKind;
 use crate::report::Digest;
@@ -234,6 +235,16 @@ pub enum DigestFault {
     Short,
     /// It was stopped.
     Stopped,
+}
+
+impl std::fmt::Display for DigestFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Read(errno) => f.write_str(&why(*errno)),
+            Self::Short => f.write_str("it became shorter while it was read"),
+            Self::Stopped => f.write_str("it was stopped"),
+        }
+    }
 }
 
 /// The digest of the first `size` bytes of the open regular `file`, read in order

@@ -13,6 +13,7 @@ pub mod digest;
 pub mod extents;
 pub mod folder;
 pub mod generated;
+pub mod landed_digest;
 pub mod later;
 pub mod look;
 pub mod metadata;

@@ -7,14 +7,16 @@
 use super::Identity;
 use super::attributes::Bearer;
 use super::beneath::DIRECTORY;
+use super::content::digest_of_name;
 use super::folder::HeldFolder;
 use super::metadata::{Failed, Metadata};
 use super::place::Place;
 use super::replace::Replaced;
 use super::temporary;
 use crate::error::{Error, ErrorKind, Result, Side, why};
+use crate::options::DigestKind;
 use crate::protocol::wire::{Entry, EntryKind};
-use crate::report::Level;
+use crate::report::{Digest, Level};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -188,6 +190,26 @@ impl Node {
             && self
                 .metadata
                 .is_kept_by(Bearer::Name(directory, name), stat)
+    }
+
+    /// The digest of the file that it names, once it is made, where it is another name
+    /// of one.
+    ///
+    /// # Errors
+    /// As [`digest_of_name`].
+    pub fn digest(&self, kind: DigestKind) -> Result<Option<Digest>> {
+        let is_file = match &self.kind {
+            NodeKind::HardLink(first, _) => {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                let looked = rustix::fs::statat(first.directory(), first.name(), flags);
+                let kind = |stat: Stat| FileType::from_raw_mode(stat.st_mode);
+                looked.is_ok_and(|stat| kind(stat) == FileType::RegularFile)
+            }
+            _ => false,
+        };
+        let (directory, name) = (self.place.directory(), self.place.name());
+        let digest = || digest_of_name(directory, name, kind, self.place.display());
+        is_file.then(digest).transpose()
     }
 
     /// The directory that its name is in.

@@ -328,6 +328,9 @@ impl Whole<'_> {
         if let Some(read_back) = read_back {
             self.target.verify(read_back, self.pieces, self.size)?;
         }
+        if let Sink::File { fd, .. } = self.target.sink() {
+            self.target.find_digest(fd.as_fd(), self.size)?;
+        }
         if let (true, Sink::File { fd, .. }) =
             (self.target.options().drop_cache, self.target.sink())
         {

@@ -6,6 +6,7 @@
 //! one; a target that is dropped before it was settled leaves nothing behind.
 
 use super::folder::HeldFolder;
+use super::landed_digest::LandedDigest;
 use super::metadata::Metadata;
 use super::place::Place;
 use super::reflink::CloneSource;
@@ -15,10 +16,12 @@ use super::{DIRECT_ALIGN_BYTES, FileSystem, Identity, direct_is_possible, requir
 use crate::error::{Error, ErrorKind, Result, Side, why};
 use crate::kernel::descriptors::Held;
 use crate::limits;
+use crate::options::DigestKind;
 use crate::protocol::FileId;
 use crate::protocol::check::FileSum;
 use crate::protocol::plan::Plan;
 use crate::protocol::wire::{Data, Entry, EntryKind};
+use crate::report::Digest;
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -61,6 +64,8 @@ pub struct TargetOptions {
     pub drop_cache: bool,
     /// Take files with setuid or setgid bits: never from a peer without proof.
     pub special_bits: bool,
+    /// Find its digest.
+    pub digest: Option<DigestKind>,
 }
 
 impl TargetOptions {
@@ -107,6 +112,7 @@ pub struct Target {
     /// Targets are counted as they are made: see [`Target::number`].
     number: u64,
     is_held: bool,
+    digest: Option<LandedDigest>,
 }
 
 /// Targets that were made in this process.
@@ -173,6 +179,7 @@ impl Target {
             descriptors: Held::new(1),
             number: MADE.fetch_add(1, Ordering::Relaxed),
             is_held: false,
+            digest: options.digest.map(LandedDigest::new),
         };
         if let (Some(source), Sink::File { fd, .. }, Some(held)) =
             (source, &target.sink, &target.held)
@@ -234,6 +241,7 @@ impl Target {
             verify: false,
             drop_cache: false,
             special_bits: false,
+            digest: None,
         };
         let mut target = Self::diskless(Sink::Null, options, display).expect("nothing asked");
         target.sink = sink;
@@ -266,6 +274,7 @@ impl Target {
             descriptors: Held::new(0),
             number: MADE.fetch_add(1, Ordering::Relaxed),
             is_held: false,
+            digest: None,
         })
     }
 
@@ -311,17 +320,27 @@ impl Target {
         self.in_place_bytes.store(0, Ordering::Relaxed);
     }
 
-    /// Whether [`Target::note_piece`] is to be called: with verification, and
-    /// where what was written cannot be read again.
+    /// Whether [`Target::note_piece`] is to be called.
     #[must_use]
-    pub fn keeps_sum(&self) -> bool {
+    pub fn notes_pieces(&self) -> bool {
+        let digest = self.digest.as_ref();
+        self.keeps_sum() || digest.is_some_and(LandedDigest::takes_pieces)
+    }
+
+    /// Whether what lands is summed: with verification, and where what was written
+    /// cannot be read again.
+    #[must_use]
+    pub(super) fn keeps_sum(&self) -> bool {
         self.options.verify || matches!(self.sink, Sink::Stdout(_))
     }
 
-    /// The piece at `offset` landed. Where [`Target::keeps_sum`], call it exactly
+    /// The piece at `offset` landed. Where [`Target::notes_pieces`], call it exactly
     /// once for the part of each landed chunk that belongs to this file, with
     /// the bytes that were checked.
     pub fn note_piece(&self, offset: u64, bytes: &[u8]) {
+        if let Some(digest) = &self.digest {
+            digest.add(offset, bytes);
+        }
         if !self.keeps_sum() {
             return;
         }
@@ -430,6 +449,23 @@ impl Target {
     /// Lower than that of every target that was made after it.
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// What its whole content is, where that was asked for and it was settled.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest.as_ref().and_then(LandedDigest::found)
+    }
+
+    /// Finds its digest, where that was asked for: all of it landed in `file`.
+    pub(super) fn find_digest(&self, file: BorrowedFd<'_>, size: u64) -> Result<()> {
+        let Some(digest) = &self.digest else {
+            return Ok(());
+        };
+        digest.find(file, size).map_err(|fault| {
+            let doing = format!("cannot read {} back for its digest", self.display());
+            Error::local(doing, fault).at(Side::Receiver)
+        })
     }
 
     pub(super) fn options(&self) -> &TargetOptions {

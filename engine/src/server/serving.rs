@@ -91,6 +91,7 @@ impl Serving {
             verify: begin.verify,
             drop_cache: begin.drop_cache,
             special_bits: self.session.authenticated,
+            digest: begin.digest,
         };
         let share = share(running, begin);
         let descriptors_max = Some(share.count());

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result, Side};
 use crate::files::claim::Claimant;
-use crate::files::content::holds;
+use crate::files::content::{digest_of_name, holds};
 use crate::files::metadata::{Keeping, Metadata};
 use crate::files::node::{Node, refuse_unproved_device};
 use crate::files::place::{self, Place, ResolvedTarget};
@@ -16,9 +16,9 @@ use crate::files::target::{Target, TargetOptions};
 use crate::files::tree::delete::Deleting;
 use crate::files::tree::filter::PathFilter;
 use crate::files::tree::make::{OfferFolders, TargetFolders};
-use crate::options::{FilterRule, LocalTarget, PassOver, TargetRules};
+use crate::options::{DigestKind, FilterRule, LocalTarget, PassOver, TargetRules};
 use crate::protocol::wire::{Deletions, Entry, EntryKind, Names, Offer, Verdict};
-use crate::report::Level;
+use crate::report::{Digest, Level};
 use rustix::fs::Stat;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -92,8 +92,16 @@ pub(super) struct Destination {
     deleting: Mutex<Option<Deleting>>,
 }
 
-/// What becomes of an entry, and where it goes if it is wanted.
-type Prepared = (Verdict, Option<PreparedTarget>);
+/// What an entry is to the receiver now.
+pub(super) enum EntryFound {
+    /// It goes there.
+    Target(PreparedTarget),
+    /// It was there, and holds this.
+    Known(Digest),
+}
+
+/// What becomes of an entry, and what it is now if that is anything.
+type Prepared = (Verdict, Option<EntryFound>);
 
 impl Destination {
     /// Nothing is looked up yet.
@@ -324,7 +332,7 @@ impl Destination {
         match made {
             Ok(target) => (
                 Verdict::Whole,
-                Some(PreparedTarget::Bytes(Arc::new(target))),
+                Some(EntryFound::Target(PreparedTarget::Bytes(Arc::new(target)))),
             ),
             Err(error) => (Verdict::Refused(error.at(Side::Receiver)), None),
         }
@@ -366,7 +374,8 @@ impl Destination {
             metadata
                 .correct(place.directory(), place.name(), &stat)
                 .map_err(|(doing, errno)| place.failed(doing, errno))?;
-            return Ok((Verdict::Skip, None));
+            let known = self.digest_there(&place, entry)?;
+            return Ok((Verdict::Skip, known.map(EntryFound::Known)));
         }
         let (source, options) = (clone(&place), self.making.options);
         let made = Target::create_from(place, entry, metadata, options, source)?;
@@ -374,7 +383,27 @@ impl Destination {
             true => Verdict::Held,
             false => Verdict::Whole,
         };
-        Ok((verdict, Some(PreparedTarget::Bytes(Arc::new(made)))))
+        let made = PreparedTarget::Bytes(Arc::new(made));
+        Ok((verdict, Some(EntryFound::Target(made))))
+    }
+
+    /// What the file that is passed over holds, where that was asked for.
+    fn digest_there(&self, place: &Place, entry: &Entry) -> Result<Option<Digest>> {
+        let Some(kind) = self.making.options.digest else {
+            return Ok(None);
+        };
+        // It was compared.
+        if let (Some(bytes), DigestKind::Blake3) = (entry.content, kind) {
+            return Ok(Some(Digest { kind, bytes }));
+        }
+        digest_of_name(place.directory(), place.name(), kind, place.display()).map(Some)
+    }
+
+    /// True when the only source gets another name, once that is known.
+    pub(super) fn is_renamed(&self) -> bool {
+        let resolved = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = resolved.as_ref();
+        target.is_some_and(|target| !target.is_directory())
     }
 
     /// True where the file that is there is passed over.
@@ -424,7 +453,10 @@ impl Destination {
             _ => place.claimed()?,
         };
         Ok(match Node::new(place, entry, first, metadata)? {
-            Some(node) => (Verdict::Whole, Some(PreparedTarget::Node(Arc::new(node)))),
+            Some(node) => {
+                let node = PreparedTarget::Node(Arc::new(node));
+                (Verdict::Whole, Some(EntryFound::Target(node)))
+            }
             None => (Verdict::Skip, None),
         })
     }

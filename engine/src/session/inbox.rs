@@ -14,7 +14,7 @@ use crate::options::{CopyOptions, LocalSource, LocalTarget, RemoteSource, Remote
 use crate::protocol::sender::{Looked, Rechecked};
 use crate::protocol::wire::{Deletions, Join, Verdict};
 use crate::protocol::{ChunkId, FileId, Nanos, SegmentId, TransferId};
-use crate::report::{Latency, Level};
+use crate::report::{Digest, Latency, Level};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 
@@ -96,6 +96,8 @@ pub(crate) enum Done {
         segment: SegmentId,
         verdicts: Vec<Verdict>,
         taken: Vec<Option<PreparedTarget>>,
+        /// What those that are passed over hold, where that was asked for.
+        digests: Vec<(FileId, Digest)>,
     },
     /// What is wanted of a segment is open, except what failed.
     SegmentOpened {
@@ -104,6 +106,8 @@ pub(crate) enum Done {
     },
     Settled {
         files: Vec<(SegmentId, FileId, Result<Level>)>,
+        /// What those of them hold, where that was asked for.
+        digests: Vec<(SegmentId, FileId, Digest)>,
         sync: Latency,
         /// What could not be removed of directories that gave way.
         left_over: Vec<String>,

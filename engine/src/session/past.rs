@@ -165,6 +165,9 @@ mod tests {
             shared_bytes: unsent.shared_bytes,
             level: end.level,
             error: end.error.clone(),
+            digest: None,
+            mtime: None,
+            is_renamed: false,
         });
     }
 

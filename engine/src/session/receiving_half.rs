@@ -6,7 +6,7 @@
 //! ends only when no worker writes to its targets any more.
 
 use super::core::Core;
-use super::destination::{Asked, Destination, Making, PreparedTarget};
+use super::destination::{Asked, Destination, EntryFound, Making, PreparedTarget};
 use super::inbox::Done;
 use super::owed::Owed;
 use super::tally::Tally;
@@ -16,12 +16,13 @@ use crate::files::settle::{ToSettle, Whole, settle_all};
 use crate::files::target::Target;
 use crate::kernel::descriptors::Share;
 use crate::limits;
+use crate::options::DigestKind;
 use crate::protocol::ledger::Ledger;
 use crate::protocol::names::Saying;
 use crate::protocol::receiver::{FileToSettle, Receiver, ReceiverConfig, ReceiverOutput};
-use crate::protocol::wire::{Message, Offer, Sources, Verdict};
+use crate::protocol::wire::{Digests, Message, Offer, Sources, Verdict};
 use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId};
-use crate::report::{Latency, Level};
+use crate::report::{Digest, Latency, Level};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -32,6 +33,28 @@ fn bytes_of(taken: &[Option<PreparedTarget>]) -> impl Iterator<Item = Option<&Ar
         Some(PreparedTarget::Bytes(target)) => Some(target),
         Some(PreparedTarget::Node(_)) | None => None,
     })
+}
+
+/// What those hold that were settled; what cannot be told fails.
+fn digests_of(
+    files: &[Settling],
+    results: &mut [Result<Level>],
+    kind: DigestKind,
+) -> Vec<(SegmentId, FileId, Digest)> {
+    let mut digests = Vec::new();
+    for (one, result) in files.iter().zip(results) {
+        if result.is_err() {
+            continue;
+        }
+        match one.digest(kind) {
+            Ok(Some(digest)) => {
+                digests.push((one.data.segment, one.to_settle.file, digest));
+            }
+            Ok(None) => {}
+            Err(error) => *result = Err(error),
+        }
+    }
+    digests
 }
 
 /// A fault of haul: without its targets a segment's bytes would be drained.
@@ -65,6 +88,14 @@ impl Settling {
                 pieces: (&self.data.plan, file),
             }),
             PreparedTarget::Node(node) => ToSettle::Node(node),
+        }
+    }
+
+    /// What it holds now that it is settled.
+    fn digest(&self, kind: DigestKind) -> Result<Option<Digest>> {
+        match &self.taken {
+            PreparedTarget::Bytes(target) => Ok(target.digest()),
+            PreparedTarget::Node(node) => node.digest(kind),
         }
     }
 }
@@ -238,7 +269,9 @@ impl ReceivingHalf {
                 segment,
                 verdicts,
                 taken,
+                digests,
             } => {
+                self.tell_digests(core, tally, segment, digests);
                 self.preparing.pop_front();
                 self.prepare_next(core);
                 for note in bytes_of(&taken)
@@ -252,10 +285,15 @@ impl ReceivingHalf {
             }
             Done::Settled {
                 files,
+                digests,
                 sync,
                 left_over,
                 together,
             } => {
+                for same in digests.chunk_by(|one, next| one.0 == next.0) {
+                    let found = same.iter().map(|(_, file, digest)| (*file, *digest));
+                    self.tell_digests(core, tally, same[0].0, found.collect());
+                }
                 tally.leave_over(left_over);
                 tally.latencies.sync.merge(&sync);
                 for (segment, file, result) in files {
@@ -307,8 +345,10 @@ impl ReceivingHalf {
                     bytes_of(taken).map(|target| target.cloned()).collect();
                 // Who reads a stream once cannot find it touched.
                 let mut sinks = targets.iter().flatten();
-                let keeps_sums = self.destination.making().options.verify
-                    || !plan.is_stream() && sinks.any(|target| target.keeps_sum());
+                let options = self.destination.making().options;
+                let keeps_sums = options.verify
+                    || options.digest.is_some()
+                    || !plan.is_stream() && sinks.any(|target| target.notes_pieces());
                 let data = Arc::new(ReceiveSegment {
                     transfer: self.transfer,
                     segment,
@@ -415,11 +455,13 @@ impl ReceivingHalf {
             .iter()
             .map(|file| (file.data.segment, file.to_settle.file))
             .collect();
-        let settled = move |results: Vec<Result<Level>>, sync, left_over| {
+        let kind = self.destination.making().options.digest;
+        let settled = move |results: Vec<Result<Level>>, digests, sync, left_over| {
             let files = all.into_iter().zip(results);
             let files = files.map(|((segment, file), result)| (segment, file, result));
             Done::Settled {
                 files: files.collect(),
+                digests,
                 sync,
                 left_over,
                 together,
@@ -431,10 +473,14 @@ impl ReceivingHalf {
             let mut sync = Latency::default();
             let all: Vec<ToSettle<'_>> = files.iter().map(Settling::whole).collect();
             let mut left_over = Vec::new();
-            let results = settle_all(&all, fsync, &mut sync, &mut left_over);
-            settled(results, sync, left_over)
+            let mut results = settle_all(&all, fsync, &mut sync, &mut left_over);
+            let digests = kind.map(|kind| digests_of(&files, &mut results, kind));
+            settled(results, digests.unwrap_or_default(), sync, left_over)
         };
-        let failed = move |error| refused(vec![Err(error); count], Latency::default(), Vec::new());
+        let failed = move |error| {
+            let results = vec![Err(error); count];
+            refused(results, Vec::new(), Latency::default(), Vec::new())
+        };
         core.hand(self.transfer, settle, failed);
     }
 
@@ -467,19 +513,53 @@ impl ReceivingHalf {
         let destination = self.destination.clone();
         let (segment, count) = (offer.segment, offer.entries.len());
         let prepare = move || {
-            let (verdicts, taken) = destination.prepare(&offer).into_iter().unzip();
+            let (mut verdicts, mut taken, mut digests) = (Vec::new(), Vec::new(), Vec::new());
+            for (file, (verdict, found)) in (0..).zip(destination.prepare(&offer)) {
+                verdicts.push(verdict);
+                taken.push(match found {
+                    Some(EntryFound::Target(target)) => Some(target),
+                    Some(EntryFound::Known(digest)) => {
+                        digests.push((file, digest));
+                        None
+                    }
+                    None => None,
+                });
+            }
             Done::Prepared {
                 segment,
                 verdicts,
                 taken,
+                digests,
             }
         };
         let failed = move |error: Error| Done::Prepared {
             segment,
             verdicts: vec![Verdict::Refused(error.at(Side::Receiver)); count],
             taken: vec![None; count],
+            digests: Vec::new(),
         };
         core.hand(self.transfer, prepare, failed);
+    }
+
+    /// Says what files hold before the word that ends them.
+    fn tell_digests(
+        &self,
+        core: &Core,
+        tally: &mut Tally,
+        segment: SegmentId,
+        digests: Vec<(FileId, Digest)>,
+    ) {
+        if digests.is_empty() {
+            return;
+        }
+        let digests = Digests {
+            transfer: self.transfer,
+            segment,
+            is_renamed: self.destination.is_renamed(),
+            digests,
+        };
+        tally.digests(&digests);
+        core.channel.send(&Message::Digests(digests));
     }
 
     fn finished(&mut self, core: &mut Core, end: Result<()>) {

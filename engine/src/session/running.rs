@@ -331,8 +331,8 @@ impl Running {
             .as_mut()
             .map(|active| (&mut active.half, &mut active.tally));
         match (half, message) {
-            (Some((Half::Sending(sending), _)), message @ Message::Freed { .. }) => {
-                sending.message(&self.core, message);
+            (Some((Half::Sending(sending), tally)), message @ Message::Freed { .. }) => {
+                sending.message(&self.core, tally, message);
             }
             (Some((Half::Receiving(receiving), tally)), message @ Message::Lost { .. }) => {
                 receiving.message(&self.core, tally, message);
@@ -351,7 +351,7 @@ impl Running {
             return;
         };
         match &mut active.half {
-            Half::Sending(sending) => sending.message(&self.core, message),
+            Half::Sending(sending) => sending.message(&self.core, &mut active.tally, message),
             Half::Receiving(receiving) => receiving.message(&self.core, &mut active.tally, message),
             Half::Opening(opening) => {
                 if let Message::Abort { error, .. } = message {

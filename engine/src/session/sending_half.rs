@@ -295,8 +295,12 @@ impl SendingHalf {
     }
 
     /// A message of this transfer.
-    pub(crate) fn message(&mut self, core: &Core, message: Message) {
+    pub(crate) fn message(&mut self, core: &Core, tally: &mut Tally, message: Message) {
         let heard = match message {
+            Message::Digests(digests) => {
+                tally.digests(&digests);
+                Ok(())
+            }
             Message::Sources(sources) => self.hear_names(sources),
             message => self.machine.handle_message(core.clock.now(), message),
         };

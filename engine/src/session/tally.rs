@@ -9,11 +9,11 @@ use crate::data::Clock;
 use crate::error::Error;
 use crate::limits;
 use crate::protocol::plan::Plan;
-use crate::protocol::wire::{Deletions, EntryKind, Offer, path_in};
+use crate::protocol::wire::{Deletions, Digests, EntryKind, Offer, path_in};
 use crate::protocol::{FileId, Nanos};
 use crate::report::{
-    Bytes, EntryReportKind, ErrorReport, FileReport, Latencies, Level, Report, Seconds, SideReport,
-    told_path,
+    Bytes, Digest, EntryReportKind, ErrorReport, FileReport, Latencies, Level, Report, Seconds,
+    SideReport, told_path,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -26,6 +26,10 @@ struct Planned {
     held: BTreeSet<usize>,
     /// Those that did not end.
     open: usize,
+    /// What those hold that it was told of.
+    digests: BTreeMap<FileId, Digest>,
+    /// The only source has another name at the receiver.
+    is_renamed: bool,
 }
 
 /// Counts of one transfer at one end.
@@ -162,6 +166,8 @@ impl Tally {
                 ends: entries.iter().map(|_| None).collect(),
                 held: BTreeSet::new(),
                 open: entries.len(),
+                digests: BTreeMap::new(),
+                is_renamed: false,
                 offer: offer.clone(),
             };
             self.files.insert(self.segments, planned);
@@ -190,9 +196,24 @@ impl Tally {
     ) {
         let known = self.files.get(&segment);
         let entry = known.and_then(|planned| planned.offer.entries.get(file as usize));
-        let offered = entry.filter(|entry| entry.kind == EntryKind::File);
-        let bytes = size.or(offered.map(|entry| entry.size));
+        let bytes = match entry.map(|entry| (&entry.kind, entry.size)) {
+            Some((EntryKind::HardLink(_, bytes), _)) => Some(*bytes),
+            Some((EntryKind::File, bytes)) => size.or(Some(bytes)),
+            _ => size,
+        };
         self.end(segment, file, FileEnd::new(bytes, result));
+    }
+
+    /// What files hold that are about to end.
+    pub(crate) fn digests(&mut self, told: &Digests) {
+        if let Some(planned) = self.files.get_mut(&told.segment) {
+            let count = planned.offer.entries.len();
+            let digests = told.digests.iter().copied();
+            // A peer may say anything.
+            let digests = digests.filter(|(file, _)| (*file as usize) < count);
+            planned.digests.extend(digests);
+            planned.is_renamed = told.is_renamed;
+        }
     }
 
     /// The end of a file that could not be opened: its size is not known.
@@ -374,6 +395,11 @@ impl Planned {
             shared_bytes,
             level: end.level,
             error: end.error.clone(),
+            // Numbers of files fit.
+            digest: self.digests.get(&(number as FileId)).copied(),
+            mtime: (entry.kind != EntryKind::Stream)
+                .then_some((entry.mtime_seconds, entry.mtime_nanos)),
+            is_renamed: self.is_renamed,
         }
     }
 }

@@ -167,6 +167,7 @@ fn a_call_that_the_kernel_holds_is_told_as_work() {
         fsync: true,
         verify: false,
         drop_cache: false,
+        digest: None,
         transmit: Transmit::Auto,
         window_bytes: None,
         descriptors_max: None,

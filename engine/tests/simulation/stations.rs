@@ -598,6 +598,7 @@ pub fn begin(transfer: TransferId, task: Task, descriptors_max: u32) -> Message 
         fsync: true,
         verify: false,
         drop_cache: false,
+        digest: None,
         transmit: Transmit::Auto,
         window_bytes: None,
         descriptors_max: Some(descriptors_max),

@@ -50,6 +50,7 @@ fn made(reflinks: &Reflinks, directory: &Path) -> Result<(Target, bool)> {
         verify: false,
         drop_cache: false,
         special_bits: false,
+        digest: None,
     };
     Ok((
         Target::create_from(place, &entry, metadata, options, source)?,

@@ -20,6 +20,7 @@ const PLAIN: TargetOptions = TargetOptions {
     verify: false,
     drop_cache: false,
     special_bits: false,
+    digest: None,
 };
 const VERIFIED: TargetOptions = TargetOptions {
     verify: true,

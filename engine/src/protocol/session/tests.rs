@@ -59,6 +59,7 @@ fn begin(transfer: TransferId) -> Message {
         fsync: true,
         verify: false,
         drop_cache: false,
+        digest: None,
         transmit: Transmit::Auto,
         window_bytes: None,
         descriptors_max: None,

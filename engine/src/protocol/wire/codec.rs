@@ -76,6 +76,7 @@ tag_table! {
     49 => More { transfer };
     50 => Names(names);
     51 => Deleted { transfer, number, deletions };
+    52 => Digests(digests);
 }
 
 /// The message as it goes over the wire, envelope included.

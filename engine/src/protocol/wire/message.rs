@@ -9,11 +9,11 @@ use super::list::bounded;
 use super::names::{Deletions, Names};
 use crate::error::Error;
 use crate::limits;
-use crate::options::{RemoteSource, RemoteTarget};
+use crate::options::{DigestKind, RemoteSource, RemoteTarget};
 use crate::protocol::check::FileSum;
 use crate::protocol::ranges::RangeSet;
 use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId};
-use crate::report::{Level, SideReport};
+use crate::report::{Digest, Level, SideReport};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -119,6 +119,8 @@ pub struct Begin {
     pub verify: bool,
     /// Leave no end's page cache full.
     pub drop_cache: bool,
+    /// Each regular file's digest is told by the receiver.
+    pub digest: Option<DigestKind>,
     /// How the sender transmits (matters when the peer sends).
     pub transmit: crate::options::Transmit,
     /// Chunks further than this ahead of the landed prefix must not be sent;
@@ -213,6 +215,20 @@ impl FileRange {
         };
         set.iter().map(range).collect()
     }
+}
+
+/// Digests of a segment's files, as they are at the receiver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The segment.
+    pub segment: SegmentId,
+    /// The only source has another name there: that of the target.
+    pub is_renamed: bool,
+    /// Of files, by their numbers.
+    #[serde(deserialize_with = "bounded::<_, _, { limits::SEGMENT_ENTRIES_MAX }>")]
+    pub digests: Vec<(FileId, Digest)>,
 }
 
 /// Everything that is said on a control connection.
@@ -397,6 +413,8 @@ pub enum Message {
         /// What went.
         deletions: Box<Deletions>,
     },
+    /// Receiver to sender, ahead of the word that ends these files: what they hold.
+    Digests(Digests),
     /// Receiver to sender: end generated streams where they are.
     EndStreams {
         /// Which.
@@ -423,6 +441,7 @@ impl Message {
             Self::Offer(offer) => Some(offer.transfer),
             Self::Sources(sources) => Some(sources.transfer),
             Self::Names(names) => Some(names.transfer),
+            Self::Digests(digests) => Some(digests.transfer),
             Self::Answer(answer) => Some(answer.transfer),
             Self::Begun { transfer, .. }
             | Self::More { transfer }

@@ -97,6 +97,7 @@
 //! | 49 | More | transfer | sender |
 //! | 50 | Names | [`Names`] | sender |
 //! | 51 | Deleted | transfer, number u32, [`Deletions`] | receiver |
+//! | 52 | Digests | [`Digests`] | receiver |
 //!
 //! A transfer is 16 bytes, not all of them zero, a level one of [`Level`](crate::report::Level); `?`
 //! marks an option. For example, `Lost` of connection 300 is `02 00 00 00  13 00  00 00  ac 02`.
@@ -160,6 +161,9 @@
 //! has ended, and says their names in parts, at most two of them ahead of the answers.
 //! R deletes what is not among the names of a directory that was said to be complete,
 //! and answers each part by Deleted. Finish and Finished come behind the last.
+//!
+//! Where Begin asks for digests, R tells those of regular files ahead of the Settled, or
+//! of the Answer that skips them.
 //!
 //! S sends no frame of a segment before its Answer, only padding. Offers do not wait for
 //! earlier segments; at most 8 are open. An empty file has no chunks: it is

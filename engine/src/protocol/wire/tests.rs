@@ -9,10 +9,10 @@ use super::*;
 use crate::error::{Error, ErrorKind, Side};
 use crate::limits;
 use crate::options::names::{NameEnd, ReadNames};
-use crate::options::{Pattern, RemoteSource, RemoteTarget, Transmit};
+use crate::options::{DigestKind, Pattern, RemoteSource, RemoteTarget, Transmit};
 use crate::protocol::TransferId;
 use crate::protocol::check::FileSum;
-use crate::report::{ConnectionReport, Level, SideReport, TcpInfo};
+use crate::report::{ConnectionReport, Digest, Level, SideReport, TcpInfo};
 use proptest::prelude::*;
 use proptest::strategy::Union;
 
@@ -123,6 +123,7 @@ fn begin() -> impl Strategy<Value = Begin> {
             fsync: flags[0],
             verify: flags[1],
             drop_cache: flags[2],
+            digest: flags[0].then_some(DigestKind::Sha256),
             transmit: Transmit::Splice,
             window_bytes: limits[0],
             descriptors_max: limits[0].map(|limit| limit as u32),
@@ -225,7 +226,7 @@ fn transfer_message() -> impl Strategy<Value = Message> {
         prop::collection::vec(chunks(), 1..5),
     );
     let words = (error(), level(), report());
-    (0..18, places, words).prop_map(
+    (0..19, places, words).prop_map(
         |(
             kind,
             (transfer, [segment, file, recalls], [chunk, size], ranges),
@@ -321,6 +322,18 @@ fn transfer_message() -> impl Strategy<Value = Message> {
                         more: recalls % 2 == 0,
                     }),
                 },
+                17 => Message::Digests(Digests {
+                    transfer,
+                    segment,
+                    is_renamed: recalls % 2 == 0,
+                    digests: vec![(
+                        file,
+                        Digest {
+                            kind: DigestKind::Blake3,
+                            bytes: [size as u8; 32],
+                        },
+                    )],
+                }),
                 _ => Message::Begun {
                     transfer,
                     window_bytes: None,
@@ -507,6 +520,7 @@ fn a_transfer_cannot_take_the_name_of_padding() {
             fsync: false,
             verify: false,
             drop_cache: false,
+            digest: None,
             transmit: Transmit::Auto,
             window_bytes: None,
             descriptors_max: None,
