@@ -5,6 +5,7 @@
 
 use super::reopening;
 use crate::error::{Error, Result, why};
+use crate::kernel::xattr;
 use crate::limits;
 use crate::protocol::wire::Attribute;
 use rustix::fs::XattrFlags;
@@ -24,8 +25,9 @@ pub enum Bearer<'a> {
 }
 
 impl Bearer<'_> {
-    /// A path to a name, by the directory's descriptor: Linux has calls of its own for
-    /// that only from 6.13 on.
+    /// A path to a name, by the directory's descriptor, for kernels that lack the calls
+    /// that take both (before 6.13): of a copy that found nothing to do in 100,000 files
+    /// the way through /proc was 30 % of the CPU time.
     fn path(directory: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
         let mut path = reopening(directory).into_bytes();
         path.reserve_exact(name.len() + 1);
@@ -37,9 +39,8 @@ impl Bearer<'_> {
     fn list(self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
             Self::Open(fd) => rustix::fs::flistxattr(fd, buffer),
-            Self::Name(directory, name) => {
-                rustix::fs::llistxattr(Self::path(directory, name), buffer)
-            }
+            Self::Name(directory, name) => xattr::list_at(directory, name, buffer)
+                .unwrap_or_else(|| rustix::fs::llistxattr(Self::path(directory, name), buffer)),
             Self::Held(fd) => rustix::fs::listxattr(reopening(fd), buffer),
         }
     }
@@ -47,9 +48,10 @@ impl Bearer<'_> {
     fn get(self, attribute: &[u8], buffer: &mut [u8]) -> rustix::io::Result<usize> {
         match self {
             Self::Open(fd) => rustix::fs::fgetxattr(fd, attribute, buffer),
-            Self::Name(directory, name) => {
-                rustix::fs::lgetxattr(Self::path(directory, name), attribute, buffer)
-            }
+            Self::Name(directory, name) => xattr::get_at(directory, name, attribute, buffer)
+                .unwrap_or_else(|| {
+                    rustix::fs::lgetxattr(Self::path(directory, name), attribute, buffer)
+                }),
             Self::Held(fd) => rustix::fs::getxattr(reopening(fd), attribute, buffer),
         }
     }

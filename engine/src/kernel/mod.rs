@@ -20,6 +20,7 @@ pub mod ring;
 pub mod socket;
 pub mod standard;
 pub mod thread;
+pub mod xattr;
 
 #[cfg(test)]
 mod skipped;
