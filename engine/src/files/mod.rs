@@ -18,6 +18,7 @@ pub mod later;
 pub mod look;
 pub mod metadata;
 pub mod missing;
+mod nameless;
 pub mod node;
 pub mod owners;
 pub mod place;

@@ -8,6 +8,7 @@
 use super::folder::HeldFolder;
 use super::landed_digest::LandedDigest;
 use super::metadata::Metadata;
+use super::nameless::{self, NAMELESS_BYTES_MAX};
 use super::place::Place;
 use super::reflink::CloneSource;
 use super::replace::Replaced;
@@ -26,7 +27,7 @@ use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Files below this are not preallocated: they are one extent anyway.
 const ALLOCATE_BYTES_MIN: u64 = 1024 * 1024;
@@ -122,8 +123,9 @@ static MADE: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 struct NamedTarget {
     place: Place,
-    temporary: String,
-    /// True exactly when the temporary name is ours to remove.
+    /// Nothing while it has no name at all.
+    temporary: OnceLock<String>,
+    /// True until it has its final name, or is given up.
     present: AtomicBool,
 }
 
@@ -141,11 +143,11 @@ impl Target {
         metadata: Metadata,
         options: TargetOptions,
     ) -> Result<Self> {
-        Self::create_from(place, entry, metadata, options, None)
+        Self::create_from(place, entry, metadata, options, None, false)
     }
 
     /// The same; it shares the blocks of `source` where that is possible: see
-    /// [`Target::is_held`].
+    /// [`Target::is_held`]. `is_new` says that nothing was seen under its name.
     ///
     /// # Errors
     /// As [`Target::create`]; where the blocks must be shared and cannot.
@@ -155,13 +157,22 @@ impl Target {
         metadata: Metadata,
         options: TargetOptions,
         source: Option<CloneSource<'_>>,
+        is_new: bool,
     ) -> Result<Self> {
         let file_system = place.folder().file_system();
         options.check(&place, entry)?;
         if source.is_none() {
             require_room(&place, entry)?;
         }
-        let (fd, temporary) = temporary::create(place.directory(), place.display())?;
+        let is_small = entry.kind == EntryKind::File && entry.size < NAMELESS_BYTES_MAX;
+        let nameless = (is_new && is_small).then(|| nameless::create(place.folder()));
+        let (fd, temporary) = match nameless.flatten() {
+            Some(fd) => (fd, OnceLock::new()),
+            None => {
+                let (fd, name) = temporary::create(place.directory(), place.display())?;
+                (fd, OnceLock::from(name))
+            }
+        };
         // From here on the drop removes the temporary file.
         let mut target = Self {
             sink: Sink::File { fd, direct: None },
@@ -357,9 +368,11 @@ impl Target {
         if let Some(held) = &self.held
             && held.present.swap(false, Ordering::AcqRel)
         {
-            // Whoever removed it already did what is wanted here.
-            let directory = held.place.directory();
-            let _ = rustix::fs::unlinkat(directory, &held.temporary, AtFlags::empty());
+            if let Some(temporary) = held.temporary.get() {
+                // Whoever removed it already did what is wanted here.
+                let directory = held.place.directory();
+                let _ = rustix::fs::unlinkat(directory, temporary, AtFlags::empty());
+            }
             held.place.let_go();
         }
     }
@@ -414,8 +427,11 @@ impl Target {
             return;
         }
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Some(temporary) = held.temporary.get() else {
+            return;
+        };
         let directory = held.place.directory();
-        let opened = rustix::fs::openat(directory, &held.temporary, flags, Mode::empty());
+        let opened = rustix::fs::openat(directory, temporary, flags, Mode::empty());
         // Where it is refused, or the name is another file's by now, the page
         // cache serves.
         *direct = opened
@@ -426,12 +442,23 @@ impl Target {
         }
     }
 
-    /// Renames it to its final name; the directory that gave way to it, if so.
+    /// Gives it its final name; the directory that gave way to it, if so.
     pub(super) fn rename(&self) -> Result<Option<Replaced>> {
-        let Some(held) = &self.held else {
+        let (Some(held), Sink::File { fd, .. }) = (&self.held, &self.sink) else {
             return Ok(None);
         };
-        let replaced = held.place.take_name(&held.temporary).map_err(|stays| {
+        let temporary = match held.temporary.get() {
+            Some(temporary) => temporary,
+            None => match self.link(held, fd.as_fd())? {
+                Some(temporary) => held.temporary.get_or_init(|| temporary),
+                None => {
+                    held.place.let_go();
+                    held.present.store(false, Ordering::Release);
+                    return Ok(None);
+                }
+            },
+        };
+        let replaced = held.place.take_name(temporary).map_err(|stays| {
             stays.error(format!(
                 "cannot rename a temporary file to {}",
                 self.display()
@@ -439,6 +466,25 @@ impl Target {
         })?;
         held.present.store(false, Ordering::Release);
         Ok(replaced)
+    }
+
+    /// Links a file without a name to its final one; to a temporary one, which is given,
+    /// where something got that meanwhile.
+    fn link(&self, held: &NamedTarget, file: BorrowedFd<'_>) -> Result<Option<String>> {
+        let directory = held.place.directory();
+        match nameless::link(file, directory, held.place.name()) {
+            Ok(()) => return Ok(None),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(self.failed("link", errno)),
+        }
+        // What is nobody's may be cleaned up; file systems without locks are not.
+        let _ = temporary::lock(file);
+        let link = |name: &str| nameless::link(file, directory, name.as_bytes());
+        let linked = temporary::named(link).map_err(|error| match error {
+            temporary::NotMade::Errno(errno) => self.failed("link", errno),
+            temporary::NotMade::Error(error) => error,
+        });
+        linked.map(Some)
     }
 
     /// The directory of its name, where it has one.

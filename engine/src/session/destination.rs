@@ -364,7 +364,6 @@ impl Destination {
         if !entry.kind.has_bytes() {
             return self.node(target, folders, entry, place, metadata);
         }
-        let place = place.claimed()?;
         let there = place.refuse_occupied()?;
         if entry.kind == EntryKind::File
             && let Some(stat) = there
@@ -377,8 +376,9 @@ impl Destination {
             let known = self.digest_there(&place, entry)?;
             return Ok((Verdict::Skip, known.map(EntryFound::Known)));
         }
+        let place = place.claimed()?;
         let (source, options) = (clone(&place), self.making.options);
-        let made = Target::create_from(place, entry, metadata, options, source)?;
+        let made = Target::create_from(place, entry, metadata, options, source, there.is_none())?;
         let verdict = match made.is_held() {
             true => Verdict::Held,
             false => Verdict::Whole,

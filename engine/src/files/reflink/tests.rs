@@ -53,7 +53,7 @@ fn made(reflinks: &Reflinks, directory: &Path) -> Result<(Target, bool)> {
         digest: None,
     };
     Ok((
-        Target::create_from(place, &entry, metadata, options, source)?,
+        Target::create_from(place, &entry, metadata, options, source, false)?,
         was_tried,
     ))
 }
