@@ -145,7 +145,7 @@ class Rsync(Rival):
         port = free_port()
         identity = f"uid = {os.getuid()}\ngid = {os.getgid()}\n" if os.getuid() == 0 else ""
         config = s.scratch_file("rsyncd.conf", (
-            f"port = {port}\naddress = 127.0.0.1\nuse chroot = no\n{identity}"
+            f"port = {port}\naddress = 127.0.0.1\nuse chroot = no\nmunge symlinks = no\n{identity}"
             f"pid file = {s.scratch}/rsyncd.pid\n"
             # Symbolic links stay what they are, and no name is looked up for an owner.
             "munge symlinks = no\nnumeric ids = yes\n"

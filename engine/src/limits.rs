@@ -74,7 +74,7 @@ pub const SEGMENT_FOLDERS_MAX: usize = 4096;
 pub const TREE_SEGMENT_ENTRIES_MAX: usize = 256;
 /// Descriptors that the files of a tree are given, where there are so many: all
 /// segments that may be open, with a directory to every other file.
-pub const TREE_DESCRIPTORS: usize = SEGMENTS_OPEN_MAX * TREE_SEGMENT_ENTRIES_MAX * 3 / 2;
+pub const TREE_DESCRIPTORS: usize = SEGMENTS_AT_WORK * TREE_SEGMENT_ENTRIES_MAX * 3 / 2;
 /// Names in one message of names, at most: …
 pub const NAMES_MAX: usize = 16 * 1024;
 /// … and their bytes, with those of the directories that they lie in.
@@ -119,9 +119,15 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Body of one message of a peer that has not proved anything yet, at most.
 pub const GREETING_MESSAGE_BYTES_MAX: usize = 8 * 1024;
-/// Segments of one transfer that are offered and not yet done, at most: a
-/// peer's offers must not fill our memory.
-pub const SEGMENTS_OPEN_MAX: usize = 8;
+/// Segments that share the descriptors which a transfer's files may take: one is
+/// opened while others move and are sealed.
+pub const SEGMENTS_AT_WORK: usize = 8;
+/// Segments of one transfer that are offered and not yet done, at most: on a long path
+/// those that take no descriptors any more, as their files are there, wait for the end
+/// of their directories beside those at work.
+pub const SEGMENTS_OPEN_MAX: usize = 64;
+/// What they take of memory, about, at most: a peer's offers must not fill ours.
+pub const OFFERS_BYTES_MAX: usize = SEGMENTS_AT_WORK * 4 * 1024 * 1024;
 /// Bytes of all names in one segment, at most: with the other fields of a full
 /// segment they still fit into one message.
 pub const SEGMENT_NAMES_BYTES_MAX: usize = 2 * 1024 * 1024;

@@ -431,10 +431,13 @@ impl SendingHalf {
                 segment,
                 plan,
                 seed,
+                unwanted,
             } => {
-                let Some(mut sources) = self.sources.get(&segment).cloned() else {
+                let Some(known) = self.sources.get_mut(&segment) else {
                     return self.machine.stop(never_offered(segment));
                 };
+                let_go(known, unwanted);
+                let mut sources = known.clone();
                 if let Some(lending) = &self.options.lending {
                     tally.held(segment, &plan);
                     lending.take_back(segment, &mut sources);
@@ -647,6 +650,17 @@ impl SendingHalf {
         if self.reports_due.is_none() {
             let asked = core.links.tell_senders(|| SendCommand::Report);
             self.reports_due = Some(Owed::new(asked, core.clock.now()));
+        }
+    }
+}
+
+/// Closes files of which nothing is wanted: their descriptors are for others.
+fn let_go(sources: &mut [Arc<Source>], unwanted: Vec<FileId>) {
+    for file in unwanted {
+        if let Some(source) = sources.get_mut(file as usize)
+            && let Source::File(open) = &**source
+        {
+            *source = Arc::new(Source::Node(open.display().to_owned()));
         }
     }
 }

@@ -253,7 +253,13 @@ impl World {
             if spec.want != Want::Held {
                 spec.punch(&mut temporary);
             }
-            if matches!(spec.want, Want::Whole | Want::Ranges | Want::Held) {
+            let is_wanted = matches!(spec.want, Want::Whole | Want::Ranges | Want::Held);
+            if !is_wanted && spec.kind().has_bytes() {
+                // Its file is closed, or was never opened; none here is large.
+                let taken = self.seen.taken.entry(segment).or_default();
+                *taken = taken.saturating_sub(1);
+            }
+            if is_wanted {
                 let target = Target {
                     temporary: Some(temporary),
                     ..Target::default()

@@ -43,6 +43,7 @@ impl World {
                 segment,
                 plan,
                 seed,
+                ..
             } => {
                 self.seen.answered += 1;
                 self.plans.insert(segment, (plan, seed));

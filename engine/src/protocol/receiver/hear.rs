@@ -122,13 +122,7 @@ impl Receiver {
                 format!("an offer of segment {}", offer.segment),
             ));
         }
-        if self.segments.len() >= limits::SEGMENTS_OPEN_MAX {
-            return Err(Violation::new(
-                format!("at most {} open segments", limits::SEGMENTS_OPEN_MAX),
-                "an offer of one more",
-            ));
-        }
-        self.credit.grant(offer.segment, &offer.entries)?;
+        self.credit.grant(&offer)?;
         self.next_segment = self.next_segment.wrapping_add(1);
         self.last_offered = offer.last;
         self.segments

@@ -254,6 +254,7 @@ impl Receiver {
                 return;
             }
         };
+        self.credit.answered(offer, &answer.verdicts);
         let seed = CheckSeed::new(self.config.transfer, segment, plan.digest());
         let work = ReceivingWork::new(offer, plan.clone());
         self.counts.planned += plan.wanted_bytes();

@@ -93,15 +93,22 @@ impl Sender {
                 "another digest",
             ));
         }
+        self.credit.answered(offer, &answer.verdicts);
         let files = files_of(offer, &plan);
         let early = self.early.remove(&segment).unwrap_or_default();
         let seed = CheckSeed::new(self.config.transfer, segment, plan.digest());
         self.counts.planned += plan.wanted_bytes();
         let is_stream = plan.is_stream();
+        let is_wanted = |verdict: &Verdict| {
+            matches!(verdict, Verdict::Whole | Verdict::Ranges(_) | Verdict::Held)
+        };
+        let verdicts = (0..).zip(&answer.verdicts);
+        let unwanted = verdicts.filter(|(_, verdict)| !is_wanted(verdict));
         self.outputs.push_back(SenderOutput::Segment {
             segment,
             plan: plan.clone(),
             seed,
+            unwanted: unwanted.map(|(file, _)| file).collect(),
         });
         let work = SendingWork::new(segment, plan, files, StreamState::default());
         self.segments

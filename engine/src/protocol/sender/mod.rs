@@ -205,7 +205,7 @@ impl Sender {
     pub fn room(&self) -> u32 {
         let is_wanted = self.state == SendingState::Moving
             && !self.last_offered
-            && self.segments.len() + self.held.len() < limits::SEGMENTS_OPEN_MAX;
+            && self.segments.len() + self.held.len() < self.credit.segments_max();
         let kept = self.held.iter();
         let kept = kept.map(|offer| descriptors_of_all(&offer.entries)).sum();
         if is_wanted { self.credit.room(kept) } else { 0 }

@@ -42,6 +42,8 @@ pub enum SenderOutput {
         plan: Plan,
         /// What its checks have in common.
         seed: CheckSeed,
+        /// Files of which nothing is wanted: they are to be let go of.
+        unwanted: Vec<FileId>,
     },
     /// Hand this run to the connection's worker.
     Run {

@@ -39,12 +39,11 @@ impl Sender {
     /// Offers what was kept, as far as the limit on open segments and the
     /// receiver's credit allow.
     pub(super) fn offer_held(&mut self) {
-        while self.segments.len() < limits::SEGMENTS_OPEN_MAX
-            && let Some(offer) = self.held.front()
-            && self.credit.allows(&offer.entries)
+        while let Some(offer) = self.held.front()
+            && self.credit.allows(offer)
             && let Some(offer) = self.held.pop_front()
         {
-            self.credit.take(offer.segment, &offer.entries);
+            self.credit.take(&offer);
             self.segments
                 .insert(offer.segment, SendingSegment::Offered(offer.clone()));
             self.say(Message::Offer(offer));

@@ -392,7 +392,7 @@ fn what_is_kept_for_the_next_transfer_is_bounded() {
     session.transfer_ended();
     let seen = outputs(&mut session, 0);
     let kept = |output: &&SessionOutput| matches!(output, SessionOutput::Transfer(_));
-    let most = limits::SEGMENTS_OPEN_MAX + 2;
+    let most = limits::SEGMENTS_AT_WORK + 2;
     assert_eq!(seen.iter().filter(kept).count(), most);
 }
 

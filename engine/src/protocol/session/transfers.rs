@@ -10,7 +10,7 @@ use crate::protocol::wire::{Begin, Message, Task};
 use std::collections::VecDeque;
 
 /// Words that are kept for the next transfer: its offers, and an end.
-const NEXT_WORDS_MAX: usize = limits::SEGMENTS_OPEN_MAX + 2;
+const NEXT_WORDS_MAX: usize = limits::SEGMENTS_AT_WORK + 2;
 
 /// The transfer that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

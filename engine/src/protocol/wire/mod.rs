@@ -143,7 +143,8 @@
 //! ```
 //! Each end's files take descriptors, which are counted from what an Offer says of
 //! them ([`super::credit`]). R says in Begin or Begun how many it has, 4 at
-//! least, and the segments that are open never take more; before it said so, 4.
+//! least, and the segments that are open never take more; before it said so, 4. An
+//! Answer gives those back of files that it does not want, but for their directories.
 //!
 //! A pull names its first sources in Begin, at most 4096. S says More when it
 //! begins to open what was named last, unless that was all, and R answers it
@@ -166,7 +167,8 @@
 //! of the Answer that skips them.
 //!
 //! S sends no frame of a segment before its Answer, only padding. Offers do not wait for
-//! earlier segments; at most 8 are open. An empty file has no chunks: it is
+//! earlier segments; at most 64 are open, 8 before Begun, of 32 MiB in all (what they take
+//! is counted by `bytes_of` in credit.rs). An empty file has no chunks: it is
 //! looked at, Closed and Settled. `Closed` MAY come before the last `Landed`:
 //! what changes after the look no longer matches the checks sent before it.
 //! Where S finds only the inode changed, it reads the file again and says in
