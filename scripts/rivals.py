@@ -143,9 +143,12 @@ class Rsync(Rival):
     def start(self):
         s = self.setting
         port = free_port()
-        identity = f"uid = {os.getuid()}\ngid = {os.getgid()}\n" if os.getuid() == 0 else ""
+        is_root = os.getuid() == 0
+        identity = f"uid = {os.getuid()}\ngid = {os.getgid()}\n" if is_root else ""
+        # Without a root of its own the daemon takes the slash from what links say.
+        chroot = "yes" if is_root else "no"
         config = s.scratch_file("rsyncd.conf", (
-            f"port = {port}\naddress = 127.0.0.1\nuse chroot = no\nmunge symlinks = no\n{identity}"
+            f"port = {port}\naddress = 127.0.0.1\nuse chroot = {chroot}\n{identity}"
             f"pid file = {s.scratch}/rsyncd.pid\n"
             # Symbolic links stay what they are, and no name is looked up for an owner.
             "munge symlinks = no\nnumeric ids = yes\n"
