@@ -32,6 +32,23 @@ impl Mount {
                 "mount",
                 &["-t", "tmpfs", "-o", "size=300m", "tmpfs", &point],
             ),
+            // By a process of its own, which wants a block device; given up at once, that
+            // goes with the mount.
+            "exfat" => {
+                File::create(&*image)
+                    .and_then(|file| file.set_len(300 << 20))
+                    .expect("an image");
+                let loops = Command::new("losetup")
+                    .args(["-f", "--show", &image])
+                    .output();
+                let device = loops.map(|loops| String::from_utf8_lossy(&loops.stdout).into_owned());
+                let device = device.unwrap_or_default();
+                let device = device.trim();
+                let mounted = run("/usr/sbin/mkfs.exfat", &[&image])
+                    && run("/usr/sbin/mount.exfat-fuse", &[device, &point]);
+                run("losetup", &["-d", device]);
+                mounted
+            }
             _ => {
                 File::create(&*image)
                     .and_then(|file| file.set_len(400 << 20))
@@ -94,6 +111,11 @@ impl Drop for Frozen<'_> {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path("mount")).status();
+        let point = self.0.path("mount");
+        let done = Command::new("umount").arg(&point).output();
+        if !done.is_ok_and(|done| done.status.success()) {
+            // A process that was killed may not be gone yet: it goes with that.
+            let _ = Command::new("umount").arg("-l").arg(&point).output();
+        }
     }
 }

@@ -433,3 +433,45 @@ fn a_time_that_a_file_system_rounds_is_told_and_is_no_change() {
         again.stderr
     );
 }
+
+#[test]
+fn a_file_system_without_links_and_owners_says_so_and_keeps_the_rest() {
+    if !Path::new("/dev/fuse").exists() {
+        // Where the kernel has none, nothing that is installed brings it.
+        return;
+    }
+    let Some(mount) = Mount::new("exfat") else {
+        return;
+    };
+    let folder = &mount.0;
+    folder.directory("tree");
+    folder.directory("tree/inside");
+    for (name, size) in [("tree/file", 3), ("tree/inside/large", 3_000_000)] {
+        folder.write(name, &bytes(size));
+    }
+    shell(
+        &folder.path("tree"),
+        "ln -s file link; ln file hard; mkfifo fifo; mknod null c 1 3; chown 1234:5678 file
+         echo x > 'not:allowed'; truncate -s 2M hole",
+    );
+    let ran = folder.haul("copy tree mount/");
+    assert_eq!(ran.code, 23, "{}", ran.stderr);
+    for said in [
+        "cannot make mount/tree/link: its file system has no symbolic links",
+        "cannot make mount/tree/fifo",
+        "cannot make mount/tree/null",
+        "mount/tree/not:allowed",
+        "mount/tree/hard",
+        "the owners",
+    ] {
+        assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+    }
+    let mut names = folder.names("mount/tree");
+    names.sort();
+    assert_eq!(names, ["file", "hole", "inside"], "no name is left over");
+    for name in ["file", "hole", "inside/large"] {
+        let (source, target) = (format!("tree/{name}"), format!("mount/tree/{name}"));
+        assert!(folder.read(&source) == folder.read(&target), "{name}");
+    }
+    folder.must("copy tree/file tree/inside mount/");
+}

@@ -273,7 +273,8 @@ impl Node {
         let look = rustix::fs::statat(first.directory(), first.name(), flags);
         let copied = look.ok().filter(|stat| self.was_copied(stat, size));
         let Some(copied) = copied else {
-            let why = format!("its first name, {}, was not copied", first.display());
+            let first = first.display();
+            let why = format!("its first name, {first}, is not there as it was copied");
             return Err(self.cannot("link", why));
         };
         let there = self.place.occupant()?;
@@ -315,10 +316,33 @@ impl Node {
     }
 
     fn make_temporary(&self, make: impl Fn(&str) -> rustix::io::Result<()>) -> Result<String> {
+        let make = |name: &str| {
+            make(name).inspect_err(|errno| {
+                if *errno != Errno::EXIST {
+                    // exFAT in user space makes an empty file of a FIFO, and then fails.
+                    let _ = rustix::fs::unlinkat(self.place.directory(), name, AtFlags::empty());
+                }
+            })
+        };
         temporary::named(make).map_err(|error| match error {
-            temporary::NotMade::Errno(errno) => self.cannot("make", why(errno)),
+            temporary::NotMade::Errno(errno) => self.cannot("make", self.why_not_made(errno)),
             temporary::NotMade::Error(error) => error,
         })
+    }
+
+    /// What a file system without such things says is about calls, not about itself.
+    fn why_not_made(&self, errno: Errno) -> String {
+        let what = match &self.kind {
+            NodeKind::Symlink(_) => "symbolic links",
+            NodeKind::HardLink(..) => "further names of a file",
+            NodeKind::Special(..) => "FIFOs and devices",
+            NodeKind::Directory => "directories",
+        };
+        match errno {
+            Errno::NOSYS | Errno::OPNOTSUPP => format!("its file system has no {what}"),
+            Errno::PERM => format!("{}, or its file system has no {what}", why(errno)),
+            errno => why(errno),
+        }
     }
 
     fn rename(&self, temporary: &str) -> Result<Option<Made>> {
