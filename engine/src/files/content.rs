@@ -5,7 +5,7 @@
 //! it was opened.
 
 use super::Identity;
-use super::digest::{DigestFault, digest_of};
+use super::digest::{DigestFault, digest_to_the_end};
 use super::place::Place;
 use super::source::Source;
 use crate::error::{Error, Result, Side, why};
@@ -15,13 +15,10 @@ use crate::report::Digest;
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Files that are read at once: more than the cores of most disks' hosts need.
 const THREADS_MAX: usize = 8;
-
-/// Nobody stops what a transfer's own end waits for.
-static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// The BLAKE3 of each of `sources` that is a regular file, on a few threads; nothing
 /// for the others.
@@ -77,7 +74,7 @@ fn content(source: &Source) -> Option<Result<[u8; 32]>> {
 }
 
 fn read_all(file: BorrowedFd<'_>, size: u64) -> Result<[u8; 32], DigestFault> {
-    digest_of(file, size, DigestKind::Blake3, &NEVER).map(|digest| digest.bytes)
+    digest_to_the_end(file, size, DigestKind::Blake3).map(|digest| digest.bytes)
 }
 
 fn unreadable(display: &str, fault: DigestFault) -> Error {
@@ -107,7 +104,7 @@ pub fn digest_of_name(
     }
     // Regular files have no negative size.
     let size = stat.st_size as u64;
-    digest_of(file.as_fd(), size, kind, &NEVER).map_err(|fault| cannot(&fault))
+    digest_to_the_end(file.as_fd(), size, kind).map_err(|fault| cannot(&fault))
 }
 
 /// True where the file at `place`, which was seen with `stat`, holds what has that

@@ -262,6 +262,18 @@ pub fn digest_of(
     digest_with(file, size, kind, &mut buffer, stop)
 }
 
+/// The same, which nobody stops: a transfer's own end waits for it.
+///
+/// # Errors
+/// See [`DigestFault`].
+pub fn digest_to_the_end(
+    file: BorrowedFd<'_>,
+    size: u64,
+    kind: DigestKind,
+) -> Result<Digest, DigestFault> {
+    digest_of(file, size, kind, &AtomicBool::new(false))
+}
+
 /// As [`digest_of`], through `buffer`, which is not empty where `size` is not 0.
 pub(super) fn digest_with(
     file: BorrowedFd<'_>,

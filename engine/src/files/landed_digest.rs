@@ -4,15 +4,11 @@
 //! is of the bytes that were checked as they landed, or else of the file as it is read
 //! back before it gets its name.
 
-use super::digest::{DigestFault, TreeDigest, digest_of};
+use super::digest::{DigestFault, TreeDigest, digest_to_the_end};
 use crate::options::DigestKind;
 use crate::report::Digest;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock, PoisonError};
-
-/// Nobody stops what a transfer's own end waits for.
-static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// What is known of it so far.
 #[derive(Debug)]
@@ -59,7 +55,7 @@ impl LandedDigest {
         drop(tree);
         let digest = match joined {
             Some(digest) => digest,
-            None => digest_of(file, size, self.kind, &NEVER)?,
+            None => digest_to_the_end(file, size, self.kind)?,
         };
         // It is found once.
         let _ = self.found.set(digest);
@@ -86,7 +82,7 @@ mod tests {
         file.write_all(&bytes).expect("written");
         let size = bytes.len() as u64;
         for kind in [DigestKind::Blake3, DigestKind::Sha256] {
-            let wanted = digest_of(file.as_fd(), size, kind, &NEVER).expect("read");
+            let wanted = digest_to_the_end(file.as_fd(), size, kind).expect("read");
             for landed in [0, 1, 3] {
                 let digest = LandedDigest::new(kind);
                 let pieces = bytes.chunks(131_072).enumerate();

@@ -142,10 +142,9 @@ impl Credit {
         let mut before = 0;
         let mut unwanted: u32 = 0;
         for (entry, verdict) in offer.entries.iter().zip(verdicts) {
-            let is_wanted = matches!(verdict, Verdict::Whole | Verdict::Ranges(_) | Verdict::Held);
             let all = descriptors_of(entry, before);
             let of_directory = u32::from(entry.folder != 0 && entry.folder != before);
-            if !is_wanted {
+            if !verdict.is_wanted() {
                 unwanted = unwanted.saturating_add(all - of_directory);
             }
             before = entry.folder;

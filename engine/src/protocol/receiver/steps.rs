@@ -249,8 +249,7 @@ impl Receiver {
         };
         let error = error.clone();
         for (file, verdict) in (0..).zip(verdicts) {
-            let is_made = matches!(verdict, Verdict::Whole | Verdict::Ranges(_) | Verdict::Held);
-            if is_made {
+            if verdict.is_wanted() {
                 self.discard(segment, file);
             }
             self.outputs.push_back(ReceiverOutput::FileEnded {

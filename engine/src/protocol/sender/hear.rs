@@ -99,11 +99,8 @@ impl Sender {
         let seed = CheckSeed::new(self.config.transfer, segment, plan.digest());
         self.counts.planned += plan.wanted_bytes();
         let is_stream = plan.is_stream();
-        let is_wanted = |verdict: &Verdict| {
-            matches!(verdict, Verdict::Whole | Verdict::Ranges(_) | Verdict::Held)
-        };
         let verdicts = (0..).zip(&answer.verdicts);
-        let unwanted = verdicts.filter(|(_, verdict)| !is_wanted(verdict));
+        let unwanted = verdicts.filter(|(_, verdict)| !verdict.is_wanted());
         self.outputs.push_back(SenderOutput::Segment {
             segment,
             plan: plan.clone(),

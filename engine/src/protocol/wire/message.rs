@@ -158,6 +158,14 @@ pub enum Verdict {
     Held,
 }
 
+impl Verdict {
+    /// True where the receiver has a target for it: its bytes come, or are there.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        matches!(self, Self::Whole | Self::Ranges(_) | Self::Held)
+    }
+}
+
 /// A segment, answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
