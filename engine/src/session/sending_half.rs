@@ -4,25 +4,26 @@
 //! Leaves to others: every decision (protocol's sender). Invariant: a run is
 //! handed to a worker only together with the sources that its plan names.
 
+mod jobs;
+
 use super::core::Core;
 use super::inbox::{Done, Opened, OpenedSegment};
 use super::owed::Owed;
 use super::tally::Tally;
 use crate::data::{SendCommand, SendEvent, SendSegment};
 use crate::error::{Error, Result, Side};
-use crate::files::look;
 use crate::files::reflink::Lending;
 use crate::files::source::Source;
 use crate::files::stream::{StreamNews, StreamSource};
 use crate::files::tree::passed_over::PassedOver;
 use crate::files::walk::{Batch, Naming, Walk};
-use crate::kernel::descriptors::{self, Share};
+use crate::kernel::descriptors::Share;
 use crate::options::{DeleteRules, RemoteSource, Transmit};
 use crate::protocol::names::Hearing;
 use crate::protocol::sender::{Sender, SenderConfig, SenderOutput};
 use crate::protocol::session::{PEER_LOST_IT, Way};
 use crate::protocol::wire::{Message, Sources};
-use crate::protocol::{ChunkId, ConnectionId, FileId, SegmentId, TransferId, Violation};
+use crate::protocol::{ConnectionId, FileId, SegmentId, TransferId, Violation};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -523,119 +524,12 @@ impl SendingHalf {
         }
     }
 
-    /// Opens what is wanted of the segment and was only looked at so far.
-    fn open_wanted(&mut self, core: &mut Core, mut data: SendSegment) {
-        let segment = data.segment;
-        let is_due = |(file, source): (FileId, &Option<Arc<Source>>)| {
-            let is_later = matches!(source.as_deref(), Some(Source::Later(_)));
-            let is_wanted = data.plan.bytes_of(file) > 0 || data.plan.is_held(file);
-            (is_later && is_wanted).then_some(file)
-        };
-        let due: Vec<FileId> = (0..).zip(&data.sources).filter_map(is_due).collect();
-        if due.is_empty() {
-            self.segments.insert(segment, Arc::new(data));
-            return self.machine.opened(segment, Vec::new());
-        }
-        let open = move || {
-            let mut failed = Vec::new();
-            for file in due {
-                let Some(Source::Later(later)) = data.sources[file as usize].as_deref() else {
-                    continue;
-                };
-                match descriptors::patiently(|| later.open()) {
-                    Ok(mut opened) => {
-                        if data.drop_cache {
-                            opened.prefer_direct();
-                        }
-                        let opened = Arc::new(Source::File(opened));
-                        data.sources[file as usize] = Some(opened);
-                    }
-                    Err(not_opened) => failed.push((file, Error::from(not_opened))),
-                }
-            }
-            Done::SegmentOpened {
-                segment,
-                opened: Ok(OpenedSegment {
-                    data: Box::new(data),
-                    failed,
-                }),
-            }
-        };
-        let failed = move |error| Done::SegmentOpened {
-            segment,
-            opened: Err(error),
-        };
-        core.hand(self.transfer, open, failed);
-    }
-
     /// Why the file was not there to be sent.
     fn missing(&self, segment: SegmentId, file: FileId) -> Option<Error> {
         match &**self.sources.get(&segment)?.get(file as usize)? {
             Source::Missing(missing) => Some(missing.error().clone()),
             _ => None,
         }
-    }
-
-    fn recheck(&mut self, core: &mut Core, segment: SegmentId, chunk: ChunkId) {
-        let Some(data) = self.segments.get(&segment).cloned() else {
-            return;
-        };
-        let rechecked = move |result| Done::Rechecked {
-            segment,
-            chunk,
-            result,
-        };
-        let recheck = move || {
-            rechecked(Ok(look::recheck(
-                &data.plan,
-                data.seed,
-                &data.sources,
-                chunk,
-            )))
-        };
-        core.hand(self.transfer, recheck, move |error| rechecked(Err(error)));
-    }
-
-    fn look(&mut self, core: &mut Core, segment: SegmentId, files: Vec<FileId>) {
-        let Some(data) = self.segments.get(&segment).cloned() else {
-            return self.machine.stop(never_offered(segment));
-        };
-        let all = files.clone();
-        let look = move || {
-            let look = |file: FileId| {
-                let source = data.sources.get(file as usize).and_then(Option::as_ref);
-                let looked = match source {
-                    Some(source) => look::look(source, &data.plan, file),
-                    None => Err(never_offered(data.segment)),
-                };
-                (file, looked)
-            };
-            Done::Looked {
-                segment,
-                files: files.into_iter().map(look).collect(),
-            }
-        };
-        let failed = move |error: Error| Done::Looked {
-            segment,
-            files: all
-                .into_iter()
-                .map(|file| (file, Err(error.clone())))
-                .collect(),
-        };
-        core.hand(self.transfer, look, failed);
-    }
-
-    fn forget_pages(&mut self, core: &mut Core, data: Option<Arc<SendSegment>>) {
-        let Some(data) = data.filter(|_| self.options.drop_cache) else {
-            return;
-        };
-        let forget = move || {
-            let sources = data.sources.iter().flatten();
-            sources.for_each(|source| source.forget_pages());
-            Done::Emptied
-        };
-        // Advice only.
-        core.hand(self.transfer, forget, |_| Done::Emptied);
     }
 
     /// The peer wants this end's report once every worker gave its own.
